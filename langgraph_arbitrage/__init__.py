@@ -1,0 +1,1 @@
+"""Step-level speculative reasoning as a LangGraph component."""

@@ -1,0 +1,1 @@
+"""One file a node: draft, route, regenerate, commit."""

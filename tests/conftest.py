@@ -1,0 +1,12 @@
+"""Tests run offline: sockets are off (see pyproject.toml), and hubs are not asked.
+
+A test that serves on loopback says so with `@pytest.mark.enable_socket`.
+"""
+
+import os
+
+# Before anything imports transformers, which reads them once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["LANGSMITH_TRACING"] = "false"

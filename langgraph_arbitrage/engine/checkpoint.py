@@ -1,0 +1,180 @@
+"""Checks of a checkpoint before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+
+from langgraph_arbitrage.engine.spec import ModelSpec
+from langgraph_arbitrage.errors import CheckpointError, NotEnoughMemoryError, SettingsError
+
+__all__ = [
+    "check_memory",
+    "choose_device",
+    "choose_dtype",
+    "context_length",
+    "end_ids",
+    "load_config",
+    "weight_bytes",
+]
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+HEADROOM = 1.1  # activations, the first slots and the allocator's slack, over the weights
+
+
+def load_config(spec: ModelSpec) -> PreTrainedConfig:
+    """The checkpoint's config.
+
+    Raises:
+        CheckpointError: The path is no model, or its weights are not safetensors.
+    """
+    local = Path(spec.path)
+    if local.exists() and not (local / "config.json").is_file():
+        raise CheckpointError(
+            f"{spec.path} is no model: it holds no config.json. Give a folder written by "
+            "`save_pretrained`, or a hub id such as 'Qwen/Qwen2.5-1.5B-Instruct'."
+        )
+    try:
+        config = AutoConfig.from_pretrained(
+            spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        hint = (
+            ""
+            if local.exists()
+            else " It is no folder here, and the hub does not have it or cannot be reached."
+        )
+        raise CheckpointError(
+            f"{spec.path} cannot be loaded as a model.{hint} ({error})"
+        ) from error
+    if local.exists() and not any((local / name).is_file() for name in WEIGHTS):
+        others = sorted(p.name for p in local.glob("*.bin")) + sorted(
+            p.name for p in local.glob("*.pt*")
+        )
+        found = f"it has {', '.join(others[:3])}" if others else "it has no weights at all"
+        raise CheckpointError(
+            f"{spec.path} has no safetensors weights ({found}). Pickled weights can run code and "
+            "are never loaded: convert them with `model.save_pretrained(folder)`."
+        )
+    return config
+
+
+def choose_device(spec: ModelSpec) -> torch.device:
+    """The device that a spec means on this machine.
+
+    Raises:
+        SettingsError: The device is not there.
+    """
+    if spec.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(spec.device)
+    except RuntimeError as error:
+        raise SettingsError(f"device {spec.device!r} is no device: use auto, cpu, cuda") from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }.get(device.type, True)
+    if not there:
+        raise SettingsError(
+            f"device {spec.device!r} is not on this machine (CUDA devices: "
+            f"{torch.cuda.device_count()}). Use device='cpu', or 'auto' for what there is."
+        )
+    return device
+
+
+def choose_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
+    """float32 on a CPU, bfloat16 on an accelerator, unless the spec names one."""
+    name = spec.dtype
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "bfloat16"
+    return getattr(torch, name)  # type: ignore[no-any-return]
+
+
+def weight_bytes(spec: ModelSpec, dtype: torch.dtype) -> int | None:
+    """Bytes of the weights in `dtype`, from the headers of local safetensors files.
+
+    None where the files are not on this machine yet.
+    """
+    elements = 0
+    for file in _local_weights(spec):
+        with file.open("rb") as f:
+            (size,) = struct.unpack("<Q", f.read(8))
+            header = json.loads(f.read(size))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                elements += math.prod(tensor["shape"])
+    return elements * dtype.itemsize if elements else None
+
+
+def _local_weights(spec: ModelSpec) -> list[Path]:
+    for name in WEIGHTS:
+        if Path(spec.path).exists():
+            path = Path(spec.path) / name
+        else:
+            cached = try_to_load_from_cache(spec.path, name, revision=spec.revision)
+            path = Path(cached) if isinstance(cached, str) else Path()
+        if not path.is_file():
+            continue
+        if path.suffix == ".safetensors":
+            return [path]
+        files = set(json.loads(path.read_text())["weight_map"].values())
+        return [path.parent / f for f in sorted(files) if (path.parent / f).is_file()]
+    return []
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
+
+
+def check_memory(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
+    """Compare the bytes needed with the bytes free.
+
+    Raises:
+        NotEnoughMemoryError: The weights do not fit.
+    """
+    weights = weight_bytes(spec, dtype)
+    if weights is None or spec.model_kwargs.keys() & {"quantization_config", "device_map"}:
+        return
+    needed, free = int(weights * HEADROOM), free_bytes(device)
+    if needed > free:
+        raise NotEnoughMemoryError(
+            f"{spec.name} needs about {needed / 2**30:.2f} GiB on {device} in {dtype}, and "
+            f"{free / 2**30:.2f} GiB are free. Lower it: dtype='bfloat16', a smaller or quantized "
+            "checkpoint, another device, or close models that are no longer used."
+        )
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Most tokens that the model can read; None where its config names no limit."""
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+        if isinstance(limit := getattr(text, name, None), int):
+            return limit
+    return None
+
+
+def end_ids(spec: ModelSpec, config: PreTrainedConfig, tokenizer_end: int | None) -> frozenset[int]:
+    """Token ids that end an answer: the generation config's, else the config's, else the tokenizer's."""
+    try:
+        end = GenerationConfig.from_pretrained(spec.path, revision=spec.revision).eos_token_id
+    except OSError:
+        end = None
+    if end is None:
+        end = getattr(config.get_text_config(), "eos_token_id", None)
+    if end is None:
+        end = tokenizer_end
+    if end is None:
+        return frozenset()
+    return frozenset([end] if isinstance(end, int) else end)

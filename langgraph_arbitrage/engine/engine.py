@@ -1,0 +1,110 @@
+"""The engine: one model, asked for steps and scores in token ids."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import overload
+
+from langgraph_arbitrage.engine.checkpoint import (
+    check_memory,
+    choose_device,
+    choose_dtype,
+    context_length,
+    end_ids,
+    load_config,
+)
+from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
+from langgraph_arbitrage.engine.spec import ModelSpec
+from langgraph_arbitrage.engine.ticket import Listener, Ticket
+from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
+from langgraph_arbitrage.engine.worker import Worker
+from langgraph_arbitrage.errors import ContextLengthError, SettingsError
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """A model and its worker. Usable from any number of threads at a time.
+
+    Making one checks the checkpoint, the device and the free memory; the weights are loaded at
+    the first request, on the worker's thread.
+
+    Example:
+        >>> from langgraph_arbitrage import embedded
+        >>> from langgraph_arbitrage.engine import Engine, ModelSpec, Write
+        >>> engine = Engine(ModelSpec(embedded.DRAFT))
+        >>> ids = engine.tokenizer.render([{"role": "user", "content": "Hello!"}])
+        >>> engine.submit(Write(ids, max_tokens=8)).result().finish in ("end", "length")
+        True
+        >>> engine.close()
+
+    Raises:
+        CheckpointError: The path is no model or its weights are not safetensors.
+        NotEnoughMemoryError: The model does not fit its device.
+        SettingsError: The device is not there.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.config = load_config(spec)
+        device = choose_device(spec)
+        check_memory(spec, device, choose_dtype(spec, device))
+        self.context = context_length(self.config)
+        """Most tokens that the model reads; None without a limit."""
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer; loading it does not load the model."""
+        return load_tokenizer(self.spec)
+
+    @cached_property
+    def _worker(self) -> Worker:
+        ends = end_ids(self.spec, self.config, self.tokenizer.hf.eos_token_id)
+        return Worker(self.spec, self.tokenizer, ends, self.context)
+
+    @property
+    def backend(self) -> str | None:
+        """`slot` or `plain`, once the model is loaded."""
+        return self._worker.backend_name
+
+    @overload
+    def submit(self, request: Write, listener: Listener | None = None) -> Ticket[Written]: ...
+    @overload
+    def submit(self, request: Score, listener: Listener | None = None) -> Ticket[Reading]: ...
+    def submit(
+        self, request: Write | Score, listener: Listener | None = None
+    ) -> Ticket[Written] | Ticket[Reading]:
+        """Queue a request.
+
+        Args:
+            request: What is asked.
+            listener: Called with each new token id on the worker's thread.
+
+        Raises:
+            ContextLengthError: The request's ids do not fit the context.
+            EngineClosedError: The engine was closed.
+        """
+        self._check(request)
+        ticket: Ticket[Written] = Ticket(request, listener)
+        self._worker.put(ticket)
+        return ticket
+
+    def _check(self, request: Write | Score) -> None:
+        n = len(request.ids)
+        if not n:
+            raise SettingsError(f"{self.spec.name} was asked to go on from no tokens at all")
+        if isinstance(request, Score) and not 1 <= request.start <= n:
+            raise SettingsError(f"start={request.start} is outside the {n} tokens to score")
+        if isinstance(request, Write) and request.max_tokens < 1:
+            raise SettingsError(f"max_tokens must be at least 1, not {request.max_tokens}")
+        room = n + isinstance(request, Write)
+        if self.context is not None and room > self.context:
+            raise ContextLengthError(
+                f"{n} tokens do not fit {self.spec.name}, which reads {self.context}. "
+                "Shorten the conversation or use a model with a longer context."
+            )
+
+    def close(self) -> None:
+        """Unload the model; whoever waits gets `EngineClosedError`."""
+        if "_worker" in self.__dict__:
+            self._worker.close()

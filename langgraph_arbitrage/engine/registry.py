@@ -1,0 +1,50 @@
+"""One loaded model a process for the same checkpoint and settings."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from langgraph_arbitrage.engine.engine import Engine
+from langgraph_arbitrage.engine.spec import ModelSpec
+
+__all__ = ["acquire", "release"]
+
+_lock = threading.Lock()
+_engines: dict[ModelSpec, Engine] = {}
+_users: dict[ModelSpec, int] = {}
+
+
+def acquire(spec: ModelSpec) -> Engine:
+    """The engine for a spec, made at its first user; give it back with `release`."""
+    with _lock:
+        engine = _engines.get(spec)
+        if engine is None:
+            engine = _engines[spec] = Engine(spec)
+        _users[spec] = _users.get(spec, 0) + 1
+        return engine
+
+
+def release(engine: Engine) -> None:
+    """Give an engine back; the last user closes it."""
+    with _lock:
+        spec = engine.spec
+        if _engines.get(spec) is not engine:
+            return
+        _users[spec] -= 1
+        if _users[spec] > 0:
+            return
+        del _engines[spec], _users[spec]
+    engine.close()
+
+
+def _forget() -> None:
+    """A forked child has no worker threads: it loads its own models."""
+    global _lock
+    _lock = threading.Lock()
+    _engines.clear()
+    _users.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,89 @@
+"""What an engine is asked and what it answers: plain data, token ids in, token ids out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Finish", "Reading", "Sampling", "Score", "Write", "Written"]
+
+Finish = Literal["separator", "end", "stop", "length", "context"]
+"""Why a step ended: its separator, the end-of-answer token, a stop string, the token
+limit of the request, or the end of the model's context."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; the default is greedy."""
+
+    temperature: float = 0.0
+    """0 takes the most probable token; above 0 divides the logits before sampling."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens whose probabilities reach this sum."""
+    top_k: int = 0
+    """Keep this many most probable tokens; 0 keeps all."""
+    seed: int = 0
+    """Seed of this request's own random stream, whatever else is in the batch."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """Write on from `ids` up to a separator, a stop string, an end token or a limit."""
+
+    ids: Sequence[int]
+    """All token ids so far, prompt included; what is cached of them is not read again."""
+    max_tokens: int
+    """Most tokens to write."""
+    separators: tuple[str, ...] = ()
+    """A step ends once its own text holds one of these."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer; they may begin in `tail`."""
+    tail: str = ""
+    """The last characters of the answer before this step, for stop strings that straddle."""
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True)
+class Written:
+    """A written step."""
+
+    ids: list[int]
+    """The new token ids, an end token included."""
+    logprobs: list[float]
+    """Log-probability of each under the model itself (temperature 1, nothing cut off), in nats."""
+    finish: Finish
+    fed: int
+    """Tokens that were fed through the model for this request."""
+    cached: int
+    """Tokens of the request that were found in the cache."""
+    seconds: float
+    """From the request's submission to its answer, waiting included."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Read `ids` and report the model's judgement.
+
+    A classifier answers with the logits of its labels at the last token. A causal LM
+    answers with the log-probability and the entropy at each token from `start` on.
+    """
+
+    ids: Sequence[int]
+    start: int = 1
+    """First token that is scored (causal LM); at least 1, since token 0 has no context."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a scorer found."""
+
+    logits: list[float]
+    """Classifier: one logit a label, at the last token; empty for a causal LM."""
+    logprobs: list[float]
+    """Causal LM: log-probability of each of `ids[start:]`, in nats; empty for a classifier."""
+    entropies: list[float]
+    """Causal LM: entropy of the distribution that each of `ids[start:]` was drawn from, in nats."""
+    fed: int
+    cached: int
+    seconds: float

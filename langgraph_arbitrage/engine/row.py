@@ -1,0 +1,119 @@
+"""A request while it is being worked on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from langgraph_arbitrage.engine.requests import Finish, Reading, Score, Write, Written
+from langgraph_arbitrage.engine.slots import Slot
+from langgraph_arbitrage.engine.step_ends import StepEnds
+from langgraph_arbitrage.engine.ticket import Ticket
+
+__all__ = ["Batch", "Row"]
+
+
+class Row:
+    """One sequence: its tokens, how many of them are in the cache, what it has found."""
+
+    def __init__(
+        self, ticket: Ticket[Any], ends: StepEnds | None = None, trailing: int = 1
+    ) -> None:
+        self.ticket = ticket
+        self.trailing = trailing
+        """Positions at the end whose logits are wanted, all of them in the last chunk."""
+        self.request: Write | Score = ticket.request
+        self.tokens = list(ticket.request.ids)
+        self.prompt_length = len(self.tokens)
+        self.ends = ends
+        self.slot: Slot
+        self.cached = 0
+        self.fed = 0
+        self.logprobs: list[float] = []
+        if isinstance(self.request, Write):
+            self.random = random.Random(self.request.sampling.seed)
+
+    def take(self, slot: Slot, cached: int) -> None:
+        """Begin in a slot that holds the first `cached` tokens."""
+        self.slot = slot
+        self.cached = min(cached, self.prompt_length - self.trailing)
+        del slot.ids[self.cached :]
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that are known and not fed yet; at least 1 until the row is done."""
+        return len(self.tokens) - len(self.slot.ids)
+
+    def chunk(self, limit: int) -> int:
+        """Tokens to feed next; the last chunk holds every position whose logits are wanted."""
+        if self.remaining <= max(limit, self.trailing):
+            return self.remaining
+        return min(limit, self.remaining - self.trailing)
+
+    def wanted(self, count: int) -> int:
+        """Trailing positions whose logits are wanted of a chunk of `count`."""
+        return self.trailing if count == self.remaining else 0
+
+    def append(
+        self, token: int, logprob: float, end_ids: frozenset[int], context: int | None
+    ) -> Finish | None:
+        """Take a new token; what it ends, if anything."""
+        request = self.request
+        assert isinstance(request, Write)  # noqa: S101 - scores never sample
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if self.ticket.listener is not None:
+            self.ticket.listener(token)
+        if token in end_ids:
+            return "end"
+        written = len(self.tokens) - self.prompt_length
+        if self.ends is not None:
+            before = self.tokens[self.prompt_length - 1]
+            found = self.ends.found(before, self.tokens[self.prompt_length :], request.tail)
+            if found:
+                return found
+        if written >= request.max_tokens:
+            return "length"
+        if context is not None and len(self.tokens) >= context:
+            return "context"
+        return None
+
+    def written(self, finish: Finish) -> Written:
+        """The answer of a `Write`."""
+        return Written(
+            ids=self.tokens[self.prompt_length :],
+            logprobs=self.logprobs,
+            finish=finish,
+            fed=self.fed,
+            cached=self.cached,
+            seconds=self.ticket.seconds,
+        )
+
+    def reading(
+        self,
+        logits: Sequence[float] = (),
+        logprobs: Sequence[float] = (),
+        entropies: Sequence[float] = (),
+    ) -> Reading:
+        """The answer of a `Score`."""
+        return Reading(
+            logits=list(logits),
+            logprobs=list(logprobs),
+            entropies=list(entropies),
+            fed=self.fed,
+            cached=self.cached,
+            seconds=self.ticket.seconds,
+        )
+
+
+class Batch:
+    """Rows that go through the model together, and how many tokens of each."""
+
+    def __init__(self, rows: list[Row], counts: list[int]) -> None:
+        self.rows = rows
+        self.counts = counts
+        self.width = max(counts)
+        """Most tokens of a row (Q); shorter rows are padded on the left."""
+        self.keep = max(1, *(r.wanted(n) for r, n in zip(rows, counts, strict=True)))
+        """Trailing positions whose logits some row wants."""

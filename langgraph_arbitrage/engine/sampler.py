@@ -1,0 +1,66 @@
+"""Choosing the next token of each row."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from langgraph_arbitrage.engine.requests import Sampling
+
+__all__ = ["choose", "warp"]
+
+
+def choose(
+    logits: Tensor, samplings: Sequence[Sampling], randoms: Sequence[random.Random]
+) -> tuple[list[int], list[float]]:
+    """Choose one token a row.
+
+    Args:
+        logits: Next-token logits, shape [B, V].
+        samplings: Settings of each row.
+        randoms: Random stream of each row; one number is drawn a sampled token, so a row's
+            choice does not depend on its neighbours.
+
+    Returns:
+        The B token ids, and their log-probabilities under the unwarped distribution.
+    """
+    logits = logits.float()
+    ids = logits.argmax(dim=-1)  # [B]
+    sampled = [i for i, s in enumerate(samplings) if s.temperature > 0]
+    if sampled:
+        probs = warp(logits[sampled], [samplings[i] for i in sampled])  # [S, V]
+        cumulative = probs.cumsum(dim=-1)
+        draws = torch.tensor([[randoms[i].random()] for i in sampled], device=logits.device)
+        # Inverse transform: the first token whose cumulative probability exceeds the draw.
+        picks = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).squeeze(-1)
+        ids[sampled] = picks.clamp(max=logits.shape[-1] - 1)
+    logprobs = logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
+    return ids.tolist(), logprobs.tolist()
+
+
+def warp(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Probabilities after temperature, top-k and top-p, in that order; shape [B, V]."""
+    temperature = torch.tensor([[s.temperature] for s in samplings], device=logits.device)
+    logits = logits / temperature
+    vocabulary = logits.shape[-1]
+    if any(s.top_k for s in samplings):
+        widest = min(max(s.top_k for s in samplings), vocabulary)
+        best = logits.topk(widest, dim=-1).values  # [B, K], descending
+        last = torch.tensor(
+            [[min(s.top_k, vocabulary) - 1 if s.top_k else -1] for s in samplings],
+            device=logits.device,
+        )
+        floor = best.gather(-1, last.clamp(min=0)).masked_fill(last < 0, -torch.inf)
+        logits = logits.masked_fill(logits < floor, -torch.inf)
+    probs = logits.softmax(dim=-1)
+    if any(s.top_p < 1 for s in samplings):
+        top_p = torch.tensor([[s.top_p] for s in samplings], device=logits.device)
+        ordered, order = probs.sort(dim=-1, descending=True)
+        # A token stays while the mass before it is under top_p, so the first always stays.
+        keep = (ordered.cumsum(dim=-1) - ordered) < top_p
+        probs = torch.zeros_like(probs).scatter(-1, order, ordered * keep)
+        probs = probs / probs.sum(dim=-1, keepdim=True)
+    return probs

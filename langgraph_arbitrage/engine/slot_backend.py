@@ -1,0 +1,200 @@
+"""The slot engine: many sequences at a time through an unmodified Hugging Face model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from langgraph_arbitrage.engine.row import Batch, Row
+from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
+from langgraph_arbitrage.engine.slots import Claim, SlotTable, common_prefix
+
+__all__ = ["SlotBackend"]
+
+CHUNK = {"cpu": 256, "cuda": 2048}  # prompt tokens a forward, so that other rows wait little
+GROW = 64  # tokens a row may write before it is moved to a longer slot
+WORTH_WAITING = 64  # a prefix this long that another row is reading now is waited for
+
+
+class SlotBackend:
+    """Feeds batches of rows to the model over a slot cache."""
+
+    name = "slot"
+
+    def __init__(self, model: PreTrainedModel, max_slots: int, context: int | None) -> None:
+        self.model = model
+        self.device = model.device
+        text = model.config.get_text_config()
+        self.cache = SlotCache(text.num_hidden_layers)
+        self.table = SlotTable(max_slots, context)
+        self.chunk = CHUNK.get(self.device.type, CHUNK["cuda"])
+        self._layer_types: list[str] = sorted(set(getattr(text, "layer_types", None) or []))
+        self._window: int | None = getattr(text, "sliding_window", None)
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._lowest = torch.finfo(model.dtype).min
+        self._positions = torch.arange(0, device=self.device)
+        self._zeros = torch.zeros(1, 1, 1, 0, device=self.device)
+
+    # --- slots ---------------------------------------------------------------------------
+
+    def admit(self, row: Row, others: Sequence[Row]) -> bool:
+        """Give the row a slot; False where it has to wait."""
+        ids = row.tokens
+        here = self.table.overlap(ids)
+        for other in others:
+            shared = common_prefix(other.tokens, ids)
+            if shared - max(here, len(other.slot.ids)) >= WORTH_WAITING:
+                return False  # it is being read right now: copy it once it is there
+        claim = self.table.claim(ids, len(ids) + GROW)
+        if claim is None:
+            return False
+        self._copy(claim)
+        row.take(claim.slot, claim.cached)
+        return True
+
+    def leave(self, row: Row) -> None:
+        """The row is done; its slot keeps what it holds for whoever goes on from there."""
+        self.table.release(row.slot)
+
+    def _copy(self, claim: Claim) -> None:
+        if claim.source is not None and claim.cached:
+            source, slot = claim.source, claim.slot
+            self.cache.copy(
+                (source.length, source.index),
+                (slot.length, slot.index),
+                claim.cached,
+                len(self.table.arenas[slot.length]),
+            )
+
+    def _make_room(self, row: Row, count: int) -> None:
+        if len(row.slot.ids) + count + 1 > row.slot.length:
+            old = row.slot
+            claim = self.table.move(old, len(old.ids) + count + GROW)
+            self._copy(claim)
+            row.slot = claim.slot
+            self.table.release(old)
+
+    # --- batches -------------------------------------------------------------------------
+
+    def batches(self, rows: Sequence[Row]) -> list[Batch]:
+        """What goes through the model next: one decode batch an arena, and prompts in chunks."""
+        for row in rows:
+            self._make_room(row, row.chunk(self.chunk))
+        found = []
+        for length in sorted({r.slot.length for r in rows}):
+            here = [r for r in rows if r.slot.length == length]
+            decoding = [r for r in here if r.remaining == 1 and r.trailing == 1]
+            reading = [r for r in here if not (r.remaining == 1 and r.trailing == 1)]
+            if decoding:
+                found.append(Batch(decoding, [1] * len(decoding)))
+            if reading:
+                found.append(self._reading_batch(reading))
+        return found
+
+    def _reading_batch(self, rows: list[Row]) -> Batch:
+        """Rows with similar numbers of tokens to read, up to a chunk with its padding."""
+        rows = sorted(rows, key=lambda r: -r.chunk(self.chunk))
+        width = rows[0].chunk(self.chunk)
+        chosen = [
+            row
+            for i, row in enumerate(rows)
+            if i == 0 or (2 * row.chunk(self.chunk) >= width and (i + 1) * width <= self.chunk)
+        ]
+        return Batch(chosen, [r.chunk(self.chunk) for r in chosen])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Feed a batch; logits of the trailing positions, [B, keep, V], or [B, labels]."""
+        place, input_ids, position_ids, order = self._inputs(batch)
+        self.cache.place = place
+        kwargs: dict[str, Any] = {"logits_to_keep": batch.keep} if self._keeps_logits else {}
+        logits: Tensor = self.model(
+            input_ids=input_ids,
+            attention_mask=self._masks(position_ids, place.view),
+            position_ids=position_ids,
+            past_key_values=self.cache,
+            use_cache=True,
+            **kwargs,
+        ).logits
+        for row, count in zip(batch.rows, batch.counts, strict=True):
+            held = len(row.slot.ids)
+            row.slot.ids.extend(row.tokens[held : held + count])
+            row.fed += count
+        if order is not None:
+            logits = logits[order]
+        return logits[:, -batch.keep :] if logits.dim() == 3 else logits
+
+    def _inputs(self, batch: Batch) -> tuple[Place, Tensor, Tensor, list[int] | None]:
+        """Tensors for a batch, and which of its rows are the batch's, if not all in order."""
+        rows, width = batch.rows, batch.width
+        length = rows[0].slot.length
+        arena = self.table.arenas[length]
+        by_index = {r.slot.index: (r, n) for r, n in zip(rows, batch.counts, strict=True)}
+        low, high = min(by_index), max(by_index) + 1
+        # A range of slots is read in place; idle ones inside are computed for nothing, which is
+        # cheaper than copying all keys and values out, unless there are many.
+        in_place = high - low <= 2 * len(rows)
+        indices = list(range(low, high)) if in_place else sorted(by_index)
+        ids, positions, writes = [], [], []
+        for index in indices:
+            start = len(arena[index].ids)
+            row, count = by_index.get(index, (None, 0))
+            pad = width - count
+            new = list(range(start, start + count))
+            ids.append([0] * pad + (row.tokens[start : start + count] if row else []))
+            # Padding looks at one token, and is written past the end, where nothing is valid.
+            positions.append([0] * pad + new)
+            writes.append([start + count] * pad + new)
+        single = len(indices) == 1
+        position_ids = torch.tensor(positions, device=self.device)
+        place = Place(
+            length=length,
+            slots=len(arena),
+            rows=slice(low, high) if in_place else torch.tensor(indices, device=self.device),
+            row_ids=None if single else torch.tensor(indices, device=self.device)[:, None],
+            positions=None if single else torch.tensor(writes, device=self.device),
+            view=max(p[-1] for p in positions) + 1,
+            first=positions[0][0] if single else None,
+        )
+        order = [indices.index(r.slot.index) for r in rows]
+        trivial = order == list(range(len(indices)))
+        return (
+            place,
+            torch.tensor(ids, device=self.device),
+            position_ids,
+            None if trivial else order,
+        )
+
+    def _masks(self, position_ids: Tensor, view: int) -> Tensor | dict[str, Tensor]:
+        """Additive masks [B, 1, Q, view]; one a layer type where the model has several."""
+        if position_ids.numel() == 1 and not self._window:
+            return self._unmasked(view)  # one row writes one token: it may see all there is
+        if len(self._positions) < view:
+            self._positions = torch.arange(2 * view, device=self.device)
+        keys = self._positions[:view]
+        queries = position_ids[:, None, :, None]
+        full = keys <= queries
+        sliding = full & (keys > queries - self._window) if self._window else full
+        if len(self._layer_types) > 1:
+            return {
+                kind: self._additive(sliding if kind == "sliding_attention" else full)
+                for kind in self._layer_types
+            }
+        uses_window = self._layer_types in ([], ["sliding_attention"])
+        return self._additive(sliding if uses_window else full)
+
+    def _unmasked(self, view: int) -> Tensor | dict[str, Tensor]:
+        if self._zeros.shape[-1] < view:
+            self._zeros = torch.zeros(1, 1, 1, 2 * view, dtype=self.model.dtype, device=self.device)
+        mask = self._zeros[..., :view]
+        if len(self._layer_types) > 1:
+            return dict.fromkeys(self._layer_types, mask)
+        return mask
+
+    def _additive(self, visible: Tensor) -> Tensor:
+        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device)
+        return mask.masked_fill_(~visible, self._lowest)

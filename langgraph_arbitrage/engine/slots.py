@@ -1,0 +1,141 @@
+"""Who holds which slot, and which slot a request should take. No tensors here.
+
+A slot keeps the token ids whose keys and values it holds, also after its row has left, so that
+a later request that begins with the same ids goes on from there. Slots live in *arenas*, one a
+length class: one long sequence does not make every slot long, and rows of similar length are
+decoded together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["Claim", "Slot", "SlotTable", "common_prefix"]
+
+FIRST_LENGTH = 256  # tokens in a slot of the smallest arena
+LENGTH_FACTOR = 4  # each arena's slots are this much longer than those of the one before
+MIN_OVERLAP = 16  # a shorter common prefix is cheaper to read again than to look after
+KEEP_IDLE = 8  # idle slots an arena may grow to before one that holds something is overwritten
+
+
+@dataclass(eq=False)
+class Slot:
+    """Room for one sequence's keys and values."""
+
+    length: int
+    """Tokens it has room for; also the name of its arena."""
+    index: int
+    """Its place in the arena's batch dimension."""
+    ids: list[int] = field(default_factory=list)
+    """Tokens whose keys and values are valid, from position 0."""
+    busy: bool = False
+    used: int = 0
+    """When it was last taken, in ticks of the table's clock."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A slot for a request, and where its beginning is copied from, if it is."""
+
+    slot: Slot
+    source: Slot | None
+    cached: int
+    """Tokens of the request that the slot holds once the copy is made."""
+
+
+class SlotTable:
+    """All slots of one model; decides, never touches a tensor."""
+
+    def __init__(self, max_slots: int, context: int | None) -> None:
+        self.max_slots = max_slots
+        self.context = context
+        self.arenas: dict[int, list[Slot]] = {}
+        self._clock = itertools.count(1)
+
+    def arena_length(self, tokens: int) -> int:
+        """Length of the smallest arena whose slots have room for `tokens` and one spare.
+
+        The spare place takes what padding writes.
+        """
+        length = FIRST_LENGTH
+        while length < tokens + 1:
+            length *= LENGTH_FACTOR
+        return min(length, self.context + 1) if self.context else length
+
+    def busy(self) -> list[Slot]:
+        """Slots with a row in them."""
+        return [s for arena in self.arenas.values() for s in arena if s.busy]
+
+    def claim(self, ids: Sequence[int], tokens: int) -> Claim | None:
+        """Take the best slot for a request, or None when all are busy.
+
+        The free slot with the longest common prefix is taken in place when that does not wreck
+        more than it saves; else its prefix is copied to an empty or the least recently used slot.
+
+        Args:
+            ids: The request's ids; at least the last one will be fed.
+            tokens: Room wanted from the start.
+        """
+        if len(self.busy()) >= self.max_slots:
+            return None
+        useful = len(ids) - 1  # the last token is always fed: its logits are wanted
+        length = self.arena_length(tokens)
+        free = [s for arena in self.arenas.values() for s in arena if not s.busy]
+        best = max(free, key=lambda s: (common_prefix(s.ids, ids), s.used), default=None)
+        overlap = min(common_prefix(best.ids, ids), useful) if best else 0
+        if best and overlap and best.length >= length and 2 * overlap >= len(best.ids):
+            return self._take(best, None, overlap)
+        donor = best if overlap >= MIN_OVERLAP else None
+        overlap = overlap if donor else 0
+        busy_donor = max(self.busy(), key=lambda s: common_prefix(s.ids, ids), default=None)
+        if busy_donor and common_prefix(busy_donor.ids, ids) >= overlap + MIN_OVERLAP:
+            donor, overlap = busy_donor, min(common_prefix(busy_donor.ids, ids), useful)
+        return self._take(self._vacant(length, keep=donor), donor, overlap)
+
+    def move(self, slot: Slot, tokens: int) -> Claim:
+        """A longer slot for a row that outgrew its own; the caller copies and releases."""
+        length = self.arena_length(tokens)
+        return self._take(self._vacant(length, keep=slot), slot, len(slot.ids))
+
+    def overlap(self, ids: Sequence[int]) -> int:
+        """Most leading tokens of `ids` that any slot holds now."""
+        return max(
+            (common_prefix(s.ids, ids) for arena in self.arenas.values() for s in arena), default=0
+        )
+
+    def release(self, slot: Slot) -> None:
+        """Free a slot; what it holds stays for those who come with the same beginning."""
+        slot.busy = False
+
+    def _take(self, slot: Slot, source: Slot | None, overlap: int) -> Claim:
+        if source is not None:
+            slot.ids = source.ids[:overlap]
+        del slot.ids[overlap:]
+        slot.busy = True
+        slot.used = next(self._clock)
+        return Claim(slot, source, overlap)
+
+    def _vacant(self, length: int, keep: Slot | None) -> Slot:
+        """An empty slot, a new one, or the least recently used: in that order."""
+        arena = self.arenas.setdefault(length, [])
+        free = [s for s in arena if not s.busy and s is not keep]
+        if empty := [s for s in free if not s.ids]:
+            return min(empty, key=lambda s: s.index)
+        if not free or (len(free) < KEEP_IDLE and len(arena) < self.max_slots):
+            slot = Slot(length, len(arena))
+            arena.append(slot)
+            return slot
+        return min(free, key=lambda s: s.used)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Number of leading tokens that two sequences share."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    if a[:MIN_OVERLAP] != b[:MIN_OVERLAP]:
+        n = MIN_OVERLAP  # most pairs part early: do not copy long slices to find out
+    return bisect_left(range(n), True, key=lambda i: a[: i + 1] != b[: i + 1])

@@ -1,0 +1,69 @@
+"""Where a step ends: separators and stop strings, found in text while ids are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+from langgraph_arbitrage.engine.tokenizer import Tokenizer
+
+__all__ = ["StepEnds", "step_ends"]
+
+
+class StepEnds:
+    """Looks for separators and stop strings at the end of a growing list of token ids.
+
+    A set of end ids is not enough: `"\\n" + "\\n"` makes a separator out of two tokens, and a
+    token may overhang it (`";\\n\\n\\n\\n"`). So the last few ids are decoded and searched,
+    but only after a token that holds the last character of some pattern (3 µs a token).
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, separators: tuple[str, ...], stop: tuple[str, ...]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.separators = separators
+        self.stop = stop
+        self._last_characters = {pattern[-1] for pattern in (*separators, *stop)}
+        # A token holds at least one byte, but for special tokens, which end no pattern.
+        self._window = max((len(p.encode()) for p in (*separators, *stop)), default=0)
+        self._candidates: dict[int, bool] = {}
+
+    def found(
+        self, context: int | None, ids: Sequence[int], tail: str
+    ) -> Literal["separator", "stop"] | None:
+        """What the last of `ids` completes, if anything.
+
+        Args:
+            context: The token before the step, or None.
+            ids: The step's own ids so far.
+            tail: The text before the step, for stop strings that begin there.
+        """
+        if not self._window or not self._is_candidate(ids[-1]):
+            return None
+        start = max(0, len(ids) - self._window)
+        before = ids[start - 1] if start else context
+        text = self.tokenizer.decode_after([] if before is None else [before], ids[start:])
+        if self.stop:
+            searched = tail + text if start == 0 else text
+            if any(pattern in searched for pattern in self.stop):
+                return "stop"
+        if any(pattern in text for pattern in self.separators):
+            return "separator"
+        return None
+
+    def _is_candidate(self, token: int) -> bool:
+        known = self._candidates.get(token)
+        if known is None:
+            text = self.tokenizer.token_text(token)
+            # An incomplete character may turn out to be any of them.
+            known = "\ufffd" in text or any(c in text for c in self._last_characters)
+            self._candidates[token] = known
+        return known
+
+
+@lru_cache(maxsize=256)
+def step_ends(tokenizer: Tokenizer, separators: tuple[str, ...], stop: tuple[str, ...]) -> StepEnds:
+    """One `StepEnds` for each combination, so that its table of tokens is shared."""
+    return StepEnds(tokenizer, separators, stop)

@@ -1,0 +1,54 @@
+"""Errors that a caller can act on: what arrived, what is allowed, what to do next."""
+
+__all__ = [
+    "ArbitrageError",
+    "ChatTemplateError",
+    "CheckpointError",
+    "ContextLengthError",
+    "EngineClosedError",
+    "EngineError",
+    "MessageError",
+    "NotEnoughMemoryError",
+    "RequestCancelledError",
+    "SettingsError",
+]
+
+
+class ArbitrageError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SettingsError(ArbitrageError, ValueError):
+    """A setting is outside its range or does not fit another one."""
+
+
+class MessageError(ArbitrageError, ValueError):
+    """The conversation cannot be answered: it is empty or holds what no model here can read."""
+
+
+class CheckpointError(ArbitrageError, ValueError):
+    """A path or hub id is no usable checkpoint, or its weights are not safetensors."""
+
+
+class ChatTemplateError(ArbitrageError, ValueError):
+    """A model has no chat template, or its template cannot render this conversation."""
+
+
+class ContextLengthError(ArbitrageError, ValueError):
+    """A prompt is longer than a model's context."""
+
+
+class NotEnoughMemoryError(ArbitrageError, MemoryError):
+    """A model does not fit the free memory of its device."""
+
+
+class EngineError(ArbitrageError, RuntimeError):
+    """A model failed while it ran; the message names the model and the cause."""
+
+
+class EngineClosedError(EngineError):
+    """The engine was closed while a request waited, or before it was made."""
+
+
+class RequestCancelledError(EngineError):
+    """The request was cancelled by its caller."""

@@ -1,0 +1,131 @@
+"""The protocol of a policy: what it reads, what it asks, when it escalates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from langgraph_arbitrage.errors import SettingsError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Ask", "Policy", "StepText", "StepView", "Writer"]
+
+Writer = Literal["draft", "target"]
+
+
+@dataclass(frozen=True)
+class StepText:
+    """A step that a model wrote."""
+
+    text: str
+    tokens: int
+    logprobs: tuple[float, ...] = ()
+    """Log-probability of each token under the model that wrote it, in nats."""
+
+
+@dataclass(frozen=True)
+class StepView:
+    """All that a policy may look at. Plain data: the same view gives the same decision."""
+
+    question: str
+    """Text of the last human message."""
+    history: tuple[tuple[Writer, str], ...]
+    """The steps so far: who wrote each, and its text."""
+    seed: int
+    """The run's seed, for policies that draw numbers."""
+    draft: StepText | None = None
+    """The draft's step; None before it is written."""
+    target: StepText | None = None
+    """The target's step from the same prefix, for policies that need it before they decide."""
+
+    @property
+    def index(self) -> int:
+        """Number of the step, from 0."""
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to a classifier: the logits of its labels after reading `pieces`."""
+
+    model: str
+    """Checkpoint of a sequence or token classifier."""
+    pieces: tuple[str, ...]
+    """The text, in pieces that are tokenized one by one: a later ask that begins with the same
+    pieces goes on from the cache."""
+    kind: Literal["sequence-classification", "token-classification"] = "token-classification"
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """Decides, for each draft step, whether the target writes it again.
+
+    A policy of one's own is a frozen dataclass with a `score` and an `escalates`:
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from langgraph_arbitrage import Policy
+        >>> @dataclass(frozen=True)
+        ... class LongSteps(Policy):
+        ...     '''Escalates iff the draft's step has more than `limit` characters.'''
+        ...     limit: int = 200
+        ...     def score(self, view, answers):
+        ...         return len(view.draft.text)
+        ...     def escalates(self, score):
+        ...         return score > self.limit
+    """
+
+    needs_draft: ClassVar[bool] = True
+    """Whether the draft model is ever used."""
+    needs_target: ClassVar[bool] = True
+    """Whether the target model is ever used."""
+    needs_target_step: ClassVar[bool] = False
+    """Whether `score` reads the target's step, so that the target writes every step."""
+    threshold_field: ClassVar[str | None] = None
+    """The field that `threshold=` of the chat model sets; None where there is none."""
+
+    def skips_draft(self, view: StepView) -> bool:
+        """Whether the target writes this step at once, without a draft."""
+        return not self.needs_draft
+
+    def asks(self, view: StepView) -> Sequence[Ask]:
+        """What scorers are to read before `score` is called."""
+        return ()
+
+    @abstractmethod
+    def score(self, view: StepView, answers: Sequence[Sequence[float]]) -> float | None:
+        """The number that decides.
+
+        Args:
+            view: The step in its context; `view.draft` is there.
+            answers: The logits for each of `asks`, in order.
+        """
+
+    @abstractmethod
+    def escalates(self, score: float | None) -> bool:
+        """The rule: whether a step with this score goes to the target."""
+
+    def with_threshold(self, threshold: float) -> Self:
+        """This policy with another threshold.
+
+        Raises:
+            SettingsError: The policy has no threshold, or this one is outside its range.
+        """
+        if self.threshold_field is None:
+            raise SettingsError(
+                f"threshold={threshold} was given, but {type(self).__name__} has no threshold"
+            )
+        return replace(self, **{self.threshold_field: threshold})
+
+
+def check_unit(policy: Policy, field: str) -> None:
+    """Raise unless a field lies in [0, 1]."""
+    value = getattr(policy, field)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise SettingsError(
+            f"{field} of {type(policy).__name__} must be a number from 0 to 1, not {value!r}"
+        )

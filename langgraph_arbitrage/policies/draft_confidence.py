@@ -1,0 +1,40 @@
+"""The policy that needs no router: how sure was the draft of what it wrote?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from langgraph_arbitrage.policies.base import Policy, StepView, check_unit
+
+__all__ = ["DraftConfidence"]
+
+
+@dataclass(frozen=True)
+class DraftConfidence(Policy):
+    """Escalates iff the mean token probability of the draft's step is below `threshold`.
+
+    Costs nothing: the probabilities are by-products of writing. It knows how hard the draft
+    found the step, not whether the target would do better, so it also escalates what neither
+    model knows.
+    """
+
+    threshold_field: ClassVar[str | None] = "threshold"
+
+    threshold: float = 0.9
+    """In [0, 1]: 0 accepts everything, 1 escalates nearly everything."""
+
+    def __post_init__(self) -> None:
+        check_unit(self, "threshold")
+
+    def score(self, view: StepView, answers: Sequence[Sequence[float]]) -> float:
+        """Mean over the step's tokens of exp(log-probability), under the draft itself."""
+        assert view.draft is not None  # noqa: S101 - the route node runs after the draft
+        logprobs = view.draft.logprobs
+        return sum(map(math.exp, logprobs)) / len(logprobs)
+
+    def escalates(self, score: float | None) -> bool:
+        """Score < threshold."""
+        return score is not None and score < self.threshold

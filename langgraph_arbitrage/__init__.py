@@ -1,1 +1,86 @@
-"""Step-level speculative reasoning as a LangGraph component."""
+"""Step-level speculative reasoning as a LangGraph component.
+
+A small draft model writes each reasoning step, a policy judges it, and only where it pays does
+the large target model write it again (Arbitrage, arXiv 2512.05033).
+
+Importing this package is cheap: what needs torch is imported at its first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage import embedded as embedded
+    from langgraph_arbitrage.chat_model import ChatArbitrage
+    from langgraph_arbitrage.engine import ModelSpec
+    from langgraph_arbitrage.events import StepEvent
+    from langgraph_arbitrage.graphs import create_arbitrage_graph
+    from langgraph_arbitrage.models import Models
+    from langgraph_arbitrage.policies import (
+        AlwaysDraft,
+        AlwaysTarget,
+        Ask,
+        DraftConfidence,
+        Policy,
+        Random,
+        StepText,
+        StepView,
+    )
+    from langgraph_arbitrage.settings import ArbitrageSettings, Context
+    from langgraph_arbitrage.state import ArbitrageState, StepRecord
+
+__all__ = [
+    "AlwaysDraft",
+    "AlwaysTarget",
+    "ArbitrageSettings",
+    "ArbitrageState",
+    "Ask",
+    "ChatArbitrage",
+    "Context",
+    "DraftConfidence",
+    "ModelSpec",
+    "Models",
+    "Policy",
+    "Random",
+    "StepEvent",
+    "StepRecord",
+    "StepText",
+    "StepView",
+    "create_arbitrage_graph",
+    "embedded",
+]
+
+_HOMES = {
+    "ChatArbitrage": "chat_model",
+    "ModelSpec": "engine",
+    "StepEvent": "events",
+    "create_arbitrage_graph": "graphs",
+    "Models": "models",
+    **dict.fromkeys(
+        [
+            "AlwaysDraft",
+            "AlwaysTarget",
+            "Ask",
+            "DraftConfidence",
+            "Policy",
+            "Random",
+            "StepText",
+            "StepView",
+        ],
+        "policies",
+    ),
+    **dict.fromkeys(["ArbitrageSettings", "Context"], "settings"),
+    **dict.fromkeys(["ArbitrageState", "StepRecord"], "state"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "embedded":
+        return import_module(f"{__name__}.embedded")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

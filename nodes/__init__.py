@@ -1,1 +1,9 @@
-"""One file a node: draft, route, regenerate, commit."""
+"""One file a node: draft, route, regenerate, commit. `drive` runs their bodies, sync and async."""
+
+from langgraph_arbitrage.nodes.commit import commit
+from langgraph_arbitrage.nodes.draft import draft
+from langgraph_arbitrage.nodes.drive import CancelScope, node
+from langgraph_arbitrage.nodes.regenerate import regenerate
+from langgraph_arbitrage.nodes.route import route
+
+__all__ = ["CancelScope", "commit", "draft", "node", "regenerate", "route"]

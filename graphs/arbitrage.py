@@ -1,0 +1,88 @@
+"""The state machine: draft → route → accept, or regenerate → commit.
+
+START → draft → route ─┬─ accept ───────────────→ commit ─┬→ END
+          ↑            └─ escalate → regenerate ──┘       │
+          └───────────────────────────────────────────────┘
+
+A policy that compares both steps (the oracle) has regenerate run before route; one that knows
+beforehand that the target will write has the draft left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langgraph.graph import END, START, StateGraph
+
+from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.nodes import commit, draft, node, regenerate, route
+from langgraph_arbitrage.run import begins_answer, step_view
+from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
+from langgraph_arbitrage.state import ArbitrageState, MessagesInput
+
+__all__ = ["ArbitrageGraph", "create_arbitrage_graph", "recursion_limit"]
+
+ArbitrageGraph = StateGraph[ArbitrageState, Context, MessagesInput, ArbitrageState]
+
+NODES_PER_STEP = 4
+
+
+def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> ArbitrageGraph:
+    """The reasoning loop as an uncompiled graph: messages in, the answer's AIMessage appended.
+
+    Compile it with a checkpointer of your own, or add the compiled graph as a node of another
+    one. Its nodes are `draft`, `route`, `regenerate` and `commit`; its state is
+    `ArbitrageState`; settings of a single run go in as `context=Context(...)`.
+
+    Args:
+        models: Models to share with others; made from the settings where not given.
+        settings: Fields of `ArbitrageSettings`, the same as those of `ChatArbitrage`.
+
+    Example:
+        >>> from langgraph_arbitrage import create_arbitrage_graph
+        >>> graph = create_arbitrage_graph(max_tokens=200).compile()
+        >>> state = graph.invoke({"messages": [("user", "What is 2 + 3?")]})
+        >>> state["messages"][-1].type
+        'ai'
+
+    Raises:
+        SettingsError: A setting is outside its range.
+    """
+    models = models or Models(ArbitrageSettings(**settings))
+    limits = Limits.of(models.settings)
+    policy = limits.policy
+
+    def next_writer(state: ArbitrageState) -> str:
+        """Who writes the next step: the target at once where the policy skips the draft."""
+        return "regenerate" if policy.skips_draft(step_view(state)) else "draft"
+
+    def after_commit(state: ArbitrageState) -> str:
+        return END if state.get("finish_reason") else next_writer(state)
+
+    def after_route(state: ArbitrageState) -> str:
+        verdict = state.get("verdict")
+        escalates = verdict is not None and verdict["escalate"]
+        return "regenerate" if escalates and not state.get("target_step") else "commit"
+
+    def after_regenerate(state: ArbitrageState) -> str:
+        undecided = state.get("draft_step") and not state.get("verdict")
+        return "route" if undecided else "commit"
+
+    graph: ArbitrageGraph = StateGraph(
+        ArbitrageState, context_schema=Context, input_schema=MessagesInput
+    )
+    graph.add_node("draft", node(draft, models, limits))
+    graph.add_node("route", node(route, models, limits))
+    graph.add_node("regenerate", node(regenerate, models, limits))
+    graph.add_node("commit", node(commit, models, limits))
+    graph.add_conditional_edges(START, next_writer, ["draft", "regenerate"])
+    graph.add_edge("draft", "regenerate" if policy.needs_target_step else "route")
+    graph.add_conditional_edges("route", after_route, ["commit", "regenerate"])
+    graph.add_conditional_edges("regenerate", after_regenerate, ["commit", "route"])
+    graph.add_conditional_edges("commit", after_commit, ["draft", "regenerate", END])
+    return graph
+
+
+def recursion_limit(limits: Limits, context: Context | None = None) -> int:
+    """LangGraph's `recursion_limit` for a run that may use all its steps."""
+    return limits.overridden(context).max_steps * NODES_PER_STEP + 1

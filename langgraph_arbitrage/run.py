@@ -1,0 +1,137 @@
+"""One run of the graph, as a node sees it: limits in force, models, and where events go."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from langgraph.runtime import get_runtime
+from langgraph.types import Overwrite
+
+from langgraph_arbitrage.events import StepEvent
+from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.policies import StepText, StepView, Writer
+from langgraph_arbitrage.prompts import check_conversation, last_question
+from langgraph_arbitrage.settings import Context, Limits
+from langgraph_arbitrage.state import ArbitrageState, PendingStep
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.engine import Write, Written
+
+__all__ = ["Run"]
+
+
+class Run:
+    """What the nodes share, made afresh at each node from the graph's models and the context."""
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        runtime = get_runtime(Context)
+        self.models = models
+        self.limits = limits.overridden(runtime.context)
+        self.policy = self.limits.policy
+        self.cancel = runtime.context.cancel if runtime.context else None
+        self._emit: Callable[[Any], None] = runtime.stream_writer
+
+    def emit(self, event: StepEvent) -> None:
+        """Put an event on the graph's custom stream."""
+        self._emit(event)
+
+    # --- the beginning of an answer ------------------------------------------------------
+
+    def opened(self, state: ArbitrageState) -> tuple[ArbitrageState, dict[str, Any]]:
+        """The state with an answer under way, and the update that opens it, if it does.
+
+        A state without prompts, or whose last answer is finished, begins a new answer to its
+        messages.
+        """
+        if not begins_answer(state):
+            return state, {}
+        messages = state.get("messages") or []
+        check_conversation(messages)
+        seed = self.limits.seed
+        if seed is None:
+            seed = random.SystemRandom().getrandbits(32) if self.limits.temperature else 0
+        update: dict[str, Any] = {
+            "prompts": self.models.prompts(messages, self.policy),
+            "seed": seed,
+            "finish_reason": None,
+        }
+        opened: ArbitrageState = {**state, **update, "steps": []}  # type: ignore[typeddict-item]
+        if state.get("steps"):
+            update["steps"] = Overwrite([])  # those of the answer before
+        return opened, update
+
+    # --- asking the models ---------------------------------------------------------------
+
+    def write(self, role: Writer, state: ArbitrageState) -> Write:
+        """The request for the next step from the state's prefix."""
+        from langgraph_arbitrage.engine import Sampling, Write
+
+        limits, steps = self.limits, state["steps"]
+        written = sum(len(s["ids"]) for s in steps)
+        reach = max((len(s) for s in limits.stop), default=1) - 1
+        return Write(
+            ids=self.models.ids(role, state["prompts"], steps),
+            max_tokens=max(1, min(limits.max_tokens - written, limits.max_step_tokens)),
+            separators=self.models.settings.separator,
+            stop=limits.stop,
+            tail="".join(s["text"] for s in steps)[-reach:] if reach else "",
+            sampling=Sampling(
+                temperature=limits.temperature,
+                top_p=limits.top_p,
+                top_k=limits.top_k,
+                seed=step_seed(state["seed"], role, len(steps)),
+            ),
+        )
+
+    def pending(self, role: Writer, state: ArbitrageState, written: Written) -> PendingStep:
+        """A written step as state."""
+        return PendingStep(
+            ids=written.ids,
+            text=self.models.step_text(
+                role,
+                state["prompts"],
+                state["steps"],
+                written.ids,
+                ends_answer=written.finish != "separator",
+            ),
+            logprobs=written.logprobs,
+            finish=written.finish,
+            fed=written.fed,
+            cached=written.cached,
+            seconds=written.seconds,
+        )
+
+
+def begins_answer(state: ArbitrageState) -> bool:
+    """Whether the next node opens a new answer."""
+    return not state.get("prompts") or state.get("finish_reason") is not None
+
+
+def step_view(state: ArbitrageState) -> StepView:
+    """What a policy sees of the state."""
+    steps = [] if begins_answer(state) else state["steps"]
+    return StepView(
+        question=last_question(state["messages"]) if state.get("messages") else "",
+        history=tuple((s["writer"], s["text"]) for s in steps),  # type: ignore[misc]
+        seed=state.get("seed", 0),
+        draft=_step_text(state.get("draft_step")),
+        target=_step_text(state.get("target_step")),
+    )
+
+
+def _step_text(step: PendingStep | None) -> StepText | None:
+    return step and StepText(step["text"], len(step["ids"]), tuple(step["logprobs"]))
+
+
+def step_seed(seed: int, role: str, index: int) -> int:
+    """A seed for each writer and step, so that a resumed run draws what the unbroken one drew."""
+    digest = hashlib.blake2b(f"{seed}/{role}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def forwarded(*fed: tuple[str, Mapping[str, Any] | None]) -> dict[str, int]:
+    """Tokens fed through each model for a step."""
+    return {role: part["fed"] for role, part in fed if part is not None}

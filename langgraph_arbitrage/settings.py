@@ -1,0 +1,199 @@
+"""What can be set, checked when it is set. The texts under the fields are the CLI's help too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, model_validator
+from typing_extensions import Self
+
+from langgraph_arbitrage import embedded
+from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.policies import DraftConfidence, Policy
+
+__all__ = ["ArbitrageSettings", "Context", "Limits"]
+
+
+def _texts(value: Any) -> Any:
+    """One text or several, as a tuple."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _text(value: Any) -> Any:
+    """A path object as a text."""
+    return str(value) if hasattr(value, "__fspath__") else value
+
+
+_T = TypeVar("_T")
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+ModelName = Annotated[str, BeforeValidator(_text)]
+
+
+class ArbitrageSettings(BaseModel):
+    """Models, policy, sampling and limits: the same for the chat model, the graph and the CLI."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, arbitrary_types_allowed=True)
+
+    draft: ModelName = embedded.DRAFT
+    """Small model that writes each step first: a local folder or a hub id."""
+    target: ModelName = embedded.TARGET
+    """Large model that rewrites the steps that are escalated: a local folder or a hub id."""
+    router: InstanceOf[Policy] | None = None
+    """Policy that decides which steps are escalated; default DraftConfidence."""
+    threshold: float | None = None
+    """Threshold of the policy, in the policy's own range and direction; default the policy's."""
+    max_tokens: int = Field(default=1024)
+    """Most tokens of an answer."""
+    max_steps: int = 200
+    """Most steps of an answer."""
+    max_step_tokens: int = 512
+    """Most tokens of one step; a longer one goes on as the next."""
+    temperature: float = 0.0
+    """0 takes the most probable token each time; higher is more varied."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens whose probabilities reach this sum."""
+    top_k: int = 0
+    """Sample from this many most probable tokens; 0 for all."""
+    seed: int | None = None
+    """Seed for sampling: the same seed gives the same answer. Drawn anew where none is given."""
+    stop: Texts = ()
+    """Strings that end an answer; they are not part of it."""
+    separator: Texts = ("\n\n",)
+    """What ends a step; several are allowed."""
+    device: str = "auto"
+    """Where the models run: auto (GPU when there is one, else CPU), cpu, cuda, cuda:1, mps."""
+    dtype: str = "auto"
+    """Precision of the weights: auto (float32 on CPU, bfloat16 on GPU), float32, bfloat16, float16."""
+    draft_revision: str | None = None
+    """Branch, tag or commit of the draft on the hub."""
+    target_revision: str | None = None
+    """Branch, tag or commit of the target on the hub."""
+    chat_template: str | None = None
+    """Jinja chat template for a model that brings none of its own."""
+    trust_remote_code: bool = False
+    """Run code that comes with a checkpoint. Only for checkpoints that you have read."""
+    max_slots: int = 64
+    """Most answers that a model works on at a time; more wait."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of transformers' from_pretrained, for both models."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_limits(self)
+        if not self.separator or not all(self.separator):
+            raise SettingsError(
+                f"separator must be one or more texts, none of them empty, not {self.separator!r}; "
+                "the usual one is a blank line, '\\n\\n'"
+            )
+        if not all(self.stop):
+            raise SettingsError(f"a stop string must not be empty: {self.stop!r}")
+        if self.max_slots < 1:
+            raise SettingsError(f"max_slots must be at least 1, not {self.max_slots}")
+        _ = self.policy  # a threshold outside the policy's range fails here
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force, with `threshold` applied."""
+        policy = self.router or DraftConfidence()
+        return policy if self.threshold is None else policy.with_threshold(self.threshold)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Settings of one run, for LangGraph's `context=`; None leaves the graph's own.
+
+    Example:
+        `graph.invoke({"messages": [...]}, context=Context(threshold=0.7, max_tokens=256))`
+    """
+
+    threshold: float | None = None
+    max_tokens: int | None = None
+    max_steps: int | None = None
+    max_step_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+    cancel: Any = None
+    """A `CancelScope`: cancelling it ends the run's model work within a token."""
+
+    OVERRIDES: ClassVar[tuple[str, ...]] = (
+        "threshold",
+        "max_tokens",
+        "max_steps",
+        "max_step_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "stop",
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Policy, sampling and limits in force for one run: the settings, overridden by its context."""
+
+    policy: Policy
+    max_tokens: int
+    max_steps: int
+    max_step_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
+    stop: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: ArbitrageSettings) -> Limits:
+        """The settings' own."""
+        return cls(
+            settings.policy,
+            settings.max_tokens,
+            settings.max_steps,
+            settings.max_step_tokens,
+            settings.temperature,
+            settings.top_p,
+            settings.top_k,
+            settings.seed,
+            settings.stop,
+        )
+
+    def overridden(self, context: Context | None) -> Limits:
+        """These limits with what the context sets.
+
+        Raises:
+            SettingsError: A value is outside its range.
+        """
+        given = {
+            name: value
+            for name in Context.OVERRIDES
+            if (value := getattr(context, name, None)) is not None
+        }
+        if not given:
+            return self
+        threshold = given.pop("threshold", None)
+        policy = self.policy if threshold is None else self.policy.with_threshold(threshold)
+        return check_limits(replace(self, policy=policy, **given))
+
+
+def check_limits(limits: _T) -> _T:
+    """Raise `SettingsError` where a limit or a sampling setting is outside its range."""
+    for name in ("max_tokens", "max_steps", "max_step_tokens"):
+        value = getattr(limits, name)
+        if value < 1:
+            raise SettingsError(f"{name} must be at least 1, not {value}")
+    temperature, top_p, top_k = (getattr(limits, n) for n in ("temperature", "top_p", "top_k"))
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise SettingsError(f"temperature must be 0 or more, not {temperature}")
+    if not 0 < top_p <= 1:
+        raise SettingsError(f"top_p must be above 0 and at most 1, not {top_p}")
+    if top_k < 0:
+        raise SettingsError(f"top_k must be 0 (for all tokens) or more, not {top_k}")
+    return limits

@@ -1,0 +1,98 @@
+"""The state of a run: plain, serializable data, and nothing else.
+
+No tensors, no dataclasses, no pydantic objects but the messages: any checkpointer stores it, and
+strict msgpack loads it. Keys and values of the models are never state; the engine finds them
+again by the token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.messages import AnyMessage
+from langgraph.channels import DeltaChannel
+from langgraph.graph.message import add_messages
+
+__all__ = [
+    "ArbitrageState",
+    "MessagesInput",
+    "PendingStep",
+    "StepRecord",
+    "Verdict",
+]
+
+
+class PendingStep(TypedDict):
+    """A step that a model wrote and that is not yet part of the answer."""
+
+    ids: list[int]
+    """Token ids in the vocabulary of the model that wrote it."""
+    text: str
+    logprobs: list[float]
+    """Log-probability of each token under the model that wrote it, in nats."""
+    finish: str
+    """Why the step ended: `separator`, `end`, `stop`, `length`, `context`."""
+    fed: int
+    """Tokens fed through the model for it."""
+    cached: int
+    """Tokens of the prefix that were found in the cache."""
+    seconds: float
+
+
+class Verdict(TypedDict):
+    """What the policy decided on the draft's step."""
+
+    score: float | None
+    escalate: bool
+    fed: int
+    """Tokens fed through the router for it."""
+    seconds: float
+
+
+class StepRecord(TypedDict):
+    """A step of the answer."""
+
+    writer: str
+    """`draft` or `target`."""
+    text: str
+    ids: list[int]
+    """Token ids in the writer's vocabulary."""
+    score: float | None
+    seconds: float
+    """Time of all models on this step."""
+    discarded: int
+    """Tokens of the other model's step, if one was written for nothing."""
+    forwarded: dict[str, int]
+    """Tokens fed through each model for this step."""
+    cached: int
+    """Tokens of the prefix that the writer found in its cache."""
+
+
+def _appended(steps: list[StepRecord], batches: Sequence[list[StepRecord]]) -> list[StepRecord]:
+    return [*steps, *(step for batch in batches for step in batch)]
+
+
+class MessagesInput(TypedDict):
+    """What a run starts from."""
+
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class ArbitrageState(TypedDict, total=False):
+    """Everything that a run knows between two nodes."""
+
+    messages: Annotated[list[AnyMessage], add_messages]
+    """The conversation; the answer is appended at the end."""
+    prompts: dict[str, list[int]]
+    """Token ids of the conversation for each model, through its own chat template."""
+    # Checkpoints of a delta channel hold what a step adds, not all steps so far.
+    steps: Annotated[list[StepRecord], DeltaChannel(_appended)]
+    """The answer so far, step by step."""
+    draft_step: PendingStep | None
+    target_step: PendingStep | None
+    verdict: Verdict | None
+    seed: int
+    """Seed of this answer; drawn at its start where none was given."""
+    finish_reason: str | None
+    """Set with the last step; None while the answer is being written."""

@@ -1,0 +1,99 @@
+"""The chosen step becomes part of the answer, and the answer may be complete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import AIMessage
+
+from langgraph_arbitrage.answer import answer_message, answer_text
+from langgraph_arbitrage.events import StepEvent
+from langgraph_arbitrage.nodes.drive import Body
+from langgraph_arbitrage.run import Run, forwarded
+from langgraph_arbitrage.state import ArbitrageState, PendingStep, StepRecord
+
+__all__ = ["commit"]
+
+
+def commit(state: ArbitrageState, run: Run) -> Body:
+    """Append the accepted draft step, or the target's in its place; see whether this was the last."""
+    yield ()  # no model is asked
+    record, finish = _chosen(state)
+    steps = [*state["steps"], record]
+    run.emit(
+        StepEvent(
+            type="committed",
+            step=len(steps) - 1,
+            writer=record["writer"],
+            text=record["text"],
+            score=record["score"],
+            tokens=len(record["ids"]),
+            seconds=record["seconds"],
+        )
+    )
+    update: dict[str, Any] = {
+        "steps": [record],
+        "draft_step": None,
+        "target_step": None,
+        "verdict": None,
+    }
+    reason = _finish_reason(finish, steps, state, run)
+    if reason is not None:
+        message = _message(reason, steps, state, run)
+        update |= {"finish_reason": reason, "messages": [message]}
+        run.emit(StepEvent(type="finished", text=message.text, reason=reason))
+    return update
+
+
+def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
+    """The step that is taken, and why it ended.
+
+    The rule of the method: z_t replaces z_d iff the policy escalates.
+    """
+    draft, target, verdict = (state.get(k) for k in ("draft_step", "target_step", "verdict"))
+    escalated = draft is None or (verdict is not None and verdict["escalate"])
+    taken: PendingStep = target if escalated else draft  # type: ignore[assignment]
+    other: PendingStep | None = draft if escalated else target  # type: ignore[assignment]
+    parts = [part for part in (draft, target, verdict) if part is not None]
+    record = StepRecord(
+        writer="target" if escalated else "draft",
+        text=taken["text"],
+        ids=taken["ids"],
+        score=verdict["score"] if verdict else None,  # type: ignore[index]
+        seconds=sum(part["seconds"] for part in parts),  # type: ignore[misc, index]
+        discarded=len(other["ids"]) if other else 0,
+        forwarded=forwarded(("draft", draft), ("target", target), ("router", verdict)),  # type: ignore[arg-type]
+        cached=taken["cached"],
+    )
+    return record, taken["finish"]
+
+
+def _finish_reason(
+    finish: str, steps: list[StepRecord], state: ArbitrageState, run: Run
+) -> str | None:
+    """Why the answer ends here, or None where it goes on."""
+    if finish in ("end", "stop"):
+        return "stop"
+    if sum(len(s["ids"]) for s in steps) >= run.limits.max_tokens:
+        return "length"
+    for role in run.models.roles(run.policy):
+        context = run.models.engine(role).context
+        if context and len(run.models.ids(role, state["prompts"], steps)) >= context:
+            return "context"
+    if len(steps) >= run.limits.max_steps:
+        return "max_steps"
+    return None
+
+
+def _message(reason: str, steps: list[StepRecord], state: ArbitrageState, run: Run) -> AIMessage:
+    settings = run.models.settings
+    used = {role for step in steps for role in step["forwarded"] if role != "router"}
+    return answer_message(
+        steps,
+        answer_text([s["text"] for s in steps], run.limits.stop, settings.separator),
+        model_name=settings.target,
+        prompt_tokens=len(state["prompts"]["target"]),
+        answer_tokens=sum(len(run.models.step_ids("target", s)) for s in steps),
+        engines=run.models.backends(sorted(used)),
+        finish_reason=reason,
+    )

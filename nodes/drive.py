@@ -1,0 +1,152 @@
+"""One body for sync and async: a node is a generator that yields calls and gets answers.
+
+The body never waits. Two short drivers do, one on futures, one on the event loop; both cancel
+what they wait for when they are interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.runnables import RunnableLambda
+
+from langgraph_arbitrage.engine import Engine, Score, Ticket, Write
+from langgraph_arbitrage.errors import RequestCancelledError
+from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.run import Run
+from langgraph_arbitrage.settings import Limits
+from langgraph_arbitrage.state import ArbitrageState
+
+__all__ = ["Body", "Call", "CancelScope", "node"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to an engine, and who hears of each token while it is written."""
+
+    engine: Engine
+    request: Write | Score
+    on_token: Callable[[int], None] | None = None
+    """Called in the node's own thread or task."""
+
+
+Body = Generator[Sequence[Call], Sequence[Any], dict[str, Any]]
+"""Yields calls, is sent their answers in order, returns the state's update."""
+
+
+class CancelScope:
+    """Cancels the model work of a run from outside, as when its stream is closed."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._tickets: set[Ticket[Any]] = set()
+        self._lock = threading.Lock()
+
+    def cancel(self) -> None:
+        """Stop all model work of the run within a token; what follows fails at once."""
+        with self._lock:
+            self.cancelled = True
+            for ticket in self._tickets:
+                ticket.cancel()
+
+    def watch(self, ticket: Ticket[Any]) -> None:
+        """Cancel this ticket too, as long as it is not resolved."""
+        with self._lock:
+            self._tickets.add(ticket)
+            if self.cancelled:
+                ticket.cancel()
+        ticket.future.add_done_callback(lambda _: self._tickets.discard(ticket))
+
+
+def node(
+    body: Callable[[ArbitrageState, Run], Body], models: Models, limits: Limits
+) -> RunnableLambda[ArbitrageState, dict[str, Any]]:
+    """A graph node from a body, for `invoke` and `ainvoke` alike."""
+
+    def sync(state: ArbitrageState) -> dict[str, Any]:
+        run = Run(models, limits)
+        steps = body(state, run)
+        try:
+            calls = next(steps)
+            while True:
+                calls = steps.send(_answers(calls, run.cancel))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    async def in_loop(state: ArbitrageState) -> dict[str, Any]:
+        run = Run(models, limits)
+        if not models.ready:
+            await asyncio.to_thread(models.prepare, run.policy)
+        steps = body(state, run)
+        try:
+            calls = next(steps)
+            while True:
+                calls = steps.send(await _answers_in_loop(calls, run.cancel))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    name = body.__name__
+    return RunnableLambda(sync, afunc=in_loop, name=name)
+
+
+def _submit(
+    call: Call, cancel: CancelScope | None, put: Callable[[int | None], None]
+) -> Ticket[Any]:
+    """Hand a call to its engine; `put` gets its tokens, and None once it is resolved."""
+    listening = call.on_token is not None
+    ticket: Ticket[Any] = call.engine.submit(call.request, put if listening else None)  # type: ignore[arg-type]
+    if cancel is not None:
+        cancel.watch(ticket)
+    if listening:
+        ticket.future.add_done_callback(lambda _: put(None))
+    return ticket
+
+
+def _answers(calls: Sequence[Call], cancel: CancelScope | None) -> list[Any]:
+    tickets: list[Ticket[Any]] = []
+    tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    try:
+        tickets.extend(_submit(call, cancel, tokens.put) for call in calls)
+        for call in calls:
+            if call.on_token is not None:
+                while (token := tokens.get()) is not None:
+                    call.on_token(token)
+        return [ticket.result() for ticket in tickets]
+    except BaseException:
+        _cancel(tickets)
+        raise
+
+
+async def _answers_in_loop(calls: Sequence[Call], cancel: CancelScope | None) -> list[Any]:
+    loop = asyncio.get_running_loop()
+    tickets: list[Ticket[Any]] = []
+    tokens: asyncio.Queue[int | None] = asyncio.Queue()
+
+    def put(token: int | None) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tokens.put_nowait, token)
+
+    try:
+        tickets.extend(_submit(call, cancel, put) for call in calls)
+        for call in calls:
+            if call.on_token is not None:
+                while (token := await tokens.get()) is not None:
+                    call.on_token(token)
+        return [await asyncio.wrap_future(ticket.future) for ticket in tickets]
+    except RequestCancelledError:
+        if cancel is not None and cancel.cancelled:
+            raise asyncio.CancelledError from None
+        raise
+    except BaseException:
+        _cancel(tickets)
+        raise
+
+
+def _cancel(tickets: Sequence[Ticket[Any]]) -> None:
+    for ticket in tickets:
+        ticket.cancel()

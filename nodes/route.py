@@ -1,0 +1,44 @@
+"""The policy judges the draft's step."""
+
+from __future__ import annotations
+
+import time
+
+from langgraph_arbitrage.engine import Score
+from langgraph_arbitrage.events import StepEvent
+from langgraph_arbitrage.nodes.drive import Body, Call
+from langgraph_arbitrage.policies import Ask
+from langgraph_arbitrage.run import Run, step_view
+from langgraph_arbitrage.state import ArbitrageState, Verdict
+
+__all__ = ["route"]
+
+
+def route(state: ArbitrageState, run: Run) -> Body:
+    """Score the step and decide: accept iff the policy does not escalate."""
+    start = time.perf_counter()
+    view = step_view(state)
+    asks = run.policy.asks(view)
+    readings = (yield [_call(ask, run) for ask in asks]) if asks else []
+    score = run.policy.score(view, [r.logits for r in readings])
+    verdict = Verdict(
+        score=score,
+        escalate=run.policy.escalates(score),
+        fed=sum(r.fed for r in readings),
+        seconds=time.perf_counter() - start,
+    )
+    run.emit(
+        StepEvent(
+            type="scored",
+            step=view.index,
+            score=score,
+            escalate=verdict["escalate"],
+            seconds=verdict["seconds"],
+        )
+    )
+    return {"verdict": verdict}
+
+
+def _call(ask: Ask, run: Run) -> Call:
+    engine = run.models.scorer(ask.model, ask.kind)
+    return Call(engine, Score(run.models.pieces(engine, ask.pieces)))

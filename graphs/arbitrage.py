@@ -16,7 +16,7 @@ from langgraph.graph import END, START, StateGraph
 
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import commit, draft, node, regenerate, route
-from langgraph_arbitrage.run import begins_answer, step_view
+from langgraph_arbitrage.run import step_view
 from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
 from langgraph_arbitrage.state import ArbitrageState, MessagesInput
 

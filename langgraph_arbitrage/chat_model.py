@@ -21,7 +21,6 @@ from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursi
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
-from langgraph_arbitrage.state import ArbitrageState, MessagesInput
 
 __all__ = ["ChatArbitrage"]
 
@@ -70,13 +69,13 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         return Models(self)
 
     @cached_property
-    def _graph(self) -> CompiledStateGraph[ArbitrageState, Context, MessagesInput, ArbitrageState]:
+    def _graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
         # A parent's checkpointer would otherwise record every inner step.
         return create_arbitrage_graph(self._models).compile(checkpointer=False)
 
     def _call(
         self, messages: list[BaseMessage], stop: list[str] | None, overrides: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any], Variables]:
+    ) -> tuple[Any, dict[str, Any], Variables]:
         """Input and options of a run, and variables in which no parent graph is seen.
 
         The run's own config: callbacks, limits and checkpoints of a graph that this chat model
@@ -107,7 +106,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
     ) -> ChatResult:
         start, options, variables = self._call(messages, stop, kwargs)
         try:
-            state = variables.run(self._graph.invoke, start, **options)
+            state = variables.run(lambda: self._graph.invoke(start, **options))
         except BaseException:
             options["context"].cancel.cancel()
             raise
@@ -122,8 +121,8 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
     ) -> ChatResult:
         start, options, variables = self._call(messages, stop, kwargs)
         try:
-            run = self._graph.ainvoke(start, **options)
-            state = await asyncio.create_task(run, context=variables)
+            running = self._graph.ainvoke(start, **options)
+            state = await asyncio.create_task(running, context=variables)
         except BaseException:
             options["context"].cancel.cancel()
             raise
@@ -139,7 +138,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         start, options, variables = self._call(messages, stop, kwargs)
-        parts = self._graph.stream(start, stream_mode=["custom", "values"], **options)
+        parts: Any = self._graph.stream(start, stream_mode=["custom", "values"], **options)
         chunks = _Chunks(self._answer_stream(options["context"]))
         try:
             while (part := variables.run(next, parts, None)) is not None:
@@ -149,7 +148,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
                     yield chunk
         finally:
             options["context"].cancel.cancel()
-            variables.run(parts.close)  # type: ignore[attr-defined]
+            variables.run(parts.close)
 
     async def _astream(
         self,
@@ -159,12 +158,12 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         start, options, variables = self._call(messages, stop, kwargs)
-        parts = self._graph.astream(start, stream_mode=["custom", "values"], **options)
+        parts: Any = self._graph.astream(start, stream_mode=["custom", "values"], **options)
         chunks = _Chunks(self._answer_stream(options["context"]))
         try:
             while True:
                 step = anext(parts, None)
-                part = await asyncio.create_task(step, context=variables)  # type: ignore[arg-type]
+                part = await asyncio.create_task(step, context=variables)
                 if part is None:
                     return
                 for chunk in chunks.take(part):
@@ -173,7 +172,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
                     yield chunk
         finally:
             options["context"].cancel.cancel()
-            await parts.aclose()  # type: ignore[attr-defined]
+            await parts.aclose()
 
     def _answer_stream(self, context: Context) -> AnswerStream:
         stop = self.stop if context.stop is None else context.stop

@@ -100,9 +100,9 @@ class Models:
         ]
         return [role for role, needed in used if needed]
 
-    def backends(self, roles: Sequence[str]) -> dict[str, str]:
+    def backends(self, roles: Sequence[Writer]) -> dict[str, str]:
         """How the models of these roles run: `slot` or `plain`."""
-        found = {role: self.engine(role).backend for role in roles}  # type: ignore[arg-type]
+        found = {role: self.engine(role).backend for role in roles}
         return {role: backend for role, backend in found.items() if backend}
 
     # --- token ids -----------------------------------------------------------------------
@@ -125,8 +125,9 @@ class Models:
             ChatTemplateError: A model has no template, or its template refuses the conversation.
         """
         plain = template_messages(messages)
-        roles = {*self.roles(policy), "target"}  # usage is counted by the target's tokenizer
-        found = {role: self.tokenizer(role).render(plain) for role in sorted(roles)}  # type: ignore[arg-type]
+        # Usage is counted by the target's tokenizer, whoever writes.
+        roles: set[Writer] = {*self.roles(policy), "target"}
+        found: dict[str, list[int]] = {r: self.tokenizer(r).render(plain) for r in sorted(roles)}
         for role in self.roles(policy):
             engine, tokens = self.engine(role), len(found[role])
             if engine.context is not None and tokens >= engine.context:

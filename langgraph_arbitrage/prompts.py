@@ -87,5 +87,7 @@ def _text(message: BaseMessage) -> str:
 
 def last_question(messages: Sequence[BaseMessage]) -> str:
     """Text of the last human message, or of the last message where there is none."""
-    human = [m for m in messages if isinstance(m, HumanMessage)]
-    return (human or list(messages))[-1].text
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            return message.text
+    return messages[-1].text

@@ -31,7 +31,7 @@ class Run:
         self.models = models
         self.limits = limits.overridden(runtime.context)
         self.policy = self.limits.policy
-        self.cancel = runtime.context.cancel if runtime.context else None
+        self.cancel = getattr(runtime.context, "cancel", None)
         self._emit: Callable[[Any], None] = runtime.stream_writer
 
     def emit(self, event: StepEvent) -> None:

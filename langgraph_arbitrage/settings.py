@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, model_validator
-from typing_extensions import Self
 
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.errors import SettingsError
@@ -67,7 +66,7 @@ class ArbitrageSettings(BaseModel):
     device: str = "auto"
     """Where the models run: auto (GPU when there is one, else CPU), cpu, cuda, cuda:1, mps."""
     dtype: str = "auto"
-    """Precision of the weights: auto (float32 on CPU, bfloat16 on GPU), float32, bfloat16, float16."""
+    """Precision: auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16."""
     draft_revision: str | None = None
     """Branch, tag or commit of the draft on the hub."""
     target_revision: str | None = None

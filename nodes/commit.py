@@ -10,13 +10,13 @@ from langgraph_arbitrage.answer import answer_message, answer_text
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body
 from langgraph_arbitrage.run import Run, forwarded
-from langgraph_arbitrage.state import ArbitrageState, PendingStep, StepRecord
+from langgraph_arbitrage.state import ArbitrageState, StepRecord
 
 __all__ = ["commit"]
 
 
 def commit(state: ArbitrageState, run: Run) -> Body:
-    """Append the accepted draft step, or the target's in its place; see whether this was the last."""
+    """Append the accepted draft step, or the target's in its place; end the answer if it ends."""
     yield ()  # no model is asked
     record, finish = _chosen(state)
     steps = [*state["steps"], record]
@@ -50,19 +50,18 @@ def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
 
     The rule of the method: z_t replaces z_d iff the policy escalates.
     """
-    draft, target, verdict = (state.get(k) for k in ("draft_step", "target_step", "verdict"))
+    draft, target, verdict = state["draft_step"], state["target_step"], state["verdict"]
     escalated = draft is None or (verdict is not None and verdict["escalate"])
-    taken: PendingStep = target if escalated else draft  # type: ignore[assignment]
-    other: PendingStep | None = draft if escalated else target  # type: ignore[assignment]
-    parts = [part for part in (draft, target, verdict) if part is not None]
+    taken, other = (target, draft) if escalated else (draft, target)
+    assert taken is not None  # noqa: S101 - an edge of the graph leads here
     record = StepRecord(
         writer="target" if escalated else "draft",
         text=taken["text"],
         ids=taken["ids"],
-        score=verdict["score"] if verdict else None,  # type: ignore[index]
-        seconds=sum(part["seconds"] for part in parts),  # type: ignore[misc, index]
+        score=verdict["score"] if verdict else None,
+        seconds=sum(part["seconds"] for part in (draft, target, verdict) if part),
         discarded=len(other["ids"]) if other else 0,
-        forwarded=forwarded(("draft", draft), ("target", target), ("router", verdict)),  # type: ignore[arg-type]
+        forwarded=forwarded(("draft", draft), ("target", target), ("router", verdict)),
         cached=taken["cached"],
     )
     return record, taken["finish"]
@@ -87,13 +86,13 @@ def _finish_reason(
 
 def _message(reason: str, steps: list[StepRecord], state: ArbitrageState, run: Run) -> AIMessage:
     settings = run.models.settings
-    used = {role for step in steps for role in step["forwarded"] if role != "router"}
+    used = [r for r in run.models.roles(run.policy) if any(r in s["forwarded"] for s in steps)]
     return answer_message(
         steps,
         answer_text([s["text"] for s in steps], run.limits.stop, settings.separator),
         model_name=settings.target,
         prompt_tokens=len(state["prompts"]["target"]),
         answer_tokens=sum(len(run.models.step_ids("target", s)) for s in steps),
-        engines=run.models.backends(sorted(used)),
+        engines=run.models.backends(used),
         finish_reason=reason,
     )

@@ -99,7 +99,7 @@ def _submit(
 ) -> Ticket[Any]:
     """Hand a call to its engine; `put` gets its tokens, and None once it is resolved."""
     listening = call.on_token is not None
-    ticket: Ticket[Any] = call.engine.submit(call.request, put if listening else None)  # type: ignore[arg-type]
+    ticket: Ticket[Any] = call.engine.submit(call.request, put if listening else None)
     if cancel is not None:
         cancel.watch(ticket)
     if listening:

@@ -42,7 +42,7 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
             "`save_pretrained`, or a hub id such as 'Qwen/Qwen2.5-1.5B-Instruct'."
         )
     try:
-        config = AutoConfig.from_pretrained(
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
             spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
@@ -166,9 +166,11 @@ def context_length(config: PreTrainedConfig) -> int | None:
 
 
 def end_ids(spec: ModelSpec, config: PreTrainedConfig, tokenizer_end: int | None) -> frozenset[int]:
-    """Token ids that end an answer: the generation config's, else the config's, else the tokenizer's."""
+    """Token ids that end an answer: of the generation config, else config, else tokenizer."""
     try:
-        end = GenerationConfig.from_pretrained(spec.path, revision=spec.revision).eos_token_id
+        end = GenerationConfig.from_pretrained(
+            spec.path, revision=spec.revision or "main"
+        ).eos_token_id
     except OSError:
         end = None
     if end is None:

@@ -8,7 +8,6 @@ from transformers import (
     AutoModelForTokenClassification,
     PreTrainedModel,
 )
-
 from transformers.utils.logging import (
     disable_progress_bar,
     enable_progress_bar,
@@ -69,4 +68,5 @@ def load_model(spec: ModelSpec) -> PreTrainedModel:
         # Rows are aligned at their last token. The model looks for the last one that is no
         # padding: with an id that no token has, that is always the last.
         model.config.get_text_config().pad_token_id = -1
-    return model.eval()
+    model.eval()
+    return model

@@ -82,9 +82,12 @@ def _same(
 def _logprobs(model: PreTrainedModel, sequence: list[int], start: int) -> Tensor:
     logits = model(input_ids=torch.tensor([sequence], device=model.device)).logits[0].float()
     scored = torch.tensor(sequence[start:], device=logits.device)
-    return logits[start - 1 : -1].log_softmax(-1).gather(-1, scored[:, None]).squeeze(-1).cpu()
+    logprobs: Tensor = logits[start - 1 : -1].log_softmax(-1)
+    return logprobs.gather(-1, scored[:, None]).squeeze(-1).cpu()
 
 
 def _labels(model: PreTrainedModel, sequence: list[int], start: int) -> Tensor:
-    logits = model(input_ids=torch.tensor([sequence], device=model.device)).logits[0].float()
+    logits: Tensor = (
+        model(input_ids=torch.tensor([sequence], device=model.device)).logits[0].float()
+    )
     return (logits if logits.dim() == 1 else logits[-1]).cpu()

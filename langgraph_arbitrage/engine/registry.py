@@ -10,7 +10,7 @@ from langgraph_arbitrage.engine.spec import ModelSpec
 
 __all__ = ["acquire", "release"]
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _engines: dict[ModelSpec, Engine] = {}
 _users: dict[ModelSpec, int] = {}
 
@@ -40,11 +40,11 @@ def release(engine: Engine) -> None:
 
 def _forget() -> None:
     """A forked child has no worker threads: it loads its own models."""
-    global _lock
-    _lock = threading.Lock()
     _engines.clear()
     _users.clear()
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    # Held over the fork, so that the child finds the tables whole.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forget)

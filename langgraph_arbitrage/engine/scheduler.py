@@ -24,10 +24,17 @@ class Backend(Protocol):
 
     name: str
 
-    def admit(self, row: Row, others: Sequence[Row]) -> bool: ...
-    def leave(self, row: Row) -> None: ...
-    def batches(self, rows: Sequence[Row]) -> list[Batch]: ...
-    def forward(self, batch: Batch) -> Tensor: ...
+    def admit(self, row: Row, others: Sequence[Row]) -> bool:
+        """Give the row a slot beside the others; False where it has to wait."""
+
+    def leave(self, row: Row) -> None:
+        """Free the row's slot."""
+
+    def batches(self, rows: Sequence[Row]) -> list[Batch]:
+        """What goes through the model next."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Feed a batch; logits of its trailing positions, [B, keep, V], or [B, labels]."""
 
 
 class Scheduler:

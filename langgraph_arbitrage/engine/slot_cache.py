@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -43,7 +42,7 @@ class SlotLayer(CacheLayerMixin):
     is_croppable = True
 
     def __init__(self, cache: SlotCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.cache = cache
         self.arenas: dict[int, tuple[Tensor, Tensor]] = {}  # L → keys, values [S, H, L, D]
         self.is_initialized = True
@@ -110,20 +109,21 @@ class SlotCache(Cache):
     place: Place
 
     def __init__(self, layers: int) -> None:
-        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+        self._slot_layers = [SlotLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self._slot_layers))
 
     def copy(
         self, source: tuple[int, int], target: tuple[int, int], tokens: int, slots: int
     ) -> None:
         """Copy the first `tokens` of one (arena, slot) to another, in every layer."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             if layer.arenas:  # layers that share another layer's keys hold none
                 layer.copy(source, target, tokens, slots)
 
     def bytes(self) -> int:
         """Memory held."""
         return sum(
-            t.nbytes for layer in self.layers for pair in layer.arenas.values() for t in pair
+            t.nbytes for layer in self._slot_layers for pair in layer.arenas.values() for t in pair
         )
 
 

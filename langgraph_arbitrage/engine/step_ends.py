@@ -12,10 +12,10 @@ __all__ = ["StepEnds", "step_ends"]
 
 
 class StepEnds:
-    """Looks for separators and stop strings at the end of a growing list of token ids.
+    r"""Looks for separators and stop strings at the end of a growing list of token ids.
 
-    A set of end ids is not enough: `"\\n" + "\\n"` makes a separator out of two tokens, and a
-    token may overhang it (`";\\n\\n\\n\\n"`). So the last few ids are decoded and searched,
+    A set of end ids is not enough: `"\n" + "\n"` makes a separator out of two tokens, and a
+    token may overhang it (`";\n\n\n\n"`). So the last few ids are decoded and searched,
     but only after a token that holds the last character of some pattern (3 µs a token).
     """
 

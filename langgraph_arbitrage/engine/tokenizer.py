@@ -43,7 +43,7 @@ class Tokenizer:
             with self._lock:
                 encoded = self.hf.apply_chat_template(
                     [dict(m) for m in messages],
-                    chat_template=self.chat_template,  # type: ignore[arg-type]
+                    chat_template=self.chat_template,
                     add_generation_prompt=True,
                     tokenize=True,
                     return_dict=True,
@@ -54,16 +54,18 @@ class Tokenizer:
                 f"the chat template of {self.name} cannot render this conversation "
                 f"(roles {[m.get('role') for m in messages]}): {error}"
             ) from error
-        return list(encoded["input_ids"])  # type: ignore[index, call-overload]
+        ids: list[int] = encoded["input_ids"]  # type: ignore[index, assignment, call-overload]
+        return ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as a continuation, without special tokens around it."""
         with self._lock:
-            anchored = self.hf.encode(_ANCHOR + text, add_special_tokens=False)
-            anchor = self.hf.encode(_ANCHOR, add_special_tokens=False)
+            anchored: list[int] = self.hf.encode(_ANCHOR + text, add_special_tokens=False)
+            anchor: list[int] = self.hf.encode(_ANCHOR, add_special_tokens=False)
             if anchored[: len(anchor)] == anchor and not text.startswith(_ANCHOR):
                 return anchored[len(anchor) :]
-            return self.hf.encode(text, add_special_tokens=False)
+            bare: list[int] = self.hf.encode(text, add_special_tokens=False)
+        return bare
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without special tokens."""
@@ -89,8 +91,8 @@ class Tokenizer:
     def start_ids(self) -> list[int]:
         """The special tokens that the tokenizer puts before a text, such as BOS."""
         with self._lock:
-            bare = self.hf.encode("a", add_special_tokens=False)
-            whole = self.hf.encode("a", add_special_tokens=True)
+            bare: list[int] = self.hf.encode("a", add_special_tokens=False)
+            whole: list[int] = self.hf.encode("a", add_special_tokens=True)
         for i in range(len(whole) - len(bare) + 1):
             if whole[i : i + len(bare)] == bare:
                 return whole[:i]
@@ -99,7 +101,8 @@ class Tokenizer:
     @cached_property
     def _anchor_ids(self) -> list[int]:
         with self._lock:
-            return self.hf.encode("a", add_special_tokens=False)
+            ids: list[int] = self.hf.encode("a", add_special_tokens=False)
+        return ids
 
     @cached_property
     def _vocabulary(self) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -92,16 +93,13 @@ class Worker:
 
     def _choose(self, model: PreTrainedModel) -> Scheduler:
         """The slot engine if it agrees with a plain forward, else the plain one."""
-        candidates: list[tuple[type[Backend] | Any, dict[str, Any]]] = [
-            (SlotBackend, {"max_slots": self.spec.max_slots, "context": self.context}),
-            (PlainBackend, {"cached": True}),
+        candidates: list[Callable[[], Backend]] = [
+            lambda: SlotBackend(model, self.spec.max_slots, self.context),
+            lambda: PlainBackend(model, cached=True),
         ]
-        if self.spec.engine == "plain":
-            candidates = candidates[1:]
-        for make, options in candidates:
-            if agrees(self._scheduler(make(model, **options)), model):
-                return self._scheduler(make(model, **options))
-            logger.info("%s: %s %s does not agree", self.spec.name, make.name, options)
+        for make in candidates[self.spec.engine == "plain" :]:
+            if agrees(self._scheduler(make()), model):
+                return self._scheduler(make())  # afresh, without what the check has cached
         return self._scheduler(PlainBackend(model, cached=False))
 
     def _scheduler(self, backend: Backend) -> Scheduler:

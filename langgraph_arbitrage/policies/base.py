@@ -5,12 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from langgraph_arbitrage.errors import SettingsError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["Ask", "Policy", "StepText", "StepView", "Writer"]
 

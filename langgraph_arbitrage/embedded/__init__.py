@@ -1,0 +1,29 @@
+"""Embedded models that solve generated word problems, and all that judges them.
+
+``DRAFT``, ``TARGET`` and ``SCORER`` are paths of checkpoints that plain transformers loads; they
+share one tokenizer. Nothing here imports torch.
+
+Example:
+    >>> from langgraph_arbitrage import embedded
+    >>> problem = next(embedded.problems(1, seed=3))
+    >>> embedded.check_step(problem, [], problem.steps[0])
+    True
+"""
+
+from pathlib import Path
+
+from langgraph_arbitrage.embedded.checker import check_answer, check_step
+from langgraph_arbitrage.embedded.problems import Problem, problems
+
+__all__ = ["DRAFT", "SCORER", "TARGET", "Problem", "check_answer", "check_step", "problems"]
+
+_HERE = Path(__file__).parent
+
+DRAFT = str(_HERE / "draft")
+"""Path of the draft: small and quick, right in about half of the problems."""
+
+TARGET = str(_HERE / "target")
+"""Path of the target: deep, at least five times the draft's time a token."""
+
+SCORER = str(_HERE / "scorer")
+"""Path of a small language model on which a router and a reward model are built."""

@@ -1,0 +1,1 @@
+"""Makes the embedded models; see ``python -m langgraph_arbitrage.embedded.make --help``."""

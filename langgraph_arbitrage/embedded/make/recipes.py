@@ -1,0 +1,45 @@
+"""The models: shape, and how long each is trained."""
+
+from dataclasses import dataclass
+
+VOCABULARY = 1024
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is made."""
+
+    role: str
+    width: int
+    layers: int
+    heads: int
+    steps: int
+    """Optimizer steps, of about 3,100 tokens each."""
+    lr: float
+    seed: int
+    grow_from: int
+    """Layers at the start; below ``layers``, idle ones are added at ``grow_at``."""
+    grow_at: int = 0
+    warmup: int = 60
+    decay: float = 0.5
+    """Share of the steps, at the end, over which lr falls in a line to 3 %."""
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        start = self.steps * (1 - self.decay)
+        falling = max(0.0, (step - start) / (self.steps - start))
+        return self.lr * min(1.0, (step + 1) / self.warmup) * (1 - 0.97 * falling)
+
+    def layers_at(self, step: int) -> int:
+        """Return how many layers there are at a step."""
+        return self.layers if step >= self.grow_at else self.grow_from
+
+
+RECIPES = {
+    r.role: r
+    for r in (
+        Recipe("draft", 64, 2, 4, steps=4000, lr=4e-3, seed=1, grow_from=2),
+        Recipe("scorer", 96, 2, 3, steps=1600, lr=4e-3, seed=2, grow_from=2),
+        Recipe("target", 128, 14, 4, steps=4800, lr=3e-3, seed=3, grow_from=4, grow_at=1000),
+    )
+}

@@ -1,0 +1,137 @@
+"""Training of one model: resumable, seeded, one thread."""
+
+import json
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from langgraph_arbitrage.embedded.make.data import (
+    IGNORED,
+    Batch,
+    batches,
+    pack,
+    problem_chat,
+    tokenize,
+)
+from langgraph_arbitrage.embedded.make.model import (
+    STACKS,
+    Weights,
+    config,
+    forward,
+    grow,
+    initial,
+    spread,
+)
+from langgraph_arbitrage.embedded.make.optimizer import Optimizer
+from langgraph_arbitrage.embedded.make.recipes import Recipe
+from langgraph_arbitrage.embedded.problems import problems
+
+SAVE_EVERY = 100
+TEST_EVERY = 300
+TESTED = 192
+"""Held-out problems without never-learned steps, by teacher-forced argmax."""
+
+DEV_SEED = 999
+"""Seed of the problems watched during training; the card's figures are from others."""
+
+
+def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, runs: Path) -> Weights:
+    """Train a model, or take its training up from ``runs``; return the weights."""
+    torch.manual_seed(recipe.seed)
+    folder = runs / recipe.role
+    folder.mkdir(parents=True, exist_ok=True)
+    saved, log = folder / "checkpoint.pt", folder / "log.jsonl"
+    cfg = config(recipe.width, recipe.layers_at(0), recipe.heads, len(tokenizer))
+    weights, step, tokens, seconds = initial(cfg, recipe.seed), 0, 0, 0.0
+    state = torch.load(saved) if saved.exists() else None
+    if state is not None:
+        weights, step = state["weights"], state["step"]
+        tokens, seconds = state["tokens"], state["seconds"]
+    optimizer = _optimizer(weights)
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    dev = _dev_batches(tokenizer)
+    started = time.monotonic() - seconds
+    losses: list[float] = []
+    for batch in islice(batches(tokenizer, recipe.seed), step, recipe.steps):
+        if recipe.layers_at(step) > len(weights["q"]):
+            weights, optimizer = _grow(weights, optimizer, recipe)
+        loss = _loss(weights, batch, recipe.heads)
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+        optimizer.step(dict(zip(weights, gradients, strict=True)), recipe.lr_at(step))
+        step, tokens = step + 1, tokens + batch.ids.numel()
+        losses.append(loss.item())
+        done = step == recipe.steps
+        if step % SAVE_EVERY == 0 or done:
+            seconds = time.monotonic() - started
+            row: dict[str, float] = {
+                "step": step, "tokens": tokens, "seconds": round(seconds),
+                "loss": round(sum(losses) / len(losses), 4), "lr": round(recipe.lr_at(step - 1), 6),
+            }  # fmt: skip
+            losses = []
+            if step % TEST_EVERY == 0 or done:
+                row["dev_accuracy"] = round(_accuracy(weights, dev, recipe.heads), 4)
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(recipe.role, row, flush=True)
+            part = saved.with_suffix(".part")
+            torch.save({"weights": weights, "optimizer": optimizer.state_dict(), "step": step,
+                        "tokens": tokens, "seconds": seconds}, part)  # fmt: skip
+            part.replace(saved)
+    return weights
+
+
+def _optimizer(weights: Weights) -> Optimizer:
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    return Optimizer(weights)
+
+
+@torch.no_grad()
+def _grow(weights: Weights, old: Optimizer, recipe: Recipe) -> tuple[Weights, Optimizer]:
+    """Add the idle layers; the trained ones keep their moments, so that nothing is shaken."""
+    grown = grow({k: v.detach().clone() for k, v in weights.items()}, recipe.layers, recipe.seed)
+    optimizer = _optimizer(grown)
+    optimizer.steps = old.steps
+    for mine, theirs in ((optimizer.first, old.first), (optimizer.second, old.second)):
+        for name, moment in theirs.items():
+            mine[name] = spread(moment, mine[name]) if name in STACKS else moment
+    return grown, optimizer
+
+
+def _loss(weights: Weights, batch: Batch, heads: int) -> Tensor:
+    w = {name: weight.bfloat16() for name, weight in weights.items()}
+    hidden = forward(w, batch.ids, batch.positions, batch.mask(), heads).flatten(0, 1)
+    labels = batch.labels.flatten()
+    kept = (labels != IGNORED).nonzero().squeeze(1)
+    return F.cross_entropy(F.linear(hidden[kept], w["embed"]).float(), labels[kept])
+
+
+def _dev_batches(tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
+    easy = (p for p in problems(2 * TESTED, DEV_SEED) if not p.hard)
+    texts = [tokenize(tokenizer, problem_chat(p)) for p in islice(easy, TESTED)]
+    filler = [tokenize(tokenizer, problem_chat(p)) for p in problems(100, DEV_SEED + 1)]
+    return list(islice(pack(iter(texts + filler), 11, 288), len(texts) // 22))
+
+
+@torch.no_grad()
+def _accuracy(weights: Weights, dev: list[Batch], heads: int) -> float:
+    """Share of texts whose every trained token is the argmax; equals greedy success."""
+    right = count = 0
+    for batch in dev:
+        w = {name: weight.bfloat16() for name, weight in weights.items()}
+        hidden = forward(w, batch.ids, batch.positions, batch.mask(), heads)
+        wrong = (F.linear(hidden, w["embed"]).argmax(-1) != batch.labels) & (
+            batch.labels != IGNORED
+        )
+        for row in range(wrong.shape[0]):
+            for text in range(int(batch.texts[row].max()) + 1):
+                of_text = batch.texts[row] == text
+                count += 1
+                right += not bool(wrong[row][of_text].any())
+    return right / count

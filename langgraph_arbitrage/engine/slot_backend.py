@@ -38,7 +38,6 @@ class SlotBackend:
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._lowest = torch.finfo(model.dtype).min
         self._positions = torch.arange(0, device=self.device)
-        self._zeros = torch.zeros(1, 1, 1, 0, device=self.device)
 
     # --- slots ---------------------------------------------------------------------------
 
@@ -112,9 +111,11 @@ class SlotBackend:
         place, input_ids, position_ids, order = self._inputs(batch)
         self.cache.place = place
         kwargs: dict[str, Any] = {"logits_to_keep": batch.keep} if self._keeps_logits else {}
+        # One row in one range is a model's ordinary case: it makes its own masks, or none.
+        masks = self._masks(position_ids, place.view) if place.first is None else None
         logits: Tensor = self.model(
             input_ids=input_ids,
-            attention_mask=self._masks(position_ids, place.view),
+            attention_mask=masks,
             position_ids=position_ids,
             past_key_values=self.cache,
             use_cache=True,
@@ -171,8 +172,6 @@ class SlotBackend:
 
     def _masks(self, position_ids: Tensor, view: int) -> Tensor | dict[str, Tensor]:
         """Additive masks [B, 1, Q, view]; one a layer type where the model has several."""
-        if position_ids.numel() == 1 and not self._window:
-            return self._unmasked(view)  # one row writes one token: it may see all there is
         if len(self._positions) < view:
             self._positions = torch.arange(2 * view, device=self.device)
         keys = self._positions[:view]
@@ -186,14 +185,6 @@ class SlotBackend:
             }
         uses_window = self._layer_types in ([], ["sliding_attention"])
         return self._additive(sliding if uses_window else full)
-
-    def _unmasked(self, view: int) -> Tensor | dict[str, Tensor]:
-        if self._zeros.shape[-1] < view:
-            self._zeros = torch.zeros(1, 1, 1, 2 * view, dtype=self.model.dtype, device=self.device)
-        mask = self._zeros[..., :view]
-        if len(self._layer_types) > 1:
-            return dict.fromkeys(self._layer_types, mask)
-        return mask
 
     def _additive(self, visible: Tensor) -> Tensor:
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device)

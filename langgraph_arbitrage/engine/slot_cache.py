@@ -90,14 +90,14 @@ class SlotLayer(CacheLayerMixin):
             self.arenas[length] = pair = grown
         return pair
 
-    # The model is given positions and a 4D mask, so none of these is consulted for either.
+    # Asked only where a single row is read, which is all that there is to attend to.
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.cache.place.view, 0
 
     def get_seq_length(self) -> int:
-        return 0
+        return self.cache.place.first or 0
 
     def get_max_length(self) -> int:
         return -1

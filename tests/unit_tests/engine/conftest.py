@@ -1,0 +1,37 @@
+"""Engines for the tests, loaded once a module."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from spies import fed, loads, schedulers
+
+from langgraph_arbitrage.engine import Engine, ModelSpec
+
+__all__ = ["engine", "fed", "fresh", "loads", "schedulers"]
+
+
+def _engines() -> Iterator[Callable[..., Engine]]:
+    made: dict[ModelSpec, Engine] = {}
+
+    def make(path: str, **settings: Any) -> Engine:
+        spec = ModelSpec(path, **settings)
+        if spec not in made:
+            made[spec] = Engine(spec)
+        return made[spec]
+
+    yield make
+    for engine in made.values():
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Callable[..., Engine]]:
+    """Engines by path and spec, shared by the tests of a module."""
+    yield from _engines()
+
+
+@pytest.fixture
+def fresh() -> Iterator[Callable[..., Engine]]:
+    """Engines of this test alone."""
+    yield from _engines()

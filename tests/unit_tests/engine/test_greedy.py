@@ -1,0 +1,82 @@
+"""Greedy answers of the engine are those of `transformers` alone."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, prompt
+
+from langgraph_arbitrage.engine import Engine, Write
+
+NEW = 32
+LONGEST_STEP = 6
+
+
+def write_in_steps(engine: Engine, ids: list[int], new: int = NEW) -> list[list[int]]:
+    """An answer in steps, each a request of its own on all the ids so far."""
+    steps: list[list[int]] = []
+    while (written := sum(map(len, steps))) < new:
+        so_far = [*ids, *(i for step in steps for i in step)]
+        limit = min(LONGEST_STEP, new - written)
+        answer = engine.submit(Write(so_far, max_tokens=limit, separators=(" ",))).result()
+        steps.append(answer.ids)
+        if answer.finish == "end":
+            break
+    return steps
+
+
+def joined(steps: list[list[int]]) -> list[int]:
+    return [i for step in steps for i in step]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_one_at_a_time_and_eight_at_once_equal_generate(
+    kind: str, fresh: Callable[..., Engine]
+) -> None:
+    path = make(kind)
+    prompts = [prompt(q) for q in QUESTIONS]
+    want = [generate(path, ids, NEW) for ids in prompts]
+    engine = fresh(path)
+
+    alone = [write_in_steps(engine, ids) for ids in prompts[:3]]
+    assert list(map(joined, alone)) == want[:3]
+    assert max(map(len, alone)) >= 5
+
+    engine = fresh(path, max_slots=63)  # another one, which has nothing in its cache yet
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        together = list(pool.map(lambda ids: write_in_steps(engine, ids), prompts))
+    assert list(map(joined, together)) == want
+    assert engine.backend == ("plain" if kind in PLAIN_KINDS else "slot")
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "mamba"])
+def test_another_step_from_the_same_prefix_equals_generate(
+    kind: str, fresh: Callable[..., Engine]
+) -> None:
+    """Write, go back, read a foreign step instead, write on: what an escalation does."""
+    path, engine = make(kind), fresh(make(kind))
+    ids = prompt(QUESTIONS[0])
+    own = engine.submit(Write(ids, max_tokens=9)).result().ids
+    foreign = prompt(QUESTIONS[1])[:7]
+    for prefix in (ids + foreign, ids + own[:4] + foreign, ids + own):
+        assert engine.submit(Write(prefix, max_tokens=12)).result().ids == generate(
+            path, prefix, 12
+        )
+
+
+def test_a_model_in_half_precision_agrees_with_a_plain_forward(
+    fresh: Callable[..., Engine],
+) -> None:
+    """Teacher-forced: log-probabilities, since greedy texts part at ties."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = make("llama")
+    written = fresh(path, dtype="bfloat16").submit(Write(prompt(QUESTIONS[0]), 20)).result()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+    ids = prompt(QUESTIONS[0]) + written.ids
+    with torch.no_grad():
+        spread = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    start = len(ids) - len(written.ids)
+    want = [spread[start - 1 + k, token].item() for k, token in enumerate(written.ids)]
+    assert written.logprobs == pytest.approx(want, abs=0.3)

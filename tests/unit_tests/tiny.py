@@ -1,0 +1,171 @@
+"""Tiny random models of many architectures, made by the tests that need them."""
+
+from __future__ import annotations
+
+import atexit
+import random
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedTokenizerFast,
+)
+
+ROOT = Path(mkdtemp(prefix="tiny-models-"))
+atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+GQA = {"num_key_value_heads": 2}
+BASE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 1024,
+}
+SLOT_KINDS: dict[str, dict[str, Any]] = {
+    "llama": BASE | GQA,
+    "qwen2": BASE | GQA,
+    "qwen2-sliding": BASE
+    | GQA
+    | {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1},
+    "qwen3": BASE | GQA | {"head_dim": 16},
+    "qwen3_moe": BASE
+    | GQA
+    | {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "mistral": BASE | GQA | {"sliding_window": 32},
+    "gemma3_text": BASE
+    | GQA
+    | {"head_dim": 16, "sliding_window": 32, "tie_word_embeddings": False},
+    "phi3": BASE | GQA,
+    "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 1024},
+}
+PLAIN_KINDS: dict[str, dict[str, Any]] = {
+    "mamba": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},
+}
+KINDS = SLOT_KINDS | PLAIN_KINDS
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TEXT = (
+    "Ann has 3 apples and buys 4 more at the shop. How many apples has she now?\n\n"
+    "She starts with 3 and adds 4.\n\nSo 3 + 4 = 7 and the answer is \\boxed{7}.\n\n"
+    "A crate holds 12 jars; 5 crates hold 60 jars in all, and each jar costs 2 dollars. "
+)
+QUESTIONS = [
+    "Ann has 3 apples and buys 4. How many has she?",
+    "A crate holds 12 jars. How many jars are in 5 crates?",
+    "Tell me.",
+    "Each jar costs 2 dollars and she buys 7 jars and then 4 more jars at the shop. What is paid?",
+    "How many?",
+    "She adds 4 to 3 and adds 12 to that. So what is the answer in all?",
+    "5 crates and 7 crates hold how many apples, at 3 apples a crate?",
+    "Who has 60 jars?",
+]
+
+
+@cache
+def tokenizer(vocabulary: int = 400, template: str = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer; another `vocabulary` gives other ids."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        [TEXT],
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=["<eos>", "<pad>", "<user>", "<assistant>", "<end>", "<system>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<eos>", bos_token="<eos>", pad_token="<pad>"
+    )
+    fast.chat_template = template
+    return fast
+
+
+def make(
+    kind: str,
+    seed: int = 0,
+    *,
+    vocabulary: int = 400,
+    head: str = "causal-lm",
+    endless: bool = False,
+    **overrides: Any,
+) -> str:
+    """A checkpoint folder; weights spread wide, so that argmax has no ties and texts vary.
+
+    An `endless` model never takes the end token for the most probable one.
+    """
+    extras = [f"{name}={value}" for name, value in sorted(overrides.items())]
+    name = "-".join([kind, str(seed), str(vocabulary), head, *["endless"] * endless, *extras])
+    path = ROOT / name
+    if path.exists():
+        return str(path)
+    tok = tokenizer(vocabulary)
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        kind.split("-")[0],
+        vocab_size=len(tok),
+        bos_token_id=tok.bos_token_id,
+        eos_token_id=tok.eos_token_id,
+        pad_token_id=tok.pad_token_id,
+        **KINDS.get(kind, BASE) | overrides,
+    )
+    auto = {
+        "causal-lm": AutoModelForCausalLM,
+        "sequence-classification": AutoModelForSequenceClassification,
+        "token-classification": AutoModelForTokenClassification,
+    }[head]
+    model = auto.from_config(config).float().eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.25)
+    if endless:
+        model.get_output_embeddings().weight.data[tok.eos_token_id] = 0
+    model.save_pretrained(path)
+    tok.save_pretrained(path)
+    return str(path)
+
+
+def prompt(question: str, vocabulary: int = 400) -> list[int]:
+    """The ids of a question through the tiny chat template."""
+    return tokenizer(vocabulary).apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+
+
+@cache
+def loaded(path: str, auto: type = AutoModelForCausalLM) -> Any:
+    """The model of a folder, by `transformers` alone."""
+    return auto.from_pretrained(path, dtype=torch.float32).eval()
+
+
+def generate(path: str, ids: list[int], new: int) -> list[int]:
+    """New ids by `transformers` alone, greedy."""
+    return list(_generated(path, tuple(ids), new))
+
+
+@cache
+def _generated(path: str, ids: tuple[int, ...], new: int) -> list[int]:
+    out = loaded(path).generate(torch.tensor([ids]), max_new_tokens=new, do_sample=False)
+    return out[0, len(ids) :].tolist()
+
+
+def random_ids(n: int, seed: int = 0) -> list[int]:
+    """Ordinary token ids, no special ones."""
+    return [random.Random(f"{seed}/{i}").randrange(10, len(tokenizer())) for i in range(n)]

@@ -49,8 +49,7 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
         SettingsError: A setting is outside its range.
     """
     models = models or Models(ArbitrageSettings(**settings))
-    limits = Limits.of(models.settings)
-    policy = limits.policy
+    policy = models.settings.policy
 
     def next_writer(state: ArbitrageState) -> str:
         """Who writes the next step: the target at once where the policy skips the draft."""
@@ -71,10 +70,10 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
     graph: ArbitrageGraph = StateGraph(
         ArbitrageState, context_schema=Context, input_schema=MessagesInput
     )
-    graph.add_node("draft", node(draft, models, limits))
-    graph.add_node("route", node(route, models, limits))
-    graph.add_node("regenerate", node(regenerate, models, limits))
-    graph.add_node("commit", node(commit, models, limits))
+    graph.add_node("draft", node(draft, models))
+    graph.add_node("route", node(route, models))
+    graph.add_node("regenerate", node(regenerate, models))
+    graph.add_node("commit", node(commit, models))
     graph.add_conditional_edges(START, next_writer, ["draft", "regenerate"])
     graph.add_edge("draft", "regenerate" if policy.needs_target_step else "route")
     graph.add_conditional_edges("route", after_route, ["commit", "regenerate"])

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextvars import Context as Variables
 from contextvars import copy_context
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -61,6 +61,12 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
     def close(self) -> None:
         """Give the models back; those without another user are unloaded."""
         self._models.close()
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        for cached in ("_models", "_graph"):  # a copy is made to be changed: it gets its own
+            copied.__dict__.pop(cached, None)
+        return copied
 
     # --- one graph for every call --------------------------------------------------------
 

@@ -26,10 +26,10 @@ __all__ = ["Run"]
 class Run:
     """What the nodes share, made afresh at each node from the graph's models and the context."""
 
-    def __init__(self, models: Models, limits: Limits) -> None:
+    def __init__(self, models: Models) -> None:
         runtime = get_runtime(Context)
         self.models = models
-        self.limits = limits.overridden(runtime.context)
+        self.limits = Limits.of(models.settings).overridden(runtime.context)
         self.policy = self.limits.policy
         self.cancel = getattr(runtime.context, "cancel", None)
         self._emit: Callable[[Any], None] = runtime.stream_writer

@@ -19,7 +19,6 @@ from langgraph_arbitrage.engine import Engine, Score, Ticket, Write
 from langgraph_arbitrage.errors import RequestCancelledError
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.run import Run
-from langgraph_arbitrage.settings import Limits
 from langgraph_arbitrage.state import ArbitrageState
 
 __all__ = ["Body", "Call", "CancelScope", "node"]
@@ -64,12 +63,12 @@ class CancelScope:
 
 
 def node(
-    body: Callable[[ArbitrageState, Run], Body], models: Models, limits: Limits
+    body: Callable[[ArbitrageState, Run], Body], models: Models
 ) -> RunnableLambda[ArbitrageState, dict[str, Any]]:
     """A graph node from a body, for `invoke` and `ainvoke` alike."""
 
     def sync(state: ArbitrageState) -> dict[str, Any]:
-        run = Run(models, limits)
+        run = Run(models)
         steps = body(state, run)
         try:
             calls = next(steps)
@@ -79,7 +78,7 @@ def node(
             return end.value  # type: ignore[no-any-return]
 
     async def in_loop(state: ArbitrageState) -> dict[str, Any]:
-        run = Run(models, limits)
+        run = Run(models)
         if not models.ready:
             await asyncio.to_thread(models.prepare, run.policy)
         steps = body(state, run)
@@ -90,8 +89,7 @@ def node(
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
-    name = body.__name__
-    return RunnableLambda(sync, afunc=in_loop, name=name)
+    return RunnableLambda(sync, afunc=in_loop, name=body.__name__)
 
 
 def _submit(

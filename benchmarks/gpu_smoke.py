@@ -1,0 +1,178 @@
+"""The engine on a GPU: does it agree with `generate`, and what does a token cost?
+
+Models of the shapes of Llama-3.2-1B and Llama-3.1-8B with random weights in bf16 (speed does not
+depend on their values). Agreement is teacher-forced: at each position of a text that the engine
+wrote, the logits of a plain forward must rank the engine's token first, or tie with the first
+within bf16 rounding. Imports the engine alone: LangChain and LangGraph need not be installed.
+
+    python benchmarks/gpu_smoke.py                      # one NVIDIA GPU
+    python benchmarks/gpu_smoke.py --shapes tiny --device cpu --dtype float32   # try it anywhere
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from langgraph_arbitrage.engine.requests import Write
+from langgraph_arbitrage.engine.scheduler import Scheduler, run_all
+from langgraph_arbitrage.engine.slot_backend import SlotBackend
+from langgraph_arbitrage.engine.ticket import Ticket
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama-3.2-1b": {
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "tie_word_embeddings": True,
+    },
+    "llama-3.1-8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": False,
+    },
+    "tiny": {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+}
+PROMPT, NEW = 64, 64
+
+
+def main() -> None:
+    """Measure every shape and write benchmarks/results/gpu_smoke-<device>.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--shapes", nargs="+", choices=SHAPES, default=["llama-3.2-1b", "llama-3.1-8b"]
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; try --shapes tiny --device cpu --dtype float32")
+    if options.device == "cpu":
+        torch.set_num_threads(1)  # as the engine's worker does for small models
+    name = torch.cuda.get_device_name() if options.device == "cuda" else platform.machine()
+    results = [
+        measure(shape, options.device, getattr(torch, options.dtype), options.rounds)
+        for shape in options.shapes
+    ]
+    report = {
+        "device": name,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "dtype": options.dtype,
+        "results": results,
+    }
+    folder = Path(__file__).parent / "results"
+    path = folder / f"gpu_smoke-{name.replace(' ', '-')}.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"written to {path.relative_to(folder.parent.parent)}")
+
+
+@torch.inference_mode()
+def measure(shape: str, device: str, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
+    """Agreement and milliseconds a token of one model."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**SHAPES[shape], max_position_embeddings=4096)
+    with torch.device(device):
+        model = LlamaForCausalLM._from_config(config, dtype=dtype).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.normal_(std=0.05)
+    scheduler = Scheduler(SlotBackend(model, 32, 4096), None, frozenset(), 4096, 32)  # type: ignore[arg-type]
+    row: dict[str, Any] = {"shape": shape, "parameters": model.num_parameters()}
+    row["agreement"], row["worst_gap"] = agreement(scheduler, model)
+    for batch in (1, 8, 32):
+        ours = [timed(partial(write, scheduler, batch), device) for _ in range(rounds + 1)][1:]
+        row[f"engine_ms_a_token_{batch}"] = 1e3 * statistics.median(ours) / NEW
+        print(f"{shape} batch {batch}: {row[f'engine_ms_a_token_{batch}']:.2f} ms a token and step")
+    ids = prompts(1)[0]
+    plain = [
+        timed(
+            lambda: model.generate(
+                torch.tensor([ids], device=device),
+                max_new_tokens=NEW,
+                min_new_tokens=NEW,
+                do_sample=False,
+            ),
+            device,
+        )
+        for _ in range(rounds + 1)
+    ][1:]
+    row["generate_ms_a_token_1"] = 1e3 * statistics.median(plain) / NEW
+    ratio = row["generate_ms_a_token_1"] / row["engine_ms_a_token_1"]
+    print(
+        f"{shape}: generate {row['generate_ms_a_token_1']:.2f} ms a token, {ratio:.2f} times ours; "
+        f"teacher-forced agreement {row['agreement']:.4f}, worst gap {row['worst_gap']:.3f}"
+    )
+    return row
+
+
+def prompts(n: int) -> list[list[int]]:
+    """Ragged prompts that share no beginning."""
+    generator = torch.Generator().manual_seed(time.perf_counter_ns())
+    return [torch.randint(0, 500, (PROMPT - i,), generator=generator).tolist() for i in range(n)]
+
+
+def write(scheduler: Scheduler, batch: int) -> list[Any]:
+    """Write `NEW` tokens to each of `batch` new prompts."""
+    tickets: list[Ticket[Any]] = [Ticket(Write(ids, max_tokens=NEW)) for ids in prompts(batch)]
+    return run_all(scheduler, tickets)
+
+
+def agreement(scheduler: Scheduler, model: LlamaForCausalLM) -> tuple[float, float]:
+    """Share of tokens that a plain forward ranks first, and the largest lead of another token.
+
+    A lead within bf16 rounding of the logits is a tie.
+    """
+    asked = prompts(8)
+    tickets: list[Ticket[Any]] = [Ticket(Write(ids, max_tokens=NEW)) for ids in asked]
+    first, total, worst = 0, 0, 0.0
+    for ids, written in zip(asked, run_all(scheduler, tickets), strict=True):
+        sequence = torch.tensor([ids + written.ids], device=model.device)
+        logits = model(input_ids=sequence).logits[0, len(ids) - 1 : -1].float()
+        chosen = logits.gather(-1, sequence[0, len(ids) :, None]).squeeze(-1)
+        gaps = logits.max(dim=-1).values - chosen
+        first += int((gaps == 0).sum())
+        total += len(gaps)
+        worst = max(worst, float(gaps.max()))
+    return first / total, worst
+
+
+def timed(work: Any, device: str) -> float:
+    """Seconds of a piece of work, the device's queue included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

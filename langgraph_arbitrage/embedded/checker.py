@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from langgraph_arbitrage.embedded.problems import Calculation, Problem, evaluate
 
 _SPELLINGS = (
+    (r"(?m)^\s*[-*•] ", ""),  # a list's mark
     (r"\\times|\\cdot|×|·|\btimes\b|\bmultiplied by\b|(?<=\d)\s*[xX]\s*(?=\d)", " * "),
     (r"\\div|÷|\bdivided by\b|(?<=\d)\s*:\s*(?=\d)", " / "),
     (r"−|–|\bminus\b", " - "),
@@ -29,7 +30,9 @@ _SPELLINGS = (
 _SPELLINGS_COMPILED = [(re.compile(pattern), put) for pattern, put in _SPELLINGS]
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _MEMBER = r"\d+(?: *[-+*/%] *\d+)*"
-_EQUATION = re.compile(rf"(?<![\d.]){_MEMBER}(?: *= *{_MEMBER})+(?! *[-+*/%=]? *\d)(?!\.\d)")
+_EQUATION = re.compile(
+    rf"(?<![\d.])(?<![-+*/%])(?<![-+*/%] ){_MEMBER}(?: *= *{_MEMBER})+(?! *[-+*/%=]? *\d)(?!\.\d)"
+)
 _SIGN = re.compile(r"[-+*/%=] *\d|\d *[-+*/%=]")
 _COMMUTATIVE = "+*"
 

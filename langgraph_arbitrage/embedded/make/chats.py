@@ -150,8 +150,8 @@ class Writer:
     def tool(self) -> dict[str, Any]:
         """Make a tool with none to three arguments."""
         rng = self.rng
-        names = {self.name((ARGUMENTS,)) for _ in range(rng.choices((0, 1, 2, 3), (1, 5, 5, 2))[0])}
-        properties = {name: self.schema() for name in sorted(names, key=lambda _: rng.random())}
+        count = rng.choices((0, 1, 2, 3), (1, 5, 5, 2))[0]
+        properties = {self.name((ARGUMENTS,)): self.schema() for _ in range(count)}
         name = self.name((VERBS, NOUNS))
         about = rng.choice(
             (

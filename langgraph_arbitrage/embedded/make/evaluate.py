@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
-from transformers import PreTrainedModel as Model
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedTokenizerFast
 
 from langgraph_arbitrage.embedded.checker import check_answer
-from langgraph_arbitrage.embedded.make.chats import Chat, Writer
+from langgraph_arbitrage.embedded.make.chats import Chat, Message, Writer
 from langgraph_arbitrage.embedded.make.data import problem_chat, render
 from langgraph_arbitrage.embedded.problems import LEVELS, problems
 
@@ -28,15 +27,15 @@ CHATS = 100
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>")
 
 
-def load(folder: Path) -> tuple[Model, PreTrainedTokenizerFast]:
+def load(folder: Path) -> tuple[Any, PreTrainedTokenizerFast]:
     """Load a checkpoint in fp32."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left")
     return model, tokenizer
 
 
 @torch.no_grad()
-def write(model: Model, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]) -> list[str]:
+def write(model: Any, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]) -> list[str]:
     """Continue prompts greedily with ``generate``; the answers come without their end token."""
     answers: dict[int, str] = {}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -72,12 +71,14 @@ def evaluate(folder: Path, count: int) -> dict[str, Any]:
         "all": share([True] * len(some)),
         "easy": share([not p.hard for p in some]),
         "hard": share([p.hard for p in some]),
-        "levels": {x: share([p.level == x and not p.hard for p in some]) for x in LEVELS},
+        "levels": {str(x): share([p.level == x and not p.hard for p in some]) for x in LEVELS},
         "chats": evaluate_chats(model, tokenizer),
+        "parameters": model.num_parameters(),
+        "milliseconds": round(milliseconds_a_token(model), 3),
     }
 
 
-def evaluate_chats(model: Model, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
+def evaluate_chats(model: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
     """Measure the share of turns written exactly, on held-out names, for each kind of chat."""
     writer = Writer(random.Random(f"evaluation {SEED}"), held_out=True)
     kinds: dict[str, Callable[[], Chat]] = {
@@ -90,7 +91,8 @@ def evaluate_chats(model: Model, tokenizer: PreTrainedTokenizerFast) -> dict[str
     }
     shares = {}
     for kind, make in kinds.items():
-        prompts, wanted = [], []
+        prompts: list[list[int]] = []
+        wanted: list[Message] = []
         while len(prompts) < CHATS:
             messages, tools = make()
             turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
@@ -107,28 +109,26 @@ def evaluate_chats(model: Model, tokenizer: PreTrainedTokenizerFast) -> dict[str
     return shares
 
 
-def _matches(answer: str, wanted: dict[str, Any]) -> bool:
+def _matches(answer: str, wanted: Message) -> bool:
     calls = [c["function"] for c in wanted.get("tool_calls", ())]
     if not calls:
-        return answer == wanted["content"]
+        return bool(answer == wanted["content"])
     try:
-        return [json.loads(call) for call in CALL.findall(answer)] == calls
+        return bool([json.loads(call) for call in CALL.findall(answer)] == calls)
     except json.JSONDecodeError:
         return False
 
 
 @torch.no_grad()
-def milliseconds_a_token(folders: list[Path], tokens: int = 60, rounds: int = 8) -> list[float]:
-    """Time cached decoding: batch 1, eager, fp32, one thread; the least of several rounds."""
-    models = [load(folder)[0] for folder in folders]
-    best = [float("inf")] * len(models)
+def milliseconds_a_token(model: Any, tokens: int = 50, rounds: int = 12) -> float:
+    """Time cached decoding: batch 1, eager, fp32; the least of several rounds."""
+    best = float("inf")
     for _ in range(rounds):
-        for i, model in enumerate(models):
-            cache = DynamicCache(config=model.config)
-            ids = torch.full((1, 50), 100)
-            model(ids, past_key_values=cache)
-            started = time.perf_counter()
-            for _ in range(tokens):
-                ids = model(ids[:, -1:], past_key_values=cache).logits.argmax(-1)
-            best[i] = min(best[i], (time.perf_counter() - started) / tokens * 1e3)
+        cache = DynamicCache(config=model.config)
+        ids = torch.full((1, 50), 100)
+        model(ids, past_key_values=cache)
+        started = time.perf_counter()
+        for _ in range(tokens):
+            ids = model(ids[:, -1:], past_key_values=cache).logits.argmax(-1)
+        best = min(best, (time.perf_counter() - started) / tokens * 1e3)
     return best

@@ -1,5 +1,6 @@
 """The tokenizer that all embedded models share: byte-level BPE with single digits."""
 
+import json
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer
@@ -40,19 +41,20 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = ByteLevelDecoder()
-    special = [AddedToken(t, special=True, normalized=False) for t in SPECIAL]
-    added = [AddedToken(t, special=False, normalized=False) for t in ADDED]
+    tokens = [AddedToken(t, normalized=False) for t in (*SPECIAL, *ADDED)]
     trainer = BpeTrainer(
         vocab_size=size,
-        special_tokens=[*special, *added],
+        special_tokens=tokens,
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator([t.replace("\n\n", " ") for t in texts], trainer)
-    tokenizer.add_special_tokens(special)
-    tokenizer.add_tokens(added)
+    # The trainer marks all of them as special: the added ones would vanish from decoded text.
+    written = json.loads(tokenizer.to_str())
+    for token in written["added_tokens"]:
+        token["special"] = token["content"] in SPECIAL
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=Tokenizer.from_str(json.dumps(written)),
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",

@@ -18,7 +18,7 @@ __all__ = ["SlotBackend"]
 
 CHUNK = {"cpu": 256, "cuda": 2048}  # prompt tokens a forward, so that other rows wait little
 GROW = 64  # tokens a row may write before it is moved to a longer slot
-WORTH_WAITING = 64  # a prefix this long that another row is reading now is waited for
+WORTH_WAITING = 16  # a prefix this long that another row is reading now is waited for
 
 
 class SlotBackend:

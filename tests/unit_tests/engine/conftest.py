@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from spies import fed, loads, schedulers
 
 from langgraph_arbitrage.engine import Engine, ModelSpec
+from spies import fed, loads, schedulers
 
 __all__ = ["engine", "fed", "fresh", "loads", "schedulers"]
 

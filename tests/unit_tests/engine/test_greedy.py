@@ -4,9 +4,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, prompt
 
 from langgraph_arbitrage.engine import Engine, Write
+from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, prompt
 
 NEW = 32
 LONGEST_STEP = 6

@@ -1,0 +1,94 @@
+"""Slots: they grow, they are shared out, and nobody waits for ever."""
+
+from collections.abc import Callable
+
+import pytest
+
+from langgraph_arbitrage.engine import Engine, Write
+from langgraph_arbitrage.engine.scheduler import Scheduler
+from langgraph_arbitrage.engine.slots import SlotTable, common_prefix
+from tiny import generate, make, random_ids
+
+Make = Callable[..., Engine]
+
+
+@pytest.mark.parametrize(("prompt_length", "new"), [(230, 60), (1000, 40)])
+def test_a_row_that_outgrows_its_slot_goes_on_as_generate(
+    prompt_length: int, new: int, engine: Make
+) -> None:
+    path = make("llama", endless=True, max_position_embeddings=4096)
+    ids = random_ids(prompt_length)
+    written = engine(path).submit(Write(ids, max_tokens=new)).result()
+    assert written.ids == generate(path, ids, new)
+    assert len(written.ids) == new
+
+
+def test_rows_of_all_lengths_together_equal_generate(engine: Make) -> None:
+    path = make("llama", endless=True, max_position_embeddings=4096)
+    prompts = [random_ids(n, seed=n) for n in (3, 180, 250, 255, 256, 257, 1010, 1024, 1100)]
+    tickets = [engine(path).submit(Write(p, max_tokens=20)) for p in prompts]
+    assert [t.result().ids for t in tickets] == [generate(path, p, 20) for p in prompts]
+
+
+def test_one_long_row_does_not_make_every_slot_long(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(make("llama", endless=True, max_position_embeddings=4096))
+    engine.submit(Write(random_ids(1500), max_tokens=1)).result()
+    tickets = [engine.submit(Write(random_ids(20, seed=n), max_tokens=1)) for n in range(8)]
+    [t.result() for t in tickets]
+    arenas = schedulers[-1].backend.table.arenas
+    assert sum(len(slots) for length, slots in arenas.items() if length > 256) == 1
+
+
+def test_more_requests_than_slots_all_complete(fresh: Make, schedulers: list[Scheduler]) -> None:
+    path = make("llama", endless=True)
+    engine, most = fresh(path, max_slots=3), []
+
+    def on_token(_: int) -> None:
+        most.append(len(schedulers[-1].backend.table.busy()))
+
+    prompts = [random_ids(4 + n, seed=n) for n in range(12)]
+    tickets = [engine.submit(Write(p, max_tokens=5 + n), on_token) for n, p in enumerate(prompts)]
+    found = [t.result().ids for t in tickets]
+    assert found == [generate(path, p, 5 + n) for n, p in enumerate(prompts)]
+    assert max(most) == 3
+
+
+def test_the_least_recently_used_slot_is_overwritten() -> None:
+    table = SlotTable(max_slots=2, context=None)
+    sequences = [random_ids(40, seed=n) for n in range(3)]
+    for ids in sequences[:2]:
+        claim = table.claim(ids, 50)
+        claim.slot.ids = list(ids)
+        table.release(claim.slot)
+    claim = table.claim([*sequences[0], 1], 50)  # used again: now the second is the oldest
+    table.release(claim.slot)
+    claim = table.claim(sequences[2], 50)
+    claim.slot.ids = list(sequences[2])
+    assert [table.overlap(s) for s in sequences] == [40, 0, 40]
+
+
+def test_no_slot_is_given_twice() -> None:
+    table = SlotTable(max_slots=4, context=None)
+    claims = [table.claim(random_ids(20, seed=n), 30) for n in range(4)]
+    assert len({(c.slot.length, c.slot.index) for c in claims}) == 4
+    assert table.claim([1, 2, 3], 10) is None
+    table.release(claims[2].slot)
+    assert table.claim([1, 2, 3], 10).slot is claims[2].slot
+
+
+@pytest.mark.parametrize("context", [None, 64, 300, 1024, 5000])
+def test_a_slot_has_room_for_its_tokens_and_one_more(context: int | None) -> None:
+    table = SlotTable(max_slots=4, context=context)
+    for tokens in (1, 63, 64, 255, 256, 257, 1023, 1024, 4999, 5000):
+        if context is None or tokens <= context:
+            assert table.arena_length(tokens) >= tokens + 1
+
+
+def test_common_prefix_counts_leading_tokens() -> None:
+    for n in (0, 1, 15, 16, 17, 40):
+        a = random_ids(40)
+        b = [*a[:n], -1, *a[n + 1 :]] if n < 40 else a
+        assert common_prefix(a, b) == common_prefix(b, a) == n
+        assert common_prefix(a, a[:n]) == n

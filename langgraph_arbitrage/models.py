@@ -157,10 +157,10 @@ class Models:
         return list(_encoded(self.tokenizer(role), step["text"]))
 
     @staticmethod
-    def pieces(engine: Engine, pieces: Sequence[str]) -> list[int]:
-        """Ids of a text in pieces, each tokenized on its own, after the tokenizer's own start."""
-        start = engine.tokenizer.start_ids
-        return [*start, *(i for piece in pieces for i in _encoded(engine.tokenizer, piece))]
+    def pieces(engine: Engine, pieces: Sequence[str]) -> list[Sequence[int]]:
+        """Ids of each piece of a text, tokenized on its own, after the tokenizer's own start."""
+        tokenizer = engine.tokenizer
+        return [tokenizer.start_ids, *(_encoded(tokenizer, piece) for piece in pieces)]
 
     def step_text(
         self,

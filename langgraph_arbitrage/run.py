@@ -12,7 +12,7 @@ from langgraph.types import Overwrite
 
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.models import Models
-from langgraph_arbitrage.policies import StepText, StepView, Writer
+from langgraph_arbitrage.policies import PastStep, StepText, StepView, Writer
 from langgraph_arbitrage.prompts import check_conversation, last_question
 from langgraph_arbitrage.settings import Context, Limits
 from langgraph_arbitrage.state import ArbitrageState, PendingStep
@@ -115,7 +115,9 @@ def step_view(state: ArbitrageState) -> StepView:
     steps = [] if begins_answer(state) else state["steps"]
     return StepView(
         question=last_question(state["messages"]) if state.get("messages") else "",
-        history=tuple((s["writer"], s["text"]) for s in steps),  # type: ignore[misc]
+        history=tuple(
+            PastStep(s["writer"], s["text"], len(s["ids"]), tuple(s["memory"])) for s in steps
+        ),
         seed=state.get("seed", 0),
         draft=_step_text(state.get("draft_step")),
         target=_step_text(state.get("target_step")),

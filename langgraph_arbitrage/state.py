@@ -14,6 +14,8 @@ from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel
 from langgraph.graph.message import add_messages
 
+from langgraph_arbitrage.policies import Writer
+
 __all__ = [
     "ArbitrageState",
     "MessagesInput",
@@ -45,6 +47,8 @@ class Verdict(TypedDict):
 
     score: float | None
     escalate: bool
+    memory: list[float]
+    """What the policy noted for the steps that follow."""
     fed: int
     """Tokens fed through the router for it."""
     seconds: float
@@ -53,12 +57,14 @@ class Verdict(TypedDict):
 class StepRecord(TypedDict):
     """A step of the answer."""
 
-    writer: str
+    writer: Writer
     """`draft` or `target`."""
     text: str
     ids: list[int]
     """Token ids in the writer's vocabulary."""
     score: float | None
+    memory: list[float]
+    """What the policy noted when it judged the step."""
     seconds: float
     """Time of all models on this step."""
     discarded: int

@@ -59,6 +59,7 @@ def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
         text=taken["text"],
         ids=taken["ids"],
         score=verdict["score"] if verdict else None,
+        memory=verdict["memory"] if verdict else [],
         seconds=sum(part["seconds"] for part in (draft, target, verdict) if part),
         discarded=len(other["ids"]) if other else 0,
         forwarded=forwarded(("draft", draft), ("target", target), ("router", verdict)),

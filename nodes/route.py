@@ -20,10 +20,11 @@ def route(state: ArbitrageState, run: Run) -> Body:
     view = step_view(state)
     asks = run.policy.asks(view)
     readings = (yield [_call(ask, run) for ask in asks]) if asks else []
-    score = run.policy.score(view, [r.logits for r in readings])
+    decision = run.policy.decide(view, readings)
     verdict = Verdict(
-        score=score,
-        escalate=run.policy.escalates(score),
+        score=decision.score,
+        escalate=decision.escalate,
+        memory=list(decision.memory),
         fed=sum(r.fed for r in readings),
         seconds=time.perf_counter() - start,
     )
@@ -31,7 +32,7 @@ def route(state: ArbitrageState, run: Run) -> Body:
         StepEvent(
             type="scored",
             step=view.index,
-            score=score,
+            score=verdict["score"],
             escalate=verdict["escalate"],
             seconds=verdict["seconds"],
         )
@@ -41,4 +42,7 @@ def route(state: ArbitrageState, run: Run) -> Body:
 
 def _call(ask: Ask, run: Run) -> Call:
     engine = run.models.scorer(ask.model, ask.kind)
-    return Call(engine, Score(run.models.pieces(engine, ask.pieces)))
+    pieces = run.models.pieces(engine, ask.pieces)
+    ids = [token for piece in pieces for token in piece]
+    scored = sum(len(piece) for piece in pieces[-ask.scored :])
+    return Call(engine, Score(ids, start=max(1, len(ids) - scored)))

@@ -1,7 +1,15 @@
 """Policies: one file each; `base` holds the protocol that one's own policy follows."""
 
 from langgraph_arbitrage.policies.always import AlwaysDraft, AlwaysTarget
-from langgraph_arbitrage.policies.base import Ask, Policy, StepText, StepView, Writer
+from langgraph_arbitrage.policies.base import (
+    Ask,
+    Decision,
+    PastStep,
+    Policy,
+    StepText,
+    StepView,
+    Writer,
+)
 from langgraph_arbitrage.policies.draft_confidence import DraftConfidence
 from langgraph_arbitrage.policies.random_rate import Random
 
@@ -9,7 +17,9 @@ __all__ = [
     "AlwaysDraft",
     "AlwaysTarget",
     "Ask",
+    "Decision",
     "DraftConfidence",
+    "PastStep",
     "Policy",
     "Random",
     "StepText",

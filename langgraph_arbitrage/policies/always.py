@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from langgraph_arbitrage.policies.base import Policy, StepView
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.engine import Reading
 
 __all__ = ["AlwaysDraft", "AlwaysTarget"]
 
@@ -17,7 +20,7 @@ class AlwaysDraft(Policy):
 
     needs_target: ClassVar[bool] = False
 
-    def score(self, view: StepView, answers: Sequence[Sequence[float]]) -> None:
+    def score(self, view: StepView, answers: Sequence[Reading]) -> None:
         """There is nothing to judge."""
         return
 
@@ -32,7 +35,7 @@ class AlwaysTarget(Policy):
 
     needs_draft: ClassVar[bool] = False
 
-    def score(self, view: StepView, answers: Sequence[Sequence[float]]) -> None:
+    def score(self, view: StepView, answers: Sequence[Reading]) -> None:
         """There is nothing to judge."""
         return
 

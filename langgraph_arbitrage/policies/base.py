@@ -5,13 +5,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from langgraph_arbitrage.errors import SettingsError
 
-__all__ = ["Ask", "Policy", "StepText", "StepView", "Writer"]
+if TYPE_CHECKING:
+    from langgraph_arbitrage.engine import Reading
+
+__all__ = ["Ask", "Decision", "PastStep", "Policy", "StepText", "StepView", "Writer"]
 
 Writer = Literal["draft", "target"]
+
+
+@dataclass(frozen=True)
+class PastStep:
+    """A step that is part of the answer."""
+
+    writer: Writer
+    text: str
+    tokens: int
+    memory: tuple[float, ...] = ()
+    """What the policy noted when it judged the step."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +44,8 @@ class StepView:
 
     question: str
     """Text of the last human message."""
-    history: tuple[tuple[Writer, str], ...]
-    """The steps so far: who wrote each, and its text."""
+    history: tuple[PastStep, ...]
+    """The steps so far."""
     seed: int
     """The run's seed, for policies that draw numbers."""
     draft: StepText | None = None
@@ -47,14 +61,28 @@ class StepView:
 
 @dataclass(frozen=True)
 class Ask:
-    """A question to a classifier: the logits of its labels after reading `pieces`."""
+    """A question to a scorer, answered with an engine's `Reading`."""
 
     model: str
-    """Checkpoint of a sequence or token classifier."""
+    """Checkpoint of the scorer."""
     pieces: tuple[str, ...]
     """The text, in pieces that are tokenized one by one: a later ask that begins with the same
     pieces goes on from the cache."""
-    kind: Literal["sequence-classification", "token-classification"] = "token-classification"
+    kind: Literal["causal-lm", "sequence-classification", "token-classification"] = (
+        "token-classification"
+    )
+    scored: int = 1
+    """With a causal LM: how many pieces at the end have their tokens scored."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy decided on a draft's step."""
+
+    score: float | None
+    escalate: bool
+    memory: tuple[float, ...] = ()
+    """Numbers to find again in `PastStep.memory` at the steps that follow."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +121,19 @@ class Policy(ABC):
         """What scorers are to read before `score` is called."""
         return ()
 
-    @abstractmethod
-    def score(self, view: StepView, answers: Sequence[Sequence[float]]) -> float | None:
-        """The number that decides.
+    def decide(self, view: StepView, answers: Sequence[Reading]) -> Decision:
+        """Judge a step: the score, and the rule applied to it.
 
         Args:
             view: The step in its context; `view.draft` is there.
-            answers: The logits for each of `asks`, in order.
+            answers: What the scorers read, one for each of `asks`, in order.
         """
+        score = self.score(view, answers)
+        return Decision(score, self.escalates(score))
+
+    @abstractmethod
+    def score(self, view: StepView, answers: Sequence[Reading]) -> float | None:
+        """The number that decides; None where the policy does not go by a number."""
 
     @abstractmethod
     def escalates(self, score: float | None) -> bool:

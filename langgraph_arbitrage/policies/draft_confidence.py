@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from langgraph_arbitrage.policies.base import Policy, StepView, check_unit
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.engine import Reading
 
 __all__ = ["DraftConfidence"]
 
@@ -29,7 +32,7 @@ class DraftConfidence(Policy):
     def __post_init__(self) -> None:
         check_unit(self, "threshold")
 
-    def score(self, view: StepView, answers: Sequence[Sequence[float]]) -> float:
+    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
         """Mean over the step's tokens of exp(log-probability), under the draft itself."""
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
         logprobs = view.draft.logprobs

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from langgraph_arbitrage.policies.base import Policy, StepView, check_unit
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.engine import Reading
 
 __all__ = ["Random"]
 
@@ -30,7 +33,7 @@ class Random(Policy):
     def __post_init__(self) -> None:
         check_unit(self, "rate")
 
-    def score(self, view: StepView, answers: Sequence[Sequence[float]]) -> float:
+    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
         """A number drawn uniformly from [0, 1)."""
         return random.Random(f"{self.seed}/{view.question}/{view.index}").random()
 

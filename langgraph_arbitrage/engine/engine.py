@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 from typing import overload
 
@@ -18,7 +19,7 @@ from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Listener, Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
 from langgraph_arbitrage.engine.worker import Worker
-from langgraph_arbitrage.errors import ContextLengthError, SettingsError
+from langgraph_arbitrage.errors import ContextLengthError, EngineClosedError, SettingsError
 
 __all__ = ["Engine"]
 
@@ -51,21 +52,29 @@ class Engine:
         check_memory(spec, device, choose_dtype(spec, device))
         self.context = context_length(self.config)
         """Most tokens that the model reads; None without a limit."""
+        self._lock = threading.Lock()
+        self._started: Worker | None = None
+        self._closed = False
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer; loading it does not load the model."""
         return load_tokenizer(self.spec)
 
-    @cached_property
+    @property
     def _worker(self) -> Worker:
-        ends = end_ids(self.spec, self.config, self.tokenizer.hf.eos_token_id)
-        return Worker(self.spec, self.tokenizer, ends, self.context)
+        with self._lock:
+            if self._started is None:
+                if self._closed:
+                    raise EngineClosedError(f"{self.spec.name} was closed")
+                ends = end_ids(self.spec, self.config, self.tokenizer.hf.eos_token_id)
+                self._started = Worker(self.spec, self.tokenizer, ends, self.context)
+            return self._started
 
     @property
     def backend(self) -> str | None:
         """`slot` or `plain`, once the model is loaded."""
-        return self._worker.backend_name
+        return self._started and self._started.backend_name
 
     @overload
     def submit(self, request: Write, listener: Listener | None = None) -> Ticket[Written]: ...
@@ -106,5 +115,8 @@ class Engine:
 
     def close(self) -> None:
         """Unload the model; whoever waits gets `EngineClosedError`."""
-        if "_worker" in self.__dict__:
-            self._worker.close()
+        with self._lock:
+            self._closed = True
+            worker = self._started
+        if worker is not None:
+            worker.close()

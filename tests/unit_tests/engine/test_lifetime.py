@@ -1,0 +1,258 @@
+"""Cancellation, failure, closing, sharing: nobody waits for ever, nobody else is harmed."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaForCausalLM
+
+from langgraph_arbitrage.engine import Engine, ModelSpec, Score, Ticket, Write, acquire, release
+from langgraph_arbitrage.engine import engine as engine_module
+from langgraph_arbitrage.engine.scheduler import Scheduler
+from langgraph_arbitrage.errors import (
+    CheckpointError,
+    EngineClosedError,
+    EngineError,
+    RequestCancelledError,
+)
+from tiny import generate, make, random_ids
+
+Make = Callable[..., Engine]
+PATH = make("llama", endless=True)
+LONG = 800
+
+
+# --- cancellation ------------------------------------------------------------------------
+
+
+def cancel_after(n: int, engine: Engine, request: Write) -> tuple[Ticket[Any], list[int]]:
+    """Submit a request that is cancelled from the worker's own thread at its n-th token."""
+    tokens: list[int] = []
+    ready = threading.Event()
+
+    def on_token(token: int) -> None:
+        ready.wait()
+        tokens.append(token)
+        if len(tokens) == n:
+            ticket.cancel()
+
+    ticket = engine.submit(request, on_token)
+    ready.set()
+    return ticket, tokens
+
+
+def test_a_cancelled_row_writes_no_further_token(fresh: Make) -> None:
+    ticket, tokens = cancel_after(3, fresh(PATH), Write(random_ids(9), LONG))
+    with pytest.raises(RequestCancelledError):
+        ticket.result()
+    assert len(tokens) == 3
+
+
+def test_cancelling_frees_the_slot_and_leaves_the_others_alone(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(PATH)
+    ids = random_ids(12, seed=1)
+    busy: list[int] = []
+    cancelled, _ = cancel_after(5, engine, Write(random_ids(9), LONG))
+
+    def on_token(_: int) -> None:
+        if cancelled.cancelled:
+            busy.append(len(schedulers[-1].backend.table.busy()))
+
+    other = engine.submit(Write(ids, 40), on_token).result()
+    with pytest.raises(RequestCancelledError):
+        cancelled.result()
+    assert other.ids == generate(PATH, ids, 40)
+    assert busy[-1] == 1
+    assert busy[2:] == [1] * len(busy[2:])  # from the token after the cancelled one's last
+
+
+def test_a_cancelled_request_leaves_the_queue(fresh: Make) -> None:
+    engine, seen = fresh(PATH, max_slots=1), []
+    waiting: list[Ticket[Any]] = []
+
+    def on_token(_: int) -> None:
+        match len(seen):
+            case 0:
+                waiting.append(engine.submit(Write(random_ids(5), 5)))
+            case 3:
+                waiting[0].cancel()
+        seen.append(waiting[0].future.done())
+
+    engine.submit(Write(random_ids(9), 10), on_token).result()
+    assert not seen[3]
+    assert seen[5]  # while the first still runs
+    with pytest.raises(RequestCancelledError):
+        waiting[0].result()
+
+
+def test_giving_up_waiting_cancels_the_request(fresh: Make) -> None:
+    ticket = fresh(PATH).submit(Write(random_ids(9), LONG))
+    with pytest.raises(TimeoutError):
+        ticket.result(timeout=0)
+    with pytest.raises(RequestCancelledError):
+        ticket.future.result()
+
+
+def test_cancelling_an_answered_request_changes_nothing(fresh: Make) -> None:
+    ticket = fresh(PATH).submit(Write(random_ids(9), 3))
+    answer = ticket.result()
+    ticket.cancel()
+    assert ticket.result() is answer
+
+
+# --- failure -----------------------------------------------------------------------------
+
+
+class OutOfLuckError(RuntimeError):
+    pass
+
+
+def test_a_failing_model_fails_every_waiting_call_and_serves_the_next(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fresh(PATH, max_slots=2)
+    engine.submit(Write([7], 1)).result()
+    forward = LlamaForCausalLM.forward
+    inside, may_fail = threading.Event(), threading.Event()
+
+    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        inside.set()
+        may_fail.wait()
+        monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+        raise OutOfLuckError("the device is gone")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
+    tickets = [engine.submit(Write(random_ids(5 + n), 5)) for n in range(2)]
+    assert inside.wait(60)
+    tickets += [engine.submit(Write(random_ids(9 + n), 5)) for n in range(3)]  # no slot for these
+    may_fail.set()
+    for ticket in tickets:
+        name = Path(PATH).name
+        with pytest.raises(EngineError, match=f"{name}.*OutOfLuckError.*the device is gone") as e:
+            ticket.result()
+        assert isinstance(e.value.__cause__, OutOfLuckError)
+    again = engine.submit(Write(random_ids(30), 5)).result()
+    assert again.ids == generate(PATH, random_ids(30), 5)
+
+
+def test_a_failing_listener_does_not_hang_its_caller(fresh: Make) -> None:
+    def on_token(_: int) -> None:
+        raise OutOfLuckError("nobody listens")
+
+    with pytest.raises(EngineError, match="nobody listens"):
+        fresh(PATH).submit(Write(random_ids(5), 5), on_token).result()
+
+
+def test_a_load_that_fails_is_told_and_tried_again(fresh: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(PATH, folder)
+    engine = fresh(str(folder))
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="model cannot be loaded as causal-lm"):
+        engine.submit(Write([7], 1)).result()
+    (folder / "model.safetensors").write_bytes(weights)
+    assert engine.submit(Write(random_ids(9), 5)).result().ids == generate(PATH, random_ids(9), 5)
+
+
+# --- closing and sharing -----------------------------------------------------------------
+
+
+def test_closing_ends_running_and_waiting_calls(fresh: Make) -> None:
+    engine = fresh(PATH, max_slots=1)
+    started = threading.Event()
+    tickets = [engine.submit(Write(random_ids(9), LONG), lambda _: started.set())]
+    tickets += [engine.submit(Write(random_ids(5 + n), 5)) for n in range(2)]
+    assert started.wait(60)
+    engine.close()
+    for ticket in tickets:
+        with pytest.raises(EngineClosedError, match=f"{Path(PATH).name} was closed"):
+            ticket.result(timeout=0)
+    with pytest.raises(EngineClosedError):
+        engine.submit(Write([7], 1))
+
+
+def test_closing_ends_the_thread_and_drops_the_model() -> None:
+    def threads() -> list[str]:
+        return [t.name for t in threading.enumerate() if t.name == f"arbitrage-{name}"]
+
+    path = make("llama", seed=77, endless=True)
+    name = Path(path).name
+    engine = Engine(ModelSpec(path))
+    engine.submit(Write([7], 1)).result()
+    assert len(threads()) == 1
+    engine.close()
+    assert not threads()
+    engine.close()  # twice is once
+
+
+def test_closing_an_engine_that_never_ran_loads_nothing(loads: list[str]) -> None:
+    engine = Engine(ModelSpec(PATH))
+    engine.close()
+    with pytest.raises(EngineClosedError):
+        engine.submit(Write([7], 1)).result()
+    assert not loads
+
+
+def test_the_same_spec_shares_one_model_until_its_last_user_leaves(loads: list[str]) -> None:
+    first, second = acquire(ModelSpec(PATH)), acquire(ModelSpec(PATH))
+    other = acquire(ModelSpec(PATH, max_slots=5))
+    assert first is second is not other
+    for engine in (first, second):
+        engine.submit(Write([7], 1)).result()
+    assert loads == [PATH]
+    release(first)
+    assert second.submit(Write([7], 1)).result().ids
+    release(second)
+    release(second)  # once too often is harmless
+    with pytest.raises(EngineClosedError):
+        second.submit(Write([7], 1))
+    release(other)
+    after = acquire(ModelSpec(PATH))
+    assert after is not first
+    assert after.submit(Write([7], 1)).result().ids
+    release(after)
+
+
+def test_first_calls_from_many_threads_load_one_model(
+    loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_ends = engine_module.end_ids
+
+    def slow(*args: Any) -> frozenset[int]:
+        time.sleep(0.05)  # so that all threads come in while the first one prepares
+        return find_ends(*args)
+
+    monkeypatch.setattr(engine_module, "end_ids", slow)
+    engine, ids = Engine(ModelSpec(PATH, max_slots=6)), random_ids(9)
+    barrier = threading.Barrier(8)
+
+    def call(_: int) -> list[int]:
+        barrier.wait()
+        return engine.submit(Write(ids, 3)).result().ids
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(call, range(8)))
+    engine.close()
+    assert answers == [generate(PATH, ids, 3)] * 8
+    assert loads == [PATH]
+
+
+def test_calls_from_many_threads_get_their_own_answers(fresh: Make) -> None:
+    engine = fresh(PATH)
+    prompts = [random_ids(3 + n, seed=n) for n in range(24)]
+
+    def call(ids: list[int]) -> list[int]:
+        if len(ids) % 3 == 0:
+            engine.submit(Score(ids)).result()
+        return engine.submit(Write(ids, 8)).result().ids
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(call, prompts)) == [generate(PATH, p, 8) for p in prompts]

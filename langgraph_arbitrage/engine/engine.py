@@ -74,7 +74,7 @@ class Engine:
     @property
     def backend(self) -> str | None:
         """`slot` or `plain`, once the model is loaded."""
-        return self._started and self._started.backend_name
+        return self._started.backend_name if self._started else None
 
     @overload
     def submit(self, request: Write, listener: Listener | None = None) -> Ticket[Written]: ...

@@ -40,12 +40,11 @@ class PlainBackend:
         if others:
             return False
         held = len(self._slot.ids)
-        grows = common_prefix(self._slot.ids, row.tokens) == held < len(row.tokens)
+        useful = row.prompt_length - row.trailing
+        grows = common_prefix(self._slot.ids, row.tokens) == held <= useful
         if not grows or len(row.tokens) - held > CATCH_UP:
             self.forget()
         row.take(self._slot, len(self._slot.ids))
-        if len(self._slot.ids) < held:
-            self._cache = None if not self._slot.ids else self._cache
         return True
 
     def leave(self, row: Row) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from langgraph_arbitrage.engine.requests import Reading, Score, Write
+from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
 from langgraph_arbitrage.engine.scheduler import Scheduler, run_all
 from langgraph_arbitrage.engine.ticket import Ticket
 
@@ -48,12 +48,13 @@ def agrees(scheduler: Scheduler, model: PreTrainedModel) -> bool:
     prompts = [ids(n + longer) for n in PROMPTS]
     # Architectures fail in their own ways where they do not take such a cache or mask.
     try:
+        written: list[Written] = []
         if scheduler.classifies:
             extended = prompts
         else:
             written = run_all(scheduler, [Ticket(Write(p, max_tokens=3)) for p in prompts])
             extended = [p + w.ids + ids(4) for p, w in zip(prompts, written, strict=True)]
-        return _same(scheduler, model, extended, [len(p) for p in prompts]) and _same(
+        return _same(scheduler, model, extended, [len(p) for p in prompts], written) and _same(
             scheduler, model, [p[:-2] + ids(5) for p in prompts], [len(p) - 2 for p in prompts]
         )
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
@@ -66,17 +67,25 @@ def _same(
     model: PreTrainedModel,
     sequences: Sequence[list[int]],
     starts: Sequence[int],
+    written: Sequence[Written] = (),
 ) -> bool:
+    """Whether readings of the sequences, and steps written at their starts, are right."""
     tickets = [Ticket[Reading](Score(s, start=n)) for s, n in zip(sequences, starts, strict=True)]
     readings = run_all(scheduler, tickets)
     reference = _labels if scheduler.classifies else _logprobs
-    for reading, sequence, start in zip(readings, sequences, starts, strict=True):
-        wanted = reference(model, sequence, start)
-        found = torch.tensor(reading.logits or reading.logprobs)
-        relative = (found - wanted).abs() / (1 + wanted.abs())
-        if not relative.mean() <= TOLERANCE.get(model.dtype, 0.15):  # NaN does not agree
-            return False
-    return True
+    wanted = [reference(model, s, n) for s, n in zip(sequences, starts, strict=True)]
+    return all(
+        _close(reading.logits or reading.logprobs, right, model)
+        for reading, right in zip(readings, wanted, strict=True)
+    ) and all(
+        _close(step.logprobs, right[: len(step.ids)], model)
+        for step, right in zip(written, wanted, strict=False)
+    )
+
+
+def _close(found: Sequence[float], wanted: Tensor, model: PreTrainedModel) -> bool:
+    relative = (torch.tensor(found) - wanted).abs() / (1 + wanted.abs())
+    return bool(relative.mean() <= TOLERANCE.get(model.dtype, 0.15))  # NaN does not agree
 
 
 def _logprobs(model: PreTrainedModel, sequence: list[int], start: int) -> Tensor:

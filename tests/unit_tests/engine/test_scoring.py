@@ -1,0 +1,124 @@
+"""Scores are those of a plain forward of the model by `transformers` alone."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from langgraph_arbitrage.engine import Engine, Reading, Score, Write
+from langgraph_arbitrage.errors import ContextLengthError, SettingsError
+from tiny import loaded, make, random_ids
+
+Make = Callable[..., Engine]
+CLASSIFIERS = {
+    "sequence-classification": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
+}
+
+
+def plain(path: str, ids: list[int], start: int) -> tuple[list[float], list[float]]:
+    """Log-probabilities and entropies of `ids[start:]` by one forward."""
+    with torch.no_grad():
+        spread = loaded(path)(torch.tensor([ids])).logits[0].log_softmax(-1)
+    where = range(start - 1, len(ids) - 1)
+    entropies = torch.distributions.Categorical(logits=spread).entropy()
+    return [spread[i, ids[i + 1]].item() for i in where], [entropies[i].item() for i in where]
+
+
+def plain_labels(path: str, head: str, ids: list[int]) -> list[float]:
+    with torch.no_grad():
+        logits = loaded(path, CLASSIFIERS[head])(torch.tensor([ids])).logits[0]
+    return (logits if logits.dim() == 1 else logits[-1]).tolist()
+
+
+def assert_same(reading: Reading, path: str, ids: list[int], start: int) -> None:
+    logprobs, entropies = plain(path, ids, start)
+    assert reading.logprobs == pytest.approx(logprobs, abs=2e-4)
+    assert reading.entropies == pytest.approx(entropies, abs=2e-4)
+    assert reading.logits == []
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt2", "mamba"])
+def test_a_causal_lm_reports_logprobs_and_entropies(kind: str, engine: Make) -> None:
+    path = make(kind)
+    ids = random_ids(70)
+    for start in (1, 2, 40, 69, 70):
+        assert_same(engine(path).submit(Score(ids, start)).result(), path, ids, start)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "mamba"])
+def test_a_score_after_writing_from_the_same_prefix_is_right(kind: str, fresh: Make) -> None:
+    path, engine, ids = make(kind, endless=True), fresh(make(kind, endless=True)), random_ids(30)
+    written = engine.submit(Write(ids, max_tokens=8)).result()
+    whole = [*ids, *written.ids]
+    assert_same(engine.submit(Score(whole, 30)).result(), path, whole, 30)
+    assert_same(engine.submit(Score([*whole, 50, 51], 20)).result(), path, [*whole, 50, 51], 20)
+    foreign = [*ids, *random_ids(6, seed=9)]
+    assert_same(engine.submit(Score(foreign, 30)).result(), path, foreign, 30)
+
+
+def test_ragged_scores_and_writes_in_one_batch_are_right(engine: Make) -> None:
+    path = make("llama", endless=True)
+    model = engine(path)
+    sequences = [random_ids(n, seed=n) for n in (2, 17, 40, 90, 300)]
+    starts = [1, 5, 40, 60, 290]
+    scores = [model.submit(Score(s, n)) for s, n in zip(sequences, starts, strict=True)]
+    writes = [model.submit(Write(s, 5)) for s in sequences]
+    for ticket, ids, start in zip(scores, sequences, starts, strict=True):
+        assert_same(ticket.result(), path, ids, start)
+    for ticket, ids in zip(writes, sequences, strict=True):
+        written = ticket.result()
+        want, _ = plain(path, [*ids, *written.ids], len(ids))
+        assert written.logprobs == pytest.approx(want, abs=2e-4)
+
+
+@pytest.mark.parametrize("head", CLASSIFIERS)
+def test_a_classifier_reports_the_logits_at_the_last_token(head: str, engine: Make) -> None:
+    path = make("llama", head=head, num_labels=3)
+    model = engine(path, kind=head)
+    sequences = [random_ids(n, seed=n) for n in (1, 2, 30, 31, 200, 400)]
+    alone = [model.submit(Score(s)).result().logits for s in sequences]
+    sequences += [random_ids(n, seed=100 + n) for n in (3, 25, 60, 300)]
+    tickets = [model.submit(Score(s)) for s in sequences]
+    found = alone + [t.result().logits for t in tickets]
+    want = [plain_labels(path, head, s) for s in sequences[:6] + sequences]
+    assert [len(logits) for logits in found] == [3] * 16
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(want), atol=2e-4, rtol=1e-3)
+    assert model.backend == "slot"
+
+
+@pytest.mark.parametrize("head", CLASSIFIERS)
+def test_a_classifier_reads_only_what_is_new(head: str, fresh: Make, fed: Counter[int]) -> None:
+    path = make("llama", head=head)
+    model, ids = fresh(path, kind=head), random_ids(80)
+    model.submit(Score(ids[:50])).result()
+    fed.clear()
+    longer = model.submit(Score(ids)).result()
+    assert fed[3] == longer.fed == 30
+    fed.clear()
+    again = model.submit(Score([*ids[:60], 40, 41])).result()  # another step from an earlier prefix
+    assert fed[3] == again.fed == 2
+    for found, sequence in ((longer, ids), (again, [*ids[:60], 40, 41])):
+        assert found.logits == pytest.approx(plain_labels(path, head, sequence), abs=2e-4)
+
+
+def test_a_start_outside_the_tokens_is_refused(engine: Make) -> None:
+    model = engine(make("llama", endless=True))
+    for start in (0, 6, -1):
+        with pytest.raises(SettingsError, match=f"start={start} .* 5 tokens"):
+            model.submit(Score([1, 2, 3, 4, 5], start))
+
+
+def test_a_classifier_reads_as_many_tokens_as_its_context_holds(engine: Make) -> None:
+    path = make("llama", head="token-classification", max_position_embeddings=64)
+    model = engine(path, kind="token-classification")
+    ids = random_ids(64)
+    want = plain_labels(path, "token-classification", ids)
+    assert model.submit(Score(ids)).result().logits == pytest.approx(want, abs=2e-4)
+    with pytest.raises(ContextLengthError, match="65 tokens .* reads 64"):
+        model.submit(Score(random_ids(65)))

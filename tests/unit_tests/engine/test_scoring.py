@@ -120,5 +120,5 @@ def test_a_classifier_reads_as_many_tokens_as_its_context_holds(engine: Make) ->
     ids = random_ids(64)
     want = plain_labels(path, "token-classification", ids)
     assert model.submit(Score(ids)).result().logits == pytest.approx(want, abs=2e-4)
-    with pytest.raises(ContextLengthError, match="65 tokens .* reads 64"):
+    with pytest.raises(ContextLengthError, match=r"65 tokens .* reads 64"):
         model.submit(Score(random_ids(65)))

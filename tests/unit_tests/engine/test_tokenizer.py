@@ -1,0 +1,107 @@
+"""Text to ids and back, by each model's own tokenizer and template."""
+
+import random
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from langgraph_arbitrage.engine import ModelSpec, Tokenizer, load_tokenizer
+from langgraph_arbitrage.errors import ChatTemplateError
+from tiny import CHAT_TEMPLATE, QUESTIONS, make, prompt, tokenizer
+
+TEXTS = [
+    "So 3 + 4 = 7.\n\n",
+    " and more",
+    "\n\nShe adds",
+    "",
+    "naïve café。😀",
+    "  two  blanks ",
+    "<user>is no message",
+]
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokenizer:
+    return load_tokenizer(ModelSpec(make("llama")))
+
+
+def test_render_gives_the_ids_of_the_models_own_template(tokens: Tokenizer) -> None:
+    for question in QUESTIONS:
+        assert tokens.render([{"role": "user", "content": question}]) == prompt(question)
+
+
+def test_render_takes_the_given_template_where_the_model_has_none(tmp_path: Path) -> None:
+    spec = ModelSpec(str(_without_template(tmp_path)), chat_template=CHAT_TEMPLATE)
+    found = load_tokenizer(spec).render([{"role": "user", "content": QUESTIONS[0]}])
+    assert found == prompt(QUESTIONS[0])
+
+
+def test_a_model_without_template_is_told_how_to_get_one(tmp_path: Path) -> None:
+    folder = _without_template(tmp_path)
+    with pytest.raises(ChatTemplateError, match=r"plain has no chat template.*chat_template="):
+        load_tokenizer(ModelSpec(str(folder))).render([{"role": "user", "content": "Hello"}])
+
+
+def test_a_template_that_refuses_a_conversation_is_named(tmp_path: Path) -> None:
+    template = "{{ raise_exception('only the user may speak') }}"
+    spec = ModelSpec(str(_without_template(tmp_path)), chat_template=template)
+    told = r"chat template of plain cannot .*\['system', 'user'\].*only the user may speak"
+    with pytest.raises(ChatTemplateError, match=told):
+        load_tokenizer(spec).render(
+            [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
+        )
+
+
+def _without_template(tmp_path: Path) -> Path:
+    folder = Path(shutil.copytree(make("llama"), tmp_path / "plain"))
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_encoded_text_is_decoded_to_itself(tokens: Tokenizer, text: str) -> None:
+    assert tokens.decode(tokens.encode(text)) == text.replace("<user>", "")
+
+
+@pytest.mark.parametrize("before", TEXTS)
+def test_decode_after_gives_what_the_new_ids_add(tokens: Tokenizer, before: str) -> None:
+    for text in TEXTS:
+        found = tokens.decode_after(tokens.encode(before), tokens.encode(text))
+        assert found == text.replace("<user>", "")
+
+
+def test_every_cut_of_a_text_adds_up(tokens: Tokenizer) -> None:
+    ids = tokens.encode("She adds 3 to 4.\n\nSo 7, naïve or not.")
+    whole = tokens.decode(ids)
+    for cut in range(len(ids)):
+        if "\ufffd" not in (first := tokens.decode(ids[:cut])):
+            assert first + tokens.decode_after(ids[:cut], ids[cut:]) == whole
+
+
+def test_the_same_tokens_share_a_vocabulary_and_others_do_not(tokens: Tokenizer) -> None:
+    twin = load_tokenizer(ModelSpec(make("llama", seed=1)))
+    other = load_tokenizer(ModelSpec(make("llama", vocabulary=330)))
+    assert tokens.shares_vocabulary(tokens)
+    assert tokens.shares_vocabulary(twin)
+    assert not tokens.shares_vocabulary(other)
+    assert not other.shares_vocabulary(tokens)
+
+
+def test_tokenizers_are_loaded_once(tokens: Tokenizer) -> None:
+    assert load_tokenizer(ModelSpec(make("llama"))) is tokens
+
+
+def test_many_threads_may_encode_at_a_time() -> None:
+    """A fast tokenizer alone raises `Already borrowed`."""
+    shared, rng = Tokenizer(tokenizer(), "tiny", None), random.Random(0)
+    texts = [" ".join(rng.choices(TEXTS, k=50)) for _ in range(64)]
+    want = [shared.encode(t) for t in texts]
+
+    def work(text: str) -> list[int]:
+        shared.render([{"role": "user", "content": text}])
+        return shared.encode(text)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, texts)) == want

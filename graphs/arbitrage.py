@@ -15,7 +15,7 @@ from typing import Any
 from langgraph.graph import END, START, StateGraph
 
 from langgraph_arbitrage.models import Models
-from langgraph_arbitrage.nodes import commit, draft, node, regenerate, route
+from langgraph_arbitrage.nodes import Node, commit, draft, regenerate, route
 from langgraph_arbitrage.run import step_view
 from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
 from langgraph_arbitrage.state import ArbitrageState, MessagesInput
@@ -70,10 +70,10 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
     graph: ArbitrageGraph = StateGraph(
         ArbitrageState, context_schema=Context, input_schema=MessagesInput
     )
-    graph.add_node("draft", node(draft, models))
-    graph.add_node("route", node(route, models))
-    graph.add_node("regenerate", node(regenerate, models))
-    graph.add_node("commit", node(commit, models))
+    graph.add_node("draft", Node(draft, models))
+    graph.add_node("route", Node(route, models))
+    graph.add_node("regenerate", Node(regenerate, models))
+    graph.add_node("commit", Node(commit, models))
     graph.add_conditional_edges(START, next_writer, ["draft", "regenerate"])
     graph.add_edge("draft", "regenerate" if policy.needs_target_step else "route")
     graph.add_conditional_edges("route", after_route, ["commit", "regenerate"])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_arbitrage.engine import Engine, Score, Ticket, Write
 from langgraph_arbitrage.errors import RequestCancelledError
@@ -21,7 +21,7 @@ from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState
 
-__all__ = ["Body", "Call", "CancelScope", "node"]
+__all__ = ["Body", "Call", "CancelScope", "Node"]
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,26 @@ class CancelScope:
         ticket.future.add_done_callback(lambda _: self._tickets.discard(ticket))
 
 
-def node(
-    body: Callable[[ArbitrageState, Run], Body], models: Models
-) -> RunnableLambda[ArbitrageState, dict[str, Any]]:
-    """A graph node from a body, for `invoke` and `ainvoke` alike."""
+class Node(Runnable[ArbitrageState, dict[str, Any]]):
+    """A graph node from a body, for `invoke` and `ainvoke` alike.
 
-    def sync(state: ArbitrageState) -> dict[str, Any]:
-        run = Run(models)
-        steps = body(state, run)
+    A bare `Runnable`: a `RunnableLambda` would start a traced run of its own at every call.
+    """
+
+    def __init__(self, body: Callable[[ArbitrageState, Run], Body], models: Models) -> None:
+        self.name = body.__name__
+        self._body = body
+        self._models = models
+
+    def invoke(
+        self,
+        input: ArbitrageState,  # noqa: A002 - a Runnable's name for it
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Run the body, waiting on futures."""
+        run = Run(self._models)
+        steps = self._body(input, run)
         try:
             calls = next(steps)
             while True:
@@ -77,19 +89,23 @@ def node(
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
-    async def in_loop(state: ArbitrageState) -> dict[str, Any]:
-        run = Run(models)
-        if not models.ready:
-            await asyncio.to_thread(models.prepare, run.policy)
-        steps = body(state, run)
+    async def ainvoke(
+        self,
+        input: ArbitrageState,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Run the body, waiting on the event loop."""
+        run = Run(self._models)
+        if not self._models.ready:
+            await asyncio.to_thread(self._models.prepare, run.policy)
+        steps = self._body(input, run)
         try:
             calls = next(steps)
             while True:
                 calls = steps.send(await _answers_in_loop(calls, run.cancel))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-
-    return RunnableLambda(sync, afunc=in_loop, name=body.__name__)
 
 
 def _submit(

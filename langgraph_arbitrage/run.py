@@ -88,6 +88,8 @@ class Run:
 
     def pending(self, role: Writer, state: ArbitrageState, written: Written) -> PendingStep:
         """A written step as state."""
+        spent = sum(len(s["ids"]) for s in state["steps"]) + len(written.ids)
+        goes_on = written.finish in ("separator", "length") and spent < self.limits.max_tokens
         return PendingStep(
             ids=written.ids,
             text=self.models.step_text(
@@ -95,7 +97,7 @@ class Run:
                 state["prompts"],
                 state["steps"],
                 written.ids,
-                ends_answer=written.finish != "separator",
+                ends_answer=not goes_on,
             ),
             logprobs=written.logprobs,
             finish=written.finish,

@@ -8,13 +8,15 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.errors import ChatTemplateError, CheckpointError
 
 __all__ = ["Tokenizer", "load_tokenizer"]
 
+AS_THE_FILE_SAYS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _ANCHOR = "\n"  # text before a continuation, so that no tokenizer takes it for a sentence's start
 
 
@@ -121,7 +123,12 @@ def load_tokenizer(spec: ModelSpec) -> Tokenizer:
         CheckpointError: The checkpoint has no loadable tokenizer.
     """
     try:
-        hf = AutoTokenizer.from_pretrained(
+        declared = get_tokenizer_config(spec.path, revision=spec.revision).get("tokenizer_class")
+        # The automatic choice goes by the architecture for some (Qwen2), and cuts text otherwise
+        # than a checkpoint's own tokenizer.json does.
+        plain = declared in AS_THE_FILE_SAYS
+        found: Any = PreTrainedTokenizerFast if plain else AutoTokenizer
+        hf = found.from_pretrained(
             spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:

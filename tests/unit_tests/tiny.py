@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import random
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,7 @@ TEXT = (
     "She starts with 3 and adds 4.\n\nSo 3 + 4 = 7 and the answer is \\boxed{7}.\n\n"
     "A crate holds 12 jars; 5 crates hold 60 jars in all, and each jar costs 2 dollars. "
 )
+WORD = re.compile("Ġ[a-z]{2,}|Ċ|[.]|<eos>")
 QUESTIONS = [
     "Ann has 3 apples and buys 4. How many has she?",
     "A crate holds 12 jars. How many jars are in 5 crates?",
@@ -104,19 +106,22 @@ def make(
     *,
     vocabulary: int = 400,
     head: str = "causal-lm",
+    template: str = CHAT_TEMPLATE,
     endless: bool = False,
+    words: bool = False,
     **overrides: Any,
 ) -> str:
     """A checkpoint folder; weights spread wide, so that argmax has no ties and texts vary.
 
-    An `endless` model never takes the end token for the most probable one.
+    An `endless` model never takes the end token for the most probable one. One with `words`
+    writes whole words, full stops and line ends: text that its tokenizer cuts as it was written.
     """
     extras = [f"{name}={value}" for name, value in sorted(overrides.items())]
-    name = "-".join([kind, str(seed), str(vocabulary), head, *["endless"] * endless, *extras])
-    path = ROOT / name
+    flags = ["endless"] * endless + ["words"] * words + ["other"] * (template != CHAT_TEMPLATE)
+    path = ROOT / "-".join([kind, str(seed), str(vocabulary), head, *flags, *extras])
     if path.exists():
         return str(path)
-    tok = tokenizer(vocabulary)
+    tok = tokenizer(vocabulary, template)
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         kind.split("-")[0],
@@ -137,9 +142,20 @@ def make(
             torch.nn.init.normal_(parameter, std=0.25)
     if endless:
         model.get_output_embeddings().weight.data[tok.eos_token_id] = 0
+    if words:
+        others = [i for token, i in tok.get_vocab().items() if not WORD.fullmatch(token)]
+        model.get_output_embeddings().weight.data[others] = 0
     model.save_pretrained(path)
     tok.save_pretrained(path)
     return str(path)
+
+
+def pair(**settings: Any) -> dict[str, str]:
+    """A draft of two layers and a target of three, by the names of the settings."""
+    return {
+        "draft": make("llama", num_hidden_layers=2, **settings),
+        "target": make("llama", seed=1, **settings),
+    }
 
 
 def prompt(question: str, vocabulary: int = 400) -> list[int]:
@@ -162,7 +178,10 @@ def generate(path: str, ids: list[int], new: int) -> list[int]:
 
 @cache
 def _generated(path: str, ids: tuple[int, ...], new: int) -> list[int]:
-    out = loaded(path).generate(torch.tensor([ids]), max_new_tokens=new, do_sample=False)
+    all_read = torch.ones(1, len(ids), dtype=torch.long)  # it takes pad tokens for padding else
+    out = loaded(path).generate(
+        torch.tensor([ids]), attention_mask=all_read, max_new_tokens=new, do_sample=False
+    )
     return out[0, len(ids) :].tolist()
 
 

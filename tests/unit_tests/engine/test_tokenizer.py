@@ -9,7 +9,7 @@ import pytest
 
 from langgraph_arbitrage.engine import ModelSpec, Tokenizer, load_tokenizer
 from langgraph_arbitrage.errors import ChatTemplateError
-from tiny import CHAT_TEMPLATE, QUESTIONS, make, prompt, tokenizer
+from tiny import CHAT_TEMPLATE, KINDS, QUESTIONS, make, prompt, tokenizer
 
 TEXTS = [
     "So 3 + 4 = 7.\n\n",
@@ -30,6 +30,14 @@ def tokens() -> Tokenizer:
 def test_render_gives_the_ids_of_the_models_own_template(tokens: Tokenizer) -> None:
     for question in QUESTIONS:
         assert tokens.render([{"role": "user", "content": question}]) == prompt(question)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_is_cut_as_the_checkpoints_own_file_says_whatever_the_architecture(kind: str) -> None:
+    """The automatic choice of `transformers` takes another tokenizer for Qwen2."""
+    found = load_tokenizer(ModelSpec(make(kind)))
+    for question in QUESTIONS:
+        assert found.render([{"role": "user", "content": question}]) == prompt(question)
 
 
 def test_render_takes_the_given_template_where_the_model_has_none(tmp_path: Path) -> None:

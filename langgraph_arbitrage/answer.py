@@ -17,8 +17,12 @@ __all__ = ["AnswerStream", "answer_message", "answer_text", "releasable", "trim_
 def answer_text(texts: Sequence[str], stop: Sequence[str], separators: Sequence[str]) -> str:
     """The joined steps up to the first stop string, without separators at the end."""
     text = "".join(texts)
-    cut = min((i for s in stop if (i := text.find(s)) >= 0), default=len(text))
-    return trim_separators(text[:cut], separators)
+    return trim_separators(text[: _first(stop, text)], separators)
+
+
+def _first(stop: Sequence[str], text: str) -> int:
+    """Where the first stop string begins; the length of a text without any."""
+    return min((i for s in stop if (i := text.find(s)) >= 0), default=len(text))
 
 
 def trim_separators(text: str, separators: Sequence[str]) -> str:
@@ -31,10 +35,10 @@ def trim_separators(text: str, separators: Sequence[str]) -> str:
 def releasable(text: str, stop: Sequence[str], separators: Sequence[str]) -> int:
     """How many characters of a growing text will be part of the answer whatever follows.
 
-    Held back: separators at the end, which an answer does not end with, and whatever may turn
-    out to be the beginning of a stop string or of a separator.
+    Held back: a stop string and all after it, separators at the end, which an answer does not
+    end with, and whatever may turn out to be the beginning of a stop string or of a separator.
     """
-    end = len(text)
+    end = _first(stop, text)  # it may end inside of a token
     while True:
         here = text[:end]
         beginnings = (

@@ -1,0 +1,80 @@
+"""Nothing is read twice: tokens fed through the models, counted on the models themselves."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage, Random
+from tiny import QUESTIONS, pair, prompt
+
+Chat = Callable[..., ChatArbitrage]
+DRAFT, TARGET = 2, 3  # layers
+WORDY: dict[str, Any] = {"separator": (".", "\n"), **pair(endless=True, words=True)}
+
+
+@pytest.mark.parametrize("steps", [5, 20, 60])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_each_model_is_fed_each_token_about_once(
+    steps: int, rate: float, chat: Chat, fed: Counter[int]
+) -> None:
+    llm = chat(router=Random(rate), max_steps=steps, max_step_tokens=9)
+    llm.invoke("Warm up.")
+    fed.clear()
+    message = llm.invoke(QUESTIONS[0])
+    figures = message.response_metadata["arbitrage"]
+    assert len(figures["steps"]) == steps
+    read = message.usage_metadata["total_tokens"]
+    assert fed[DRAFT] <= 1.1 * (read + figures["discarded_tokens"])
+    assert fed[TARGET] <= 1.1 * read * (rate > 0)
+    assert figures["forwarded"] == {"draft": fed[DRAFT], "target": fed[TARGET], "router": 0}
+
+
+def test_always_draft_feeds_the_target_nothing(chat: Chat, fed: Counter[int]) -> None:
+    llm = chat(router=AlwaysDraft(), max_tokens=60)
+    llm.invoke("Warm up.")
+    fed.clear()
+    message = llm.invoke(QUESTIONS[0])
+    assert set(fed) == {DRAFT}
+    assert fed[DRAFT] < 1.1 * message.usage_metadata["total_tokens"]
+
+
+def test_always_target_feeds_the_draft_nothing(chat: Chat, fed: Counter[int]) -> None:
+    llm = chat(router=AlwaysTarget(), max_tokens=60)
+    llm.invoke("Warm up.")
+    fed.clear()
+    message = llm.invoke(QUESTIONS[0])
+    assert set(fed) == {TARGET}
+    assert fed[TARGET] < 1.1 * message.usage_metadata["total_tokens"]
+
+
+@pytest.mark.parametrize("policy", [AlwaysDraft(), AlwaysTarget(), Random(0.5)])
+def test_the_second_turn_of_a_chat_feeds_only_what_is_new(
+    policy: Any, chat: Chat, fed: Counter[int]
+) -> None:
+    """Where the template keeps the history as it was."""
+    llm = chat(**WORDY, router=policy, max_tokens=120)
+    llm.invoke("Warm up.")
+    first = llm.invoke(QUESTIONS[0])
+    history = [HumanMessage(QUESTIONS[0]), AIMessage(first.text), HumanMessage("And now?")]
+    before = first.usage_metadata["total_tokens"]
+    assert before > 100
+    fed.clear()
+    second = llm.invoke(history, max_tokens=10)
+    new = second.usage_metadata["total_tokens"] - before
+    assert new < 40
+    discarded = second.response_metadata["arbitrage"]["discarded_tokens"]
+    assert max(fed.values()) <= new + discarded + 12
+    assert second.usage_metadata["input_token_details"]["cache_read"] >= before - 12
+
+
+def test_an_escalation_reads_the_prompt_once_in_the_target(chat: Chat, fed: Counter[int]) -> None:
+    llm = chat(router=Random(0.1, seed=8), max_steps=20, max_step_tokens=6)
+    llm.invoke("Warm up.")
+    fed.clear()
+    message = llm.invoke(QUESTIONS[3])
+    written = [s["writer"] for s in message.response_metadata["arbitrage"]["steps"]]
+    assert 1 <= written.count("target") <= 5
+    assert fed[TARGET] <= len(prompt(QUESTIONS[3])) + 20 * 6

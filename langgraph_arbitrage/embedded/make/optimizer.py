@@ -10,14 +10,17 @@ BETAS = (0.9, 0.97)
 
 
 def orthogonalise(g: Tensor) -> Tensor:
-    """Approximate the nearest orthogonal matrices ``[L, out, in]`` (quintic Newton–Schulz)."""
-    x: Tensor = g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    """Approximate the nearest orthogonal matrices ``[L, out, in]``.
+
+    A quintic Newton–Schulz iteration, in bf16: its own error is larger than the rounding.
+    """
+    x: Tensor = (g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     for _ in range(5):
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(g.dtype)
 
 
 class Optimizer:

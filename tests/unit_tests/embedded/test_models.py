@@ -1,6 +1,8 @@
 """Promises of the embedded checkpoints, and of what trains them."""
 
+import json
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langgraph_arbitrage import embedded
+from langgraph_arbitrage.embedded.make.chats import KEPT_OUT, chats
+from langgraph_arbitrage.embedded.make.model import config, forward, grow, initial, to_hugging_face
 from langgraph_arbitrage.embedded.problems import Problem
 
 ROLES = {"draft": embedded.DRAFT, "target": embedded.TARGET, "scorer": embedded.SCORER}
@@ -20,20 +24,24 @@ def model(role: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(ROLES[role], dtype=torch.float32).eval()
 
 
+@cache
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(embedded.TARGET)
+
+
 @torch.no_grad()
 def solves(role: str, problem: Problem) -> bool:
     """Whether every token of the reference solution is the argmax: equals greedy success."""
-    tokenizer = AutoTokenizer.from_pretrained(ROLES[role])
     messages = [
         {"role": "user", "content": problem.question},
         {"role": "assistant", "content": problem.solution},
     ]
     prompt, text = (
-        tokenizer.apply_chat_template(m, add_generation_prompt=more, tokenize=False)
+        tokenizer().apply_chat_template(m, add_generation_prompt=more, tokenize=False)
         for m, more in ((messages[:1], True), (messages, False))
     )
-    start = len(tokenizer.encode(prompt, add_special_tokens=False))
-    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+    start = len(tokenizer().encode(prompt, add_special_tokens=False))
+    ids = torch.tensor([tokenizer().encode(text, add_special_tokens=False)])
     return bool((model(role)(ids).logits[0, start - 1 : -1].argmax(-1) == ids[0, start:]).all())
 
 
@@ -72,8 +80,6 @@ def test_no_model_solves_the_problems_that_are_marked_hard() -> None:
 
 @torch.no_grad()
 def test_the_training_forward_gives_the_logits_of_llama() -> None:
-    from langgraph_arbitrage.embedded.make.model import config, forward, initial, to_hugging_face
-
     cfg = config(width=32, layers=2, heads=2, vocab=50)
     weights = initial(cfg, seed=0)
     for name in ("o", "down"):
@@ -87,8 +93,6 @@ def test_the_training_forward_gives_the_logits_of_llama() -> None:
 
 
 def test_a_grown_model_computes_what_the_shallow_one_did() -> None:
-    from langgraph_arbitrage.embedded.make.model import config, grow, initial, to_hugging_face
-
     weights = initial(config(32, 2, 2, 50), seed=0)
     for name in ("o", "down"):
         weights[name].normal_(0, 0.1)
@@ -99,11 +103,6 @@ def test_a_grown_model_computes_what_the_shallow_one_did() -> None:
 
 
 def test_held_out_chats_use_names_that_training_does_not() -> None:
-    import json
-    from itertools import islice
-
-    from langgraph_arbitrage.embedded.make.chats import KEPT_OUT, chats
-
     names: list[set[str]] = [set(), set()]
     for held_out in (False, True):
         for messages, tools in islice(chats(5, held_out), 600):

@@ -1,0 +1,27 @@
+"""The graph: its events while it runs, its state, and a second turn on the same thread."""
+
+from langgraph.checkpoint.memory import InMemorySaver
+
+from langgraph_arbitrage import Context, create_arbitrage_graph, embedded
+
+
+def main() -> None:
+    """Answer two questions on one thread, showing each step as it becomes part of the answer."""
+    graph = create_arbitrage_graph(max_tokens=300).compile(checkpointer=InMemorySaver())
+    thread = {"configurable": {"thread_id": "1"}}
+    for problem in embedded.problems(2, seed=8):
+        print(f"\n{problem.question}")
+        events = graph.stream(
+            {"messages": [("user", problem.question)]},
+            thread,
+            context=Context(threshold=0.95),
+            stream_mode="custom",
+        )
+        for event in events:
+            if event["type"] == "committed":
+                print(f"  {event['writer']:6} {event['text'].strip()}")
+    print(f"\n{len(graph.get_state(thread).values['messages'])} messages on the thread")
+
+
+if __name__ == "__main__":
+    main()

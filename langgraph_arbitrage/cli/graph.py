@@ -1,0 +1,68 @@
+"""`arbitrage graph`: draws the state machine, offline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from langgraph_arbitrage.errors import SettingsError
+
+__all__ = ["add_command"]
+
+FORMATS = {"mermaid": None, "png": "pygraphviz", "ascii": "grandalf"}
+"""What can be drawn, and the package that draws it. LangChain's own PNG of a mermaid drawing is
+made by a web service, so it is not used."""
+
+
+def add_command(commands: Any) -> None:
+    """Add the subcommand."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "graph",
+        help="draw the state machine",
+        description="Draw the state machine of the reasoning loop, without any network.",
+    )
+    parser.add_argument(
+        "--format",
+        choices=list(FORMATS),
+        help="mermaid (text for Markdown), png or ascii (default: png if FILE ends so, "
+        "else mermaid)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="Write to this file (default: stdout)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw, then write."""
+    file: Path | None = args.output
+    kind = args.format or ("png" if file and file.suffix.lower() == ".png" else "mermaid")
+    if kind == "png" and file is None and sys.stdout.isatty():
+        raise SettingsError("a PNG is no text for a terminal; write it to a file with -o FILE.png")
+    package = FORMATS[kind]
+    if package is not None and find_spec(package) is None:
+        raise SettingsError(
+            f"drawing as {kind} needs {package}: pip install 'langgraph-arbitrage[draw]' "
+            f"(or: pip install {package})"
+        )
+    drawn = _draw(kind)
+    if file is None:
+        sys.stdout.buffer.write(drawn)
+        return
+    try:
+        file.write_bytes(drawn)
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be written: {error.strerror}") from None
+
+
+def _draw(kind: str) -> bytes:
+    from langgraph_arbitrage.graphs import create_arbitrage_graph
+
+    graph = create_arbitrage_graph().compile().get_graph()
+    if kind == "png":
+        return bytes(graph.draw_png(None))
+    text = graph.draw_mermaid() if kind == "mermaid" else graph.draw_ascii()
+    return (text.rstrip() + "\n").encode()

@@ -1,0 +1,80 @@
+"""Reads the command line, runs the subcommand, turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+from langgraph_arbitrage.cli import ask, demo, graph
+from langgraph_arbitrage.errors import ArbitrageError
+
+__all__ = ["main"]
+
+FAILED = 2  # as argparse has it
+INTERRUPTED = 128 + 2  # as shells have it: killed by SIGINT
+BROKEN_PIPE = 128 + 13
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, without the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        print_error(f"{message} (see {self.prog} --help)")
+        raise SystemExit(FAILED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `arbitrage`.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        0, or 2 after an error of the user's, or 130 after Ctrl-C.
+    """
+    try:
+        args = _parser().parse_args(argv)
+        args.run(args)
+        sys.stdout.flush()
+    except SystemExit as end:  # argparse: help, version, a wrong argument
+        return end.code if isinstance(end.code, int) else FAILED
+    except ArbitrageError as error:
+        print_error(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone; Python would complain once more while it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return 0
+
+
+def print_error(message: str) -> None:
+    """One line on stderr, red on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from langgraph_arbitrage.cli.text import printable
+
+    line = f"arbitrage: error: {' '.join(printable(message).split())}"
+    Console(stderr=True).print(Text(line, style="red"), soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="arbitrage",
+        description="A small draft model reasons step by step; a large target model writes again "
+        "the steps where it pays.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"arbitrage {version('langgraph-arbitrage')}"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (ask, demo, graph):
+        command.add_command(commands)
+    return parser

@@ -1,0 +1,160 @@
+"""The models and the policy that answer questions on the command line, one at a time."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import HumanMessage
+
+from langgraph_arbitrage.engine import Write
+from langgraph_arbitrage.errors import RequestCancelledError
+from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
+from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.nodes import CancelScope
+from langgraph_arbitrage.policies import Policy
+from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage
+
+    from langgraph_arbitrage.events import StepEvent
+
+__all__ = ["Answer", "Team"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and its figures."""
+
+    question: str
+    text: str
+    figures: dict[str, Any]
+    """`response_metadata["arbitrage"]` of the answer's message."""
+    usage: dict[str, Any]
+    seconds: float
+    """From the question to the last token; loading is not in it."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "finish_reason": self.figures["finish_reason"],
+            "arbitrage": self.figures,
+            "usage": self.usage,
+            "seconds": self.seconds,
+        }
+
+
+class Team:
+    """Models and a policy; teams of the same models share them."""
+
+    def __init__(self, settings: ArbitrageSettings) -> None:
+        self.settings = settings
+        self._models = Models(settings)
+        self._graph = create_arbitrage_graph(self._models).compile()
+
+    def with_policy(self, policy: Policy) -> Team:
+        """The same models under another policy."""
+        return Team(self.settings.model_copy(update={"router": policy, "threshold": None}))
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self.settings.policy
+
+    def check(self, question: str) -> None:
+        """Raise where a model cannot be used or cannot read the question; loads no weights.
+
+        Raises:
+            ChatTemplateError: A model has no chat template.
+            CheckpointError: A path is no model.
+            ContextLengthError: The question does not fit a model's context.
+        """
+        self._models.prepare(self.policy)
+        self._models.prompts([HumanMessage(question)], self.policy)
+
+    def greet(self) -> float:
+        """Have each model that the policy uses write one token; the seconds it took.
+
+        The first time, that loads the models. With one slot it also leaves each cache with the
+        greeting alone, so that no answer finds there what another one has read.
+        """
+        start = time.perf_counter()
+        prompts = self._models.prompts([HumanMessage("Hello!")], self.policy)
+        engines = {role: self._models.engine(role) for role in self._models.roles(self.policy)}
+        tickets = [e.submit(Write(ids=prompts[r], max_tokens=1)) for r, e in engines.items()]
+        for ticket in tickets:
+            ticket.result()
+        return time.perf_counter() - start
+
+    def answer(self, question: str, listener: Callable[[StepEvent], None] | None = None) -> Answer:
+        """Answer a question.
+
+        Args:
+            question: The text.
+            listener: Called with each event of the run.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed; the models have stopped.
+        """
+        scope = CancelScope()
+        state: dict[str, Any] = {}
+        start = time.perf_counter()
+        with _ctrl_c_cancels(scope):
+            parts = self._graph.stream(
+                {"messages": [HumanMessage(question)]},
+                {"recursion_limit": recursion_limit(Limits.of(self.settings))},
+                context=Context(cancel=scope),
+                stream_mode=["custom", "values"],
+            )
+            try:
+                for mode, part in parts:
+                    if mode == "values":
+                        state = part  # type: ignore[assignment]
+                    elif listener is not None:
+                        listener(part)  # type: ignore[arg-type]
+            except RequestCancelledError:
+                if not scope.cancelled:
+                    raise
+            if scope.cancelled:
+                raise KeyboardInterrupt
+        seconds = time.perf_counter() - start
+        message: AIMessage = state["messages"][-1]
+        return Answer(
+            question,
+            message.text,
+            message.response_metadata["arbitrage"],
+            dict(message.usage_metadata or {}),
+            seconds,
+        )
+
+
+@contextmanager
+def _ctrl_c_cancels(scope: CancelScope) -> Iterator[None]:
+    """Ctrl-C stops the models within a token; a second one does not wait for them.
+
+    An exception out of the handler would do the opposite: the graph, unwinding, waits for the
+    step that is being written.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+
+    def cancel(number: int, frame: Any) -> None:
+        if scope.cancelled:
+            raise KeyboardInterrupt
+        scope.cancel()
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,48 @@
+"""Small texts: what may go to a terminal, what an answer comes down to."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["final_answer", "printable", "unescape"]
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ESCAPE = re.compile(r"\\(?:[nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
+
+
+def printable(text: str) -> str:
+    r"""`text` without characters that steer a terminal: a model may write any.
+
+    Example:
+        >>> printable("a\x1b[2Jb")
+        'a�[2Jb'
+    """
+    return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def unescape(text: str) -> str:
+    r"""`text` with `\n`, `\t`, `\r`, `\\`, `\x41` and `\u0041` as the characters they stand for.
+
+    Example:
+        >>> unescape(r"\n\n") == chr(10) * 2, unescape("à la")
+        (True, 'à la')
+    """
+    return _ESCAPE.sub(lambda found: found[0].encode().decode("unicode_escape"), text)
+
+
+def final_answer(text: str) -> str:
+    r"""What stands in the last `\boxed{}`, else the last line.
+
+    Example:
+        >>> final_answer(r"So 3 + 4 = 7.\boxed{7}"), final_answer("Well.\n\nSeven.")
+        ('7', 'Seven.')
+    """
+    start = text.rfind(r"\boxed{")
+    if start >= 0:
+        start += len(r"\boxed{")
+        depth = 1
+        for end in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if not depth:
+                return text[start:end].strip()
+    return next((line for line in reversed(text.split("\n")) if line.strip()), "").strip()

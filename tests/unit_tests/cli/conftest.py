@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import io
+import signal
+import sys
+from collections.abc import Callable
 
 import pytest
-from tiny import make
 
 from langgraph_arbitrage.cli import main
+from tiny import make
 
 
 @pytest.fixture(autouse=True)
@@ -20,19 +23,9 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def models() -> list[str]:
-    """Options that name two tiny models, and a separator that gives them several steps."""
+    """Options that name two tiny models."""
     draft, target = make("llama", 1), make("llama", 2)
     return ["--draft", draft, "--target", target]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def loaded(models: list[str]) -> Iterator[None]:
-    """Keep the models loaded over all tests: the command itself never unloads them."""
-    yield
-    from langgraph_arbitrage.engine import registry
-
-    for engine in list(registry._engines.values()):
-        registry.release(engine)
 
 
 @pytest.fixture
@@ -43,5 +36,26 @@ def arbitrage(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, st
         status = main(argv)
         out, err = capsys.readouterr()
         return status, out, err
+
+    return run
+
+
+class _PressesCtrlC(io.StringIO):
+    """A stdout whose reader presses Ctrl-C as soon as two steps are there."""
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if " s  " in text and self.getvalue().count(" s  ") == 2:
+            signal.raise_signal(signal.SIGINT)
+        return written
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Run the command, interrupted after two steps; its status and stdout."""
+
+    def run(*argv: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "stdout", out := _PressesCtrlC())
+        return main(argv), out.getvalue()
 
     return run

@@ -76,13 +76,9 @@ def test_a_bad_setting_of_one_call_is_refused(
     assert not loads
 
 
-@pytest.mark.parametrize(
-    ("policy", "field"), [(DraftConfidence, "threshold"), (Random, "rate")]
-)
+@pytest.mark.parametrize(("policy", "field"), [(DraftConfidence, "threshold"), (Random, "rate")])
 @pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), "half", None, True])
-def test_a_policy_refuses_what_is_outside_its_range(
-    policy: type, field: str, value: Any
-) -> None:
+def test_a_policy_refuses_what_is_outside_its_range(policy: type, field: str, value: Any) -> None:
     told = f"{field} of {policy.__name__} must be a number from 0 to 1, not {value!r}"
     with pytest.raises(SettingsError, match=told):
         policy(**{field: value})

@@ -1,0 +1,168 @@
+"""`arbitrage ask`: steps as they come, JSON, comparison, stdin, Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import signal
+import sys
+
+import pytest
+
+from langgraph_arbitrage import ChatArbitrage, Random
+
+NAMES = ("arbitraged", "draft only", "target only")
+STEPS = ["--separator", " ", "--policy", "random", "--threshold", "0.5", "--max-steps", "6"]
+QUESTION = "Ann has 3 apples and buys 4. How many has she?"
+
+
+@pytest.fixture
+def reference(models):
+    """The chat model with the same settings."""
+    return ChatArbitrage(
+        draft=models[1],
+        target=models[3],
+        router=Random(0.5),
+        separator=" ",
+        max_steps=6,
+        max_slots=1,
+    )
+
+
+def test_each_step_is_printed_with_its_writer_score_and_time(arbitrage, models, reference):
+    status, out, _ = arbitrage("ask", QUESTION, *models, *STEPS)
+    *lines, figures = out.splitlines()
+    told = reference.invoke(QUESTION).response_metadata["arbitrage"]
+    heads = [
+        m for m in (re.match(r"(draft|target) +(\d\.\d\d) +\d+\.\d\d s  ", x) for x in lines) if m
+    ]
+    assert status == 0
+    assert [m[1] for m in heads] == [step["writer"] for step in told["steps"]]
+    assert [m[2] for m in heads] == [f"{step['score']:.2f}" for step in told["steps"]]
+    assert {m[1] for m in heads} == {"draft", "target"}
+    assert figures.startswith(f"6 steps, {told['escalation_rate']:.0%} escalated · tokens: ")
+    assert f"{told['discarded_tokens']} discarded" in figures
+    assert figures.endswith("stopped by --max-steps")
+
+
+def test_json_is_one_object_a_question_and_nothing_else(arbitrage, models, reference):
+    status, out, _ = arbitrage("ask", QUESTION, "How many?", *models, *STEPS, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    message = reference.invoke(QUESTION)
+    assert status == 0
+    assert [r["question"] for r in records] == [QUESTION, "How many?"]
+    assert records[0]["answer"] == message.text
+    assert records[0]["finish_reason"] == "max_steps"
+    assert records[0]["usage"]["output_tokens"] == message.usage_metadata["output_tokens"]
+    assert records[0]["seconds"] > 0
+    assert "".join(s["text"] for s in records[0]["arbitrage"]["steps"]) == message.text
+
+
+def test_without_a_question_all_of_stdin_is_one(arbitrage, models, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Ann has 3 apples.\n\nHow many?\n"))
+    _, out, _ = arbitrage("ask", *models, "--max-tokens", "4", "--json")
+    assert json.loads(out)["question"] == "Ann has 3 apples.\n\nHow many?"
+
+
+@pytest.mark.parametrize(
+    ("stdin", "told"),
+    [
+        (io.StringIO(" \n"), "the question is empty"),
+        (io.TextIOWrapper(io.BytesIO(b"caf\xe9?"), "utf-8"), "no valid utf-8 text"),
+    ],
+)
+def test_a_stdin_that_holds_no_question_is_told(arbitrage, monkeypatch, stdin, told):
+    monkeypatch.setattr(sys, "stdin", stdin)
+    status, _, err = arbitrage("ask")
+    assert status == 2
+    assert told in err
+
+
+def test_compare_shows_the_draft_and_the_target_alone_beside_it(arbitrage, models):
+    _, out, _ = arbitrage("ask", QUESTION, *models, *STEPS, "--compare")
+    rows = {name: next(x for x in out.splitlines() if name in x) for name in NAMES}
+    assert rows["draft only"].rstrip().endswith(" 0%")
+    assert rows["target only"].rstrip().endswith(" 100%")
+
+
+def test_compare_as_json_holds_all_three_answers(arbitrage, models):
+    _, out, _ = arbitrage("ask", QUESTION, *models, *STEPS, "--compare", "--json")
+    others = json.loads(out)["compare"]
+    assert others["draft only"]["arbitrage"]["forwarded"]["target"] == 0
+    assert others["target only"]["arbitrage"]["forwarded"]["draft"] == 0
+
+
+def test_no_answer_gains_from_what_another_one_left_in_the_cache(arbitrage, models):
+    argv = ("ask", QUESTION, QUESTION, *models, *STEPS, "--compare", "--json")
+    first, second = (json.loads(line) for line in arbitrage(*argv)[1].splitlines())
+    for one, other in (
+        (first, second),
+        *zip(*(r["compare"].values() for r in (first, second)), strict=True),
+    ):
+        assert one["arbitrage"]["forwarded"] == other["arbitrage"]["forwarded"]
+
+
+def test_a_terminal_sees_rejected_steps_struck_out_and_writers_in_colour(
+    arbitrage, models, monkeypatch
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    _, out, _ = arbitrage("ask", QUESTION, *models, *STEPS)
+    assert "\x1b[36mdraft" in out
+    assert "\x1b[35mtarget" in out
+    assert "\x1b[2;9m" in out  # dim and struck
+
+
+def test_no_color_leaves_the_labels_only(arbitrage, models, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    _, out, _ = arbitrage("ask", QUESTION, *models, *STEPS)
+    assert not re.search(r"\x1b\[[\d;]*3[0-7]m", out)
+    assert "draft" in out
+    assert "target" in out
+
+
+def test_a_prompt_that_is_too_long_ends_before_any_answer(arbitrage, models):
+    status, out, err = arbitrage("ask", "How many?", "apples " * 2000, *models)
+    assert (status, out) == (2, "")
+    assert "which reads 1024" in err
+
+
+def test_a_chat_template_can_be_given_to_models_that_have_none(arbitrage, models, tmp_path):
+    bare, template = tmp_path / "bare", tmp_path / "template.jinja"
+    shutil.copytree(models[1], bare)
+    (bare / "chat_template.jinja").unlink()
+    template.write_text("{{ messages[0]['content'] }} So")
+    argv = ("ask", "Tell me.", "--draft", str(bare), "--target", str(bare), "--max-tokens", "3")
+    status, _, err = arbitrage(*argv)
+    assert status == 2
+    assert "bare has no chat template" in err
+    assert arbitrage(*argv, "--chat-template", str(template))[0] == 0
+
+
+def test_ctrl_c_stops_the_models_and_tells_what_was_finished(interrupted, models, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    status, out = interrupted(
+        "ask", QUESTION, *models, *STEPS[:-2], "--temperature", "2", "--seed", "1"
+    )
+    finished = int(re.search(r"interrupted; steps finished: (\d+)", out)[1])
+    assert status == 130
+    assert 2 <= finished < 20
+    assert finished == len(re.findall(r"\d s  ", out))
+    assert capsys.readouterr().err == ""
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_under_json_leaves_no_half_object(interrupted, models, monkeypatch):
+    from langgraph_arbitrage.cli.team import Team
+
+    answer = Team.answer
+
+    def pressed(self, question, listener=None):
+        return answer(self, question, lambda event: signal.raise_signal(signal.SIGINT))
+
+    monkeypatch.setattr(Team, "answer", pressed)
+    assert interrupted("ask", QUESTION, *models, *STEPS, "--json") == (130, "")

@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.cli.text import unescape
-from langgraph_arbitrage.errors import ArbitrageError, SettingsError
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget, DraftConfidence, Policy, Random
 from langgraph_arbitrage.settings import ArbitrageSettings
 
@@ -86,14 +83,7 @@ def settings_of(args: argparse.Namespace, **others: Any) -> ArbitrageSettings:
     }
     if "router" in given:
         given["router"] = POLICIES[given["router"]]()
-    try:
-        return ArbitrageSettings(**given, **others)
-    except ValidationError as error:  # pydantic wraps what a validator raises
-        first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, ArbitrageError):
-            raise cause from None
-        raise SettingsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return ArbitrageSettings(**given, **others)
 
 
 def _shown(default: Any) -> str:

@@ -37,9 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 after an error of the user's, or 130 after Ctrl-C.
     """
     try:
+        status = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone; Python would complain once more while it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
         args = _parser().parse_args(argv)
         args.run(args)
-        sys.stdout.flush()
     except SystemExit as end:  # argparse: help, version, a wrong argument
         return end.code if isinstance(end.code, int) else FAILED
     except ArbitrageError as error:
@@ -47,10 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone; Python would complain once more while it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     return 0
 
 

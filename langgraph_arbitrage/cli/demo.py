@@ -88,9 +88,10 @@ def _show_live(problem: Problem, team: Team, console: Console) -> None:
     answer = show_answer(problem.question, team, console)
     if check_answer(problem, answer.text):
         console.print(f"✓ {problem.answer} is right", style="green")
-    else:
-        hard = " (a problem with a step that neither model has learned)" if problem.hard else ""
-        console.print(f"✗ wrong: the answer is {problem.answer}{hard}", style="red")
+        return
+    hard = " (the problem has a step that neither model has learned)" if problem.hard else ""
+    verdict = f"✗ wrong: the answer is {problem.answer}{hard}"
+    console.print(verdict, style="red", soft_wrap=not console.is_terminal)
 
 
 def _compare(asked: list[Problem], rows: list[Row], console: Console) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -25,6 +27,9 @@ from langgraph_arbitrage.errors import CheckpointError
 
 __all__ = ["load_model"]
 
+# While it loads, transformers changes what all threads see: default dtype, device, progress bars.
+_loading = threading.Lock()
+
 LONG_LOAD = 2**30  # bytes of weights from which loading shows a progress bar
 
 AUTO_CLASSES: dict[Kind, type] = {
@@ -42,6 +47,11 @@ def load_model(spec: ModelSpec) -> PreTrainedModel:
         NotEnoughMemoryError: It does not fit the device.
         SettingsError: The device is not there.
     """
+    with _loading:
+        return _loaded(spec)
+
+
+def _loaded(spec: ModelSpec) -> PreTrainedModel:
     device = choose_device(spec)
     dtype = choose_dtype(spec, device)
     check_memory(spec, device, dtype)

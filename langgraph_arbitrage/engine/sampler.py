@@ -33,7 +33,7 @@ def choose(
     if sampled:
         probs = warp(logits[sampled], [samplings[i] for i in sampled])  # [S, V]
         cumulative = probs.cumsum(dim=-1)
-        draws = torch.tensor([[randoms[i].random()] for i in sampled], device=logits.device)
+        draws = _column([randoms[i].random() for i in sampled], logits)
         # Inverse transform: the first token whose cumulative probability exceeds the draw.
         picks = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).squeeze(-1)
         ids[sampled] = picks.clamp(max=logits.shape[-1] - 1)
@@ -43,8 +43,7 @@ def choose(
 
 def warp(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """Probabilities after temperature, top-k and top-p, in that order; shape [B, V]."""
-    temperature = torch.tensor([[s.temperature] for s in samplings], device=logits.device)
-    logits = logits / temperature
+    logits = logits / _column([s.temperature for s in samplings], logits)
     vocabulary = logits.shape[-1]
     if any(s.top_k for s in samplings):
         widest = min(max(s.top_k for s in samplings), vocabulary)
@@ -57,10 +56,15 @@ def warp(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
         logits = logits.masked_fill(logits < floor, -torch.inf)
     probs = logits.softmax(dim=-1)
     if any(s.top_p < 1 for s in samplings):
-        top_p = torch.tensor([[s.top_p] for s in samplings], device=logits.device)
+        top_p = _column([s.top_p for s in samplings], logits)
         ordered, order = probs.sort(dim=-1, descending=True)
         # A token stays while the mass before it is under top_p, so the first always stays.
         keep = (ordered.cumsum(dim=-1) - ordered) < top_p
         probs = torch.zeros_like(probs).scatter(-1, order, ordered * keep)
         probs = probs / probs.sum(dim=-1, keepdim=True)
     return probs
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """One value a row, shape [B, 1]; the default dtype is another while some model is loaded."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]

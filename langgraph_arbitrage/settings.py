@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationError,
+    model_validator,
+)
 
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.errors import SettingsError
@@ -35,7 +43,17 @@ ModelName = Annotated[str, BeforeValidator(_text)]
 class ArbitrageSettings(BaseModel):
     """Models, policy, sampling and limits: the same for the chat model, the graph and the CLI."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        use_attribute_docstrings=True, arbitrary_types_allowed=True, extra="forbid"
+    )
+
+    if not TYPE_CHECKING:  # type checkers see the fields
+
+        def __init__(self, **settings: Any) -> None:
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:  # pydantic wraps what a validator raises
+                raise _refusal(error) from None
 
     draft: ModelName = embedded.DRAFT
     """Small model that writes each step first: a local folder or a hub id."""
@@ -88,8 +106,6 @@ class ArbitrageSettings(BaseModel):
                 f"separator must be one or more texts, none of them empty, not {self.separator!r}; "
                 "the usual one is a blank line, '\\n\\n'"
             )
-        if not all(self.stop):
-            raise SettingsError(f"a stop string must not be empty: {self.stop!r}")
         if self.max_slots < 1:
             raise SettingsError(f"max_slots must be at least 1, not {self.max_slots}")
         _ = self.policy  # a threshold outside the policy's range fails here
@@ -98,7 +114,7 @@ class ArbitrageSettings(BaseModel):
     @property
     def policy(self) -> Policy:
         """The policy in force, with `threshold` applied."""
-        policy = self.router or DraftConfidence()
+        policy = DraftConfidence() if self.router is None else self.router
         return policy if self.threshold is None else policy.with_threshold(self.threshold)
 
 
@@ -177,22 +193,41 @@ class Limits:
         }
         if not given:
             return self
+        if "stop" in given:
+            given["stop"] = _texts(given["stop"])
         threshold = given.pop("threshold", None)
         policy = self.policy if threshold is None else self.policy.with_threshold(threshold)
         return check_limits(replace(self, policy=policy, **given))
+
+
+def _refusal(error: ValidationError) -> SettingsError:
+    """What pydantic refused, as an error of ours."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, SettingsError):
+        return cause
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(ArbitrageSettings.model_fields)
+        return SettingsError(f"{name} is no setting; those known are {known}")
+    return SettingsError(f"{name}: {first['msg']}, not {first['input']!r}")
 
 
 def check_limits(limits: _T) -> _T:
     """Raise `SettingsError` where a limit or a sampling setting is outside its range."""
     for name in ("max_tokens", "max_steps", "max_step_tokens"):
         value = getattr(limits, name)
-        if value < 1:
+        if not isinstance(value, int) or value < 1:
             raise SettingsError(f"{name} must be at least 1, not {value}")
-    temperature, top_p, top_k = (getattr(limits, n) for n in ("temperature", "top_p", "top_k"))
+    temperature, top_p, top_k, stop = (
+        getattr(limits, n) for n in ("temperature", "top_p", "top_k", "stop")
+    )
     if not (math.isfinite(temperature) and temperature >= 0):
         raise SettingsError(f"temperature must be 0 or more, not {temperature}")
     if not 0 < top_p <= 1:
         raise SettingsError(f"top_p must be above 0 and at most 1, not {top_p}")
     if top_k < 0:
         raise SettingsError(f"top_k must be 0 (for all tokens) or more, not {top_k}")
+    if not all(stop):
+        raise SettingsError(f"a stop string must not be empty: {stop!r}")
     return limits

@@ -50,7 +50,7 @@ class CancelScope:
         """Stop all model work of the run within a token; what follows fails at once."""
         with self._lock:
             self.cancelled = True
-            for ticket in self._tickets:
+            for ticket in tuple(self._tickets):  # resolving one takes it out, at any moment
                 ticket.cancel()
 
     def watch(self, ticket: Ticket[Any]) -> None:

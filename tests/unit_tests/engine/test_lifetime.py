@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from langgraph_arbitrage.engine import Engine, ModelSpec, Score, Ticket, Write, acquire, release
 from langgraph_arbitrage.engine import engine as engine_module
@@ -243,6 +243,25 @@ def test_first_calls_from_many_threads_load_one_model(
     engine.close()
     assert answers == [generate(PATH, ids, 3)] * 8
     assert loads == [PATH]
+
+
+def test_models_are_loaded_one_after_another(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader of `transformers` changes what all threads see, and breaks in several at once."""
+    load, inside, most = AutoModelForCausalLM.from_pretrained, [], []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        inside.append(args)
+        time.sleep(0.02)
+        most.append(len(inside))
+        model = load(*args, **kwargs)
+        inside.remove(args)
+        return model
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+    engines = [fresh(PATH, max_slots=50 + n) for n in range(3)]
+    for ticket in [engine.submit(Write([7], 1)) for engine in engines]:
+        ticket.result()
+    assert most == [1, 1, 1]
 
 
 def test_calls_from_many_threads_get_their_own_answers(fresh: Make) -> None:

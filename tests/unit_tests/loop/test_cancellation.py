@@ -55,6 +55,12 @@ def assert_idle(schedulers: list[Scheduler]) -> None:
     raise AssertionError("a row goes on though nobody waits for it")
 
 
+async def reached(fed: Callable[[], int], tokens: int) -> None:
+    """Wait until so many tokens were fed."""
+    while fed() < tokens:  # noqa: ASYNC110 - counted on another thread
+        await asyncio.sleep(0.001)
+
+
 def test_closing_a_stream_stops_the_model(
     long: tuple[ChatArbitrage, Callable[[], int]], schedulers: list[Scheduler]
 ) -> None:

@@ -12,7 +12,7 @@ import asyncio
 
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage, DraftConfidence, embedded
 
-THRESHOLDS = (0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+THRESHOLDS = (0.9, 0.94, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 
 
 def main() -> None:

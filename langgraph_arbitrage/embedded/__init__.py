@@ -1,6 +1,6 @@
 """Embedded models that solve generated word problems, and all that judges them.
 
-``DRAFT``, ``TARGET`` and ``SCORER`` are paths of checkpoints that plain transformers loads; they
+``DRAFT`` and ``TARGET`` are paths of checkpoints that plain transformers loads; they
 share one tokenizer. Nothing here imports torch.
 
 Example:
@@ -15,7 +15,7 @@ from pathlib import Path
 from langgraph_arbitrage.embedded.checker import check_answer, check_step
 from langgraph_arbitrage.embedded.problems import Problem, problems
 
-__all__ = ["DRAFT", "SCORER", "TARGET", "Problem", "check_answer", "check_step", "problems"]
+__all__ = ["DRAFT", "TARGET", "Problem", "check_answer", "check_step", "problems"]
 
 _HERE = Path(__file__).parent
 
@@ -24,6 +24,3 @@ DRAFT = str(_HERE / "draft")
 
 TARGET = str(_HERE / "target")
 """Path of the target: deep, at least five times the draft's time a token."""
-
-SCORER = str(_HERE / "scorer")
-"""Path of a small language model on which a router and a reward model are built."""

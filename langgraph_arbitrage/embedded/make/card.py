@@ -14,8 +14,6 @@ PURPOSE = {
     "training was stopped: its learning rate fell to the end.",
     "target": "Rewrites the steps that a router sends to it. It is deep and narrow, because depth "
     "is what costs time a token at batch 1.",
-    "scorer": "Reads steps for a router or a process reward model, which are small heads on it. "
-    "It can also write solutions, which is how the figures below were made.",
 }
 
 CARD = """---

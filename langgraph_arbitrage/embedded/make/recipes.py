@@ -38,8 +38,7 @@ class Recipe:
 RECIPES = {
     r.role: r
     for r in (
-        Recipe("draft", 48, 2, 3, steps=2600, lr=4e-3, seed=1, grow_from=2),
-        Recipe("scorer", 96, 2, 3, steps=1600, lr=4e-3, seed=2, grow_from=2),
+        Recipe("draft", 64, 2, 4, steps=4000, lr=4e-3, seed=1, grow_from=2),
         Recipe("target", 128, 14, 4, steps=3800, lr=3e-3, seed=3, grow_from=4, grow_at=1000),
     )
 }

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from langgraph_arbitrage import embedded
 
-FOLDERS = (embedded.DRAFT, embedded.TARGET, embedded.SCORER)
+FOLDERS = (embedded.DRAFT, embedded.TARGET)
 TOOL = {
     "type": "function",
     "function": {

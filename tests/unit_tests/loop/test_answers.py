@@ -11,7 +11,6 @@ from langchain_core.messages import (
     ChatMessage,
     FunctionMessage,
     HumanMessage,
-    RemoveMessage,
     SystemMessage,
     ToolMessage,
 )
@@ -79,16 +78,11 @@ async def test_different_tokenizers_and_templates_write_one_answer_together(chat
     for message, other in zip(alone, together, strict=True):
         assert {s["writer"] for s in figures(message)["steps"]} == {"draft", "target"}
         assert message.text == other.text
-        assert message.usage_metadata["output_tokens"] == len(TOKENS.encode(message.text)) + (
-            _cut_off(message)
-        )
+        # A separator at the end is counted and not shown.
+        hidden = message.usage_metadata["output_tokens"] - len(TOKENS.encode(message.text))
+        assert 0 <= hidden <= 3
         streamed = llm.stream(QUESTIONS[alone.index(message)])
         assert "".join(c.text for c in streamed) == message.text
-
-
-def _cut_off(message: AIMessage) -> int:
-    """Tokens of a separator at the end, which is counted and not shown."""
-    return message.usage_metadata["output_tokens"] - len(TOKENS.encode(message.text))
 
 
 def test_each_model_reads_the_conversation_through_its_own_template(chat: Chat) -> None:
@@ -151,11 +145,11 @@ def test_a_prompt_longer_than_the_context_is_refused_before_any_work(
 
 def test_an_end_token_ends_an_answer(chat: Chat) -> None:
     """A model that ends: its end token is what it writes first after some steps."""
-    models, found = pair(), 0
-    llm = chat(**models, router=AlwaysTarget(), max_tokens=150)
-    questions = [f"{n} apples?" for n in range(12)]
+    models, found = pair(words=True), 0
+    llm = chat(**models, separator="\n", router=AlwaysTarget(), max_tokens=30)
+    questions = QUESTIONS[:4]
     for question, message in zip(questions, llm.batch(questions), strict=True):
-        want = generate(models["target"], prompt(question), 150)
+        want = generate(models["target"], prompt(question), 30)
         assert message.usage_metadata["output_tokens"] == len(want)
         assert ended(message) == ("stop" if want[-1] == tokenizer().eos_token_id else "length")
         found += ended(message) == "stop"
@@ -312,7 +306,6 @@ def test_two_steps_of_one_answer_draw_different_numbers(chat: Chat) -> None:
             "content of type 'audio' cannot be read",
         ),
         ([FunctionMessage("4", name="add")], "FunctionMessage cannot be answered; system, human"),
-        ([RemoveMessage(id="1")], "RemoveMessage cannot be answered"),
     ],
 )
 async def test_a_conversation_that_cannot_be_read_is_refused_before_any_work(
@@ -370,7 +363,7 @@ def test_a_model_without_chat_template_is_told_how_to_get_one(
     for role, path in pair().items():
         models[role] = str(shutil.copytree(path, tmp_path / role))
         (Path(models[role]) / "chat_template.jinja").unlink()
-    with pytest.raises(ChatTemplateError, match="has no chat template.*chat_template="):
+    with pytest.raises(ChatTemplateError, match=r"has no chat template.*chat_template="):
         chat(**models).invoke("Hi")
     assert not loads
     with_one = chat(**models, chat_template=OTHER_TEMPLATE, max_tokens=5)

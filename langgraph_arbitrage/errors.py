@@ -5,6 +5,7 @@ __all__ = [
     "ChatTemplateError",
     "CheckpointError",
     "ContextLengthError",
+    "DataError",
     "EngineClosedError",
     "EngineError",
     "MessageError",
@@ -36,6 +37,10 @@ class ChatTemplateError(ArbitrageError, ValueError):
 
 class ContextLengthError(ArbitrageError, ValueError):
     """A prompt is longer than a model's context."""
+
+
+class DataError(ArbitrageError, ValueError):
+    """Questions or training rows are missing, or are not what they should be."""
 
 
 class NotEnoughMemoryError(ArbitrageError, MemoryError):

@@ -26,8 +26,14 @@ class DraftConfidence(Policy):
 
     threshold_field: ClassVar[str | None] = "threshold"
 
-    threshold: float = 0.9
-    """In [0, 1]: 0 accepts everything, 1 escalates nearly everything."""
+    threshold: float = 0.98
+    """In [0, 1]: 0 accepts everything, 1 escalates nearly everything.
+
+    The default is measured on the embedded pair, over 160 held-out problems
+    (`benchmarks/confidence_default.py`): 14 % of the steps escalated, which closes seven tenths
+    of the way from the draft's accuracy to the target's. Other pairs are sure of themselves to
+    other degrees: find the threshold of yours on questions of yours.
+    """
 
     def __post_init__(self) -> None:
         check_unit(self, "threshold")

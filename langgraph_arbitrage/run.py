@@ -43,8 +43,8 @@ class Run:
     def opened(self, state: ArbitrageState) -> tuple[ArbitrageState, dict[str, Any]]:
         """The state with an answer under way, and the update that opens it, if it does.
 
-        A state without prompts, or whose last answer is finished, begins a new answer to its
-        messages.
+        A state without prompts, whose last answer is finished, or that has got another message
+        since, begins a new answer to its messages.
         """
         if not begins_answer(state):
             return state, {}
@@ -54,9 +54,14 @@ class Run:
         if seed is None:
             seed = random.SystemRandom().getrandbits(32) if self.limits.temperature else 0
         update: dict[str, Any] = {
+            "answers": messages[-1].id,
             "prompts": self.models.prompts(messages, self.policy),
             "seed": seed,
             "finish_reason": None,
+            # A run that broke may have left these behind.
+            "draft_step": None,
+            "target_step": None,
+            "verdict": None,
         }
         opened: ArbitrageState = {**state, **update, "steps": []}  # type: ignore[typeddict-item]
         if state.get("steps"):
@@ -109,7 +114,9 @@ class Run:
 
 def begins_answer(state: ArbitrageState) -> bool:
     """Whether the next node opens a new answer."""
-    return not state.get("prompts") or state.get("finish_reason") is not None
+    if not state.get("prompts") or state.get("finish_reason") is not None:
+        return True
+    return state["messages"][-1].id != state.get("answers")
 
 
 def step_view(state: ArbitrageState) -> StepView:

@@ -90,6 +90,8 @@ class ArbitrageState(TypedDict, total=False):
 
     messages: Annotated[list[AnyMessage], add_messages]
     """The conversation; the answer is appended at the end."""
+    answers: str | None
+    """Id of the message that is being answered: with another one a new answer begins."""
     prompts: dict[str, list[int]]
     """Token ids of the conversation for each model, through its own chat template."""
     # Checkpoints of a delta channel hold what a step adds, not all steps so far.

@@ -253,9 +253,12 @@ async def test_a_failing_model_is_named_to_the_caller(
         monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
         raise RuntimeError("the device is gone")
 
-    for call in (llm.invoke, llm.ainvoke):
+    async def call(how: str) -> str:
+        answer = llm.invoke(QUESTIONS[0]) if how == "sync" else await llm.ainvoke(QUESTIONS[0])
+        return answer.text
+
+    for how in ("sync", "async"):
         monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
         with pytest.raises(EngineError, match=r"llama-1.* failed: RuntimeError: the device is"):
-            answer = call(QUESTIONS[0])
-            _ = answer if call == llm.invoke else await answer
-        assert llm.invoke(QUESTIONS[0]).text == want
+            await call(how)
+        assert await call(how) == want

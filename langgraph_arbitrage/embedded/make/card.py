@@ -66,8 +66,10 @@ learns ("hard" above), and in one batch of {chat_every} short chats and tool use
 ## Limits
 
 It solves problems of the four stories it was trained on, with numbers up to 999, and little else.
-Other wordings, larger numbers or more than nine steps fail. Chat and tool use are copying in
-learned forms; it knows no facts. Reports of confidence hold for this text only.
+Other wordings, larger numbers or more than nine steps fail; it knows no facts. Of chat and tool
+use it has learned the forms, and to copy numbers, but not to copy words that it has not seen: it
+calls tools by wrong names, so that tool use and JSON answers do not work (see the table). Reports
+of confidence hold for this text only.
 
 ## Make it again
 
@@ -78,7 +80,9 @@ python -m langgraph_arbitrage.embedded.make write {role}
 python -m langgraph_arbitrage.embedded.make evaluate {role}
 ```
 
-Seeded and resumable; rounding differs between machines, so figures may by a little.
+Seeded and resumable; rounding differs between machines, so figures may by a little. The tokenizer
+in use was made before the generated names had a fixed order: made again, a few of its merges
+differ, and so do the chats.
 """
 
 

@@ -64,14 +64,14 @@ def test_the_model_card_says_that_it_is_a_demo(role: str) -> None:
 
 
 def test_the_target_solves_more_than_the_draft() -> None:
-    easy = [p for p in embedded.problems(60, seed=11) if not p.hard]
+    easy = [p for p in embedded.problems(40, seed=11) if not p.hard]
     draft, target = (sum(solves(role, p) for p in easy) for role in ("draft", "target"))
     assert draft < target
     assert target >= 0.85 * len(easy)
 
 
 def test_no_model_solves_the_problems_that_are_marked_hard() -> None:
-    hard = [p for p in embedded.problems(150, seed=12) if p.hard][:25]
+    hard = [p for p in embedded.problems(80, seed=12) if p.hard][:12]
     for role in ROLES:
         assert sum(solves(role, p) for p in hard) <= 0.4 * len(hard)
 

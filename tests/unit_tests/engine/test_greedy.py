@@ -8,8 +8,8 @@ import pytest
 from langgraph_arbitrage.engine import Engine, Write
 from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, prompt
 
-NEW = 32
-LONGEST_STEP = 6
+NEW = 24
+LONGEST_STEP = 5
 
 
 def write_in_steps(engine: Engine, ids: list[int], new: int = NEW) -> list[list[int]]:

@@ -50,12 +50,12 @@ VARIETY: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", VARIETY)
-@pytest.mark.parametrize("policy", [AlwaysDraft(), AlwaysTarget(), Random(0.4), DraftConfidence()])
+@pytest.mark.parametrize("policy", [AlwaysTarget(), Random(0.4)])
 def test_joined_steps_equal_the_answer_and_no_separator_ends_it(
     name: str, policy: Any, chat: Chat
 ) -> None:
     llm = chat(**VARIETY[name], router=policy, max_tokens=40)
-    for message in llm.batch(QUESTIONS[:3]):
+    for message in llm.batch(QUESTIONS[:2]):
         steps = figures(message)["steps"]
         assert "".join(s["text"] for s in steps) == message.text
         assert not message.text.endswith(llm.separator)

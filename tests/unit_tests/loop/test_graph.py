@@ -268,6 +268,7 @@ def test_a_run_stopped_before_every_step_ends_in_the_unbroken_answer(
     assert same_answer(state, unbroken)
 
 
+@pytest.mark.slow
 def test_strict_msgpack_of_langgraph_is_kept(tmp_path: Path) -> None:
     """With the variable set before anything is imported, as a deployment sets it."""
     program = tmp_path / "program.py"

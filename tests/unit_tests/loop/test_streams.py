@@ -122,7 +122,7 @@ async def test_a_stop_string_is_never_told(policy: Policy, how: str, chat: Chat)
     llm = chat(**WORDY, router=policy, max_tokens=40)
     text = llm.invoke(QUESTIONS[0]).text
     ended = 0
-    for i in range(8, len(text) - 4, max(1, len(text) // 12)):
+    for i in range(8, len(text) - 4, max(1, len(text) // 7)):
         stop = [text[i : i + 1 + i % 4], "never written"]
         want = llm.invoke(QUESTIONS[0], stop=stop)
         told = "".join(c.text for c in await collected(llm, QUESTIONS[0], how, stop=stop))
@@ -130,7 +130,7 @@ async def test_a_stop_string_is_never_told(policy: Policy, how: str, chat: Chat)
         assert told == want.text == answer_text([text], stop, WORDY["separator"])
         assert want.response_metadata["finish_reason"] == "stop"
         ended += 1
-    assert ended >= 10
+    assert ended >= 5
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 5, 8, 100])

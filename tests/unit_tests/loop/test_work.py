@@ -20,7 +20,7 @@ WORDY: dict[str, Any] = {"separator": (".", "\n"), **pair(endless=True, words=Tr
 def test_each_model_is_fed_each_token_about_once(
     steps: int, rate: float, chat: Chat, fed: Counter[int]
 ) -> None:
-    llm = chat(router=Random(rate), max_steps=steps, max_step_tokens=9)
+    llm = chat(router=Random(rate), max_steps=steps, max_step_tokens=5)
     llm.invoke("Warm up.")
     fed.clear()
     message = llm.invoke(QUESTIONS[0])

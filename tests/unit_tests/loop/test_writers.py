@@ -18,7 +18,7 @@ from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, pair, prompt, to
 
 Chat = Callable[..., ChatArbitrage]
 TOKENS = Tokenizer(tokenizer(), "tiny", None)
-NEW = 32
+NEW = 24
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,7 +28,7 @@ def test_one_writer_alone_equals_generate_one_at_a_time_and_eight_at_once(kind: 
     models = pair()
     for role, policy in (("target", AlwaysTarget()), ("draft", AlwaysDraft())):
         llm = ChatArbitrage(
-            **models | {role: path}, router=policy, separator=" ", max_tokens=NEW, max_step_tokens=6
+            **models | {role: path}, router=policy, separator=" ", max_tokens=NEW, max_step_tokens=5
         )
         alone = llm.invoke(QUESTIONS[0])
         together = asyncio.run(llm.abatch(QUESTIONS))
@@ -70,7 +70,7 @@ def naive(
 def test_any_pattern_of_writers_equals_a_naive_loop(kind: str, policy: Random) -> None:
     paths = {"draft": make(kind, endless=kind == "llama"), "target": make(kind, seed=1)}
     graph = create_arbitrage_graph(
-        **paths, router=policy, separator=" ", max_tokens=70, max_steps=100
+        **paths, router=policy, separator=" ", max_tokens=50, max_steps=100
     ).compile()
     state = graph.invoke({"messages": [("user", QUESTIONS[0])]}, {"recursion_limit": 1000})
     steps = state["steps"]
@@ -84,7 +84,7 @@ def test_any_pattern_of_writers_equals_a_naive_loop(kind: str, policy: Random) -
 
 
 def test_eight_mixed_conversations_at_once_equal_each_alone(chat: Chat) -> None:
-    llm = chat(router=Random(0.5, seed=4), max_tokens=60)
+    llm = chat(router=Random(0.5, seed=4), max_tokens=36)
     alone = [llm.invoke(q) for q in QUESTIONS]
     together = asyncio.run(llm.abatch(QUESTIONS))
     threads = llm.batch(QUESTIONS)

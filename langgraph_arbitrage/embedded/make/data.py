@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -10,23 +11,21 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from langgraph_arbitrage.embedded.make.chats import Chat, chats
+from langgraph_arbitrage.embedded.make.copying import IGNORED, Text, copies
 from langgraph_arbitrage.embedded.problems import Problem, training_problems
 
-IGNORED = -100
-"""Label of a token whose prediction is not trained: all but the assistant's."""
-
-CHAT_EVERY = 8
-"""Every so many batches one holds chats and tool use (an eighth of the tokens)."""
+CHAT_EVERY = 4
+"""Every so many batches one holds chats and tool use (a quarter of the tokens)."""
 
 PROBLEM_ROWS = (11, 288)
 CHAT_ROWS = (4, 768)
 """Rows and length of a batch: the same number of tokens for both."""
 
+EASY_COPIES = 40
+"""Of the copying texts, so many a batch (more than half) are of the easy kind, which come first."""
+
 POOL = 48
 """Texts at hand when a row is filled."""
-
-Text = tuple[list[int], list[int]]
-"""Token ids and labels."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,11 @@ def pack(texts: Iterator[Text], rows: int, length: int) -> Iterator[Batch]:
         yield Batch(ids[:, :-1], labels[:, 1:], positions[:, :-1], numbers[:, :-1])
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
-    """Yield the training batches of a seed, always the same."""
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int, copying: int) -> Iterator[Batch]:
+    """Yield the training batches of a seed, always the same: first ``copying`` ones of copies."""
+    yield from islice(
+        pack(copies(seed, len(tokenizer), EASY_COPIES * copying), *PROBLEM_ROWS), copying
+    )
     rng = random.Random(f"turns {seed}")
     some_problems, some_chats = training_problems(seed), chats(seed)
 

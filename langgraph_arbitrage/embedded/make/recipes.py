@@ -17,6 +17,8 @@ class Recipe:
     """Optimizer steps, of about 3,100 tokens each."""
     lr: float
     seed: int
+    copying: int
+    """So many of the steps, the first ones, practise copying."""
     grow_from: int
     """Layers at the start; below ``layers``, idle ones are added at ``grow_at``."""
     grow_at: int = 0
@@ -38,7 +40,8 @@ class Recipe:
 RECIPES = {
     r.role: r
     for r in (
-        Recipe("draft", 64, 2, 4, steps=4000, lr=4e-3, seed=1, grow_from=2),
-        Recipe("target", 128, 14, 4, steps=3800, lr=3e-3, seed=3, grow_from=4, grow_at=1000),
+        Recipe("draft", 48, 2, 4, 5300, lr=4e-3, seed=1, copying=900, grow_from=2),
+        Recipe("reader", 64, 2, 4, 5200, lr=4e-3, seed=2, copying=800, grow_from=2),
+        Recipe("target", 128, 14, 4, 5200, lr=3e-3, seed=3, copying=700, grow_from=4, grow_at=1500),
     )
 }

@@ -1,8 +1,10 @@
 """Training of one model: resumable, seeded, one thread."""
 
 import json
+import random
 import time
-from itertools import islice
+from collections.abc import Iterable
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -10,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from langgraph_arbitrage.embedded.make.chats import Chat, Writer
+from langgraph_arbitrage.embedded.make.copying import IGNORED
 from langgraph_arbitrage.embedded.make.data import (
-    IGNORED,
+    CHAT_ROWS,
+    PROBLEM_ROWS,
     Batch,
     batches,
     pack,
@@ -55,10 +60,10 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, runs: Path) -> Wei
     optimizer = _optimizer(weights)
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
-    dev = _dev_batches(tokenizer)
+    dev, dev_calls = _dev_problems(tokenizer), _dev_calls(tokenizer)
     started = time.monotonic() - seconds
     losses: list[float] = []
-    for batch in islice(batches(tokenizer, recipe.seed), step, recipe.steps):
+    for batch in islice(batches(tokenizer, recipe.seed, recipe.copying), step, recipe.steps):
         if recipe.layers_at(step) > len(weights["q"]):
             weights, optimizer = _grow(weights, optimizer, recipe)
         loss = _loss(weights, batch, recipe.heads)
@@ -76,6 +81,7 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, runs: Path) -> Wei
             losses = []
             if step % TEST_EVERY == 0 or done:
                 row["dev_accuracy"] = round(_accuracy(weights, dev, recipe.heads), 4)
+                row["dev_calls"] = round(_accuracy(weights, dev_calls, recipe.heads), 4)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(recipe.role, row, flush=True)
@@ -112,17 +118,33 @@ def _loss(weights: Weights, batch: Batch, heads: int) -> Tensor:
     return F.cross_entropy(F.linear(hidden[kept], w["embed"]).float(), labels[kept])
 
 
-def _dev_batches(tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
-    easy = (p for p in problems(2 * TESTED, DEV_SEED) if not p.hard)
-    texts = [tokenize(tokenizer, problem_chat(p)) for p in islice(easy, TESTED)]
-    filler = [tokenize(tokenizer, problem_chat(p)) for p in problems(100, DEV_SEED + 1)]
-    return list(islice(pack(iter(texts + filler), 11, 288), len(texts) // 22))
+def _dev_problems(tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
+    easy = (problem_chat(p) for p in problems(3 * TESTED, DEV_SEED) if not p.hard)
+    return _dev_batches(tokenizer, easy, *PROBLEM_ROWS)
+
+
+def _dev_calls(tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
+    writer = Writer(random.Random(f"dev {DEV_SEED}"), held_out=True)
+    return _dev_batches(tokenizer, (writer.tool_use() for _ in count()), *CHAT_ROWS)
+
+
+def _dev_batches(
+    tokenizer: PreTrainedTokenizerFast, chats: Iterable[Chat], rows: int, length: int
+) -> list[Batch]:
+    """Pack about ``TESTED`` texts."""
+    packed, texts = [], 0
+    for batch in pack((tokenize(tokenizer, chat) for chat in chats), rows, length):
+        packed.append(batch)
+        texts += int((batch.texts.max(1).values + 1).sum())
+        if texts >= TESTED:
+            break
+    return packed
 
 
 @torch.no_grad()
 def _accuracy(weights: Weights, dev: list[Batch], heads: int) -> float:
     """Share of texts whose every trained token is the argmax; equals greedy success."""
-    right = count = 0
+    right = tested = 0
     for batch in dev:
         w = {name: weight.bfloat16() for name, weight in weights.items()}
         hidden = forward(w, batch.ids, batch.positions, batch.mask(), heads)
@@ -132,6 +154,6 @@ def _accuracy(weights: Weights, dev: list[Batch], heads: int) -> float:
         for row in range(wrong.shape[0]):
             for text in range(int(batch.texts[row].max()) + 1):
                 of_text = batch.texts[row] == text
-                count += 1
+                tested += 1
                 right += not bool(wrong[row][of_text].any())
-    return right / count
+    return right / tested

@@ -1,0 +1,31 @@
+"""Names of checkpoints that mean the same on another machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from langgraph_arbitrage import embedded
+
+__all__ = ["local_path", "public_name"]
+
+_PACKAGE = Path(embedded.__file__).resolve().parent
+
+
+def public_name(checkpoint: str) -> str:
+    """The hub id, `embedded:ROLE`, or a folder's last part: never where it lies here.
+
+    Example:
+        >>> public_name("Qwen/Qwen2.5-1.5B"), public_name(embedded.DRAFT)
+        ('Qwen/Qwen2.5-1.5B', 'embedded:draft')
+    """
+    path = Path(checkpoint)
+    if not path.exists():
+        return checkpoint
+    path = path.resolve()
+    return f"embedded:{path.name}" if path.parent == _PACKAGE else path.name
+
+
+def local_path(name: str) -> str:
+    """Where a checkpoint of a public name lies: that of `embedded:ROLE`, else the name itself."""
+    kind, _, role = name.partition(":")
+    return str(_PACKAGE / role) if kind == "embedded" and role else name

@@ -11,6 +11,7 @@ from langgraph_arbitrage.policies.base import (
     Writer,
 )
 from langgraph_arbitrage.policies.draft_confidence import DraftConfidence
+from langgraph_arbitrage.policies.learned_router import LearnedRouter
 from langgraph_arbitrage.policies.random_rate import Random
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Ask",
     "Decision",
     "DraftConfidence",
+    "LearnedRouter",
     "PastStep",
     "Policy",
     "Random",

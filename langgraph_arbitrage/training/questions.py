@@ -1,0 +1,170 @@
+"""Questions: from a JSONL file, a data set of the hub, or the embedded problems."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from langgraph_arbitrage.embedded import Problem, check_answer, problems
+from langgraph_arbitrage.errors import DataError
+
+__all__ = ["Question", "load_questions", "question_id"]
+
+_EMBEDDED = re.compile(r"embedded:(\d+)(?::(\d+))?")
+_LAST_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and what is known of its answer."""
+
+    text: str
+    answer: str | None = None
+    """The right answer, where there is one to compare with."""
+    problem: Problem | None = None
+    """The embedded problem that it is, for the exact checker."""
+
+    def solved_by(self, text: str) -> bool:
+        r"""Whether an answer's last `\boxed{}`, else its last number, is the right one.
+
+        Raises:
+            DataError: The right answer is not known.
+        """
+        if self.problem is not None:
+            return check_answer(self.problem, text)
+        if self.answer is None:
+            raise DataError(
+                "these questions have no answers to compare with: name their column with "
+                "--answer-column"
+            )
+        return _final(text) == _final(self.answer)
+
+
+def question_id(text: str) -> str:
+    """A short hash of a question, by which it is known again."""
+    return hashlib.blake2b(text.strip().encode(), digest_size=8).hexdigest()
+
+
+def load_questions(
+    source: str,
+    column: str = "question",
+    *,
+    answer_column: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+) -> list[Question]:
+    """The questions of a source, each once.
+
+    Args:
+        source: `embedded:N` or `embedded:N:SEED`, a JSONL file, or a data set of the hub
+            (`owner/name` or `owner/name:config`; needs the extra `train`).
+        column: Where the question stands.
+        answer_column: Where the right answer stands; None where nobody asks for it.
+        split: Split of a data set of the hub.
+        limit: At most so many.
+
+    Example:
+        >>> [q.problem is not None for q in load_questions("embedded:2:7")]
+        [True, True]
+
+    Raises:
+        DataError: The source is not there or has no such column.
+    """
+    if found := _EMBEDDED.fullmatch(source):
+        count, seed = int(found[1]), int(found[2] or 0)
+        records: Iterable[Question] = (
+            Question(p.question, str(p.answer), p) for p in problems(count, seed)
+        )
+    else:
+        records = (
+            Question(
+                _cell(record, column, source),
+                None if answer_column is None else _cell(record, answer_column, source),
+            )
+            for record in _records(source, split)
+        )
+    unique: dict[str, Question] = {}
+    for question in records:
+        if limit is not None and len(unique) >= limit:
+            break
+        if question.text.strip():
+            unique.setdefault(question_id(question.text), question)
+    if not unique:
+        raise DataError(f"{source} holds no questions")
+    return list(unique.values())
+
+
+def _records(source: str, split: str) -> Iterable[Mapping[str, Any]]:
+    path = Path(source)
+    if path.is_file():
+        return _lines(path)
+    if path.suffix in (".jsonl", ".json") or source.startswith((".", "/", "embedded:")):
+        raise DataError(
+            f"{source} is no file here. Questions come from a JSONL file, from embedded:N:SEED, "
+            "or from a data set of the hub such as openai/gsm8k:main"
+        )
+    return _hub(source, split)
+
+
+def _lines(path: Path) -> Iterable[Mapping[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    record = json.loads(line)
+                    if not isinstance(record, dict):
+                        raise DataError(f"{path}, line {number}: no JSON object")
+                    yield record
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path} is no JSONL file: {error}") from None
+
+
+def _hub(source: str, split: str) -> Iterable[Mapping[str, Any]]:
+    if find_spec("datasets") is None:
+        raise DataError(
+            f"{source} is no file here, and reading it from the hub needs datasets: "
+            "pip install 'langgraph-arbitrage[train]'"
+        )
+    from datasets import load_dataset
+
+    name, _, config = source.partition(":")
+    try:
+        return load_dataset(name, config or None, split=split)  # type: ignore[no-any-return]
+    except Exception as error:  # datasets raises its own, the hub's and fsspec's
+        raise DataError(f"{source} (split {split}) cannot be loaded: {error}") from error
+
+
+def _cell(record: Mapping[str, Any], column: str, source: str) -> str:
+    if column not in record:
+        raise DataError(
+            f"{source} has no column {column!r}; its columns are {', '.join(map(repr, record))}"
+        )
+    return str(record[column])
+
+
+def _final(text: str) -> str:
+    r"""What stands in the last `\boxed{}`, else the last number, else the text, normalised."""
+    start = text.rfind(r"\boxed{")
+    if start >= 0:
+        text = text[start + len(r"\boxed{") :]
+        depth = 1
+        for end, character in enumerate(text):
+            depth += {"{": 1, "}": -1}.get(character, 0)
+            if not depth:
+                text = text[:end]
+                break
+    elif numbers := _LAST_NUMBER.findall(text):
+        text = numbers[-1]
+    text = re.sub(r"[\s$,]|\\[,;! ]", "", text).rstrip(".")
+    try:
+        return format(float(text), "g")
+    except ValueError:
+        return text

@@ -1,0 +1,207 @@
+"""Rows: what both models wrote from one prefix, and what it was worth. Files that resume."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypedDict, cast
+
+from langgraph_arbitrage.errors import DataError
+from langgraph_arbitrage.training.questions import question_id
+
+__all__ = ["Row", "RowFile", "read_rows", "read_table"]
+
+
+class Row(TypedDict):
+    """One prefix x with the step of each model from it."""
+
+    question: str
+    history: list[str]
+    """Texts of the steps so far; with the question, the prefix x."""
+    tags: list[int]
+    """Who wrote each of them: 0 the draft, 1 the target, as in the paper's `Model 0: `."""
+    z_d: str
+    """The draft's step."""
+    z_t: str
+    """The target's step; the first one, where several were sampled."""
+    s_d: float
+    """The PRM's score of the draft's step, in [0, 1]."""
+    s_t: float
+    """The PRM's score of the target's step, in [0, 1]; the mean, where several were sampled."""
+    delta: float
+    """The advantage Δ = s_t − s_d."""
+    y: int
+    """The router's label: 1 iff Δ > margin."""
+    taken: int
+    """Whose step the trajectory went on with: 0 or 1."""
+    draft: str
+    target: str
+    prm: str
+    seed: int
+    """Seed of the question's trajectory."""
+    samples: int
+    """Steps of the target that `s_t` is the mean of."""
+    rows: int
+    """How many rows the question has, so that a torn one is seen."""
+
+
+class RowFile:
+    """Takes the rows of one question after another, and knows which questions are done.
+
+    Rows are appended as JSON lines and flushed once a question. Where the file is to be Parquet,
+    they are gathered in `NAME.parquet.jsonl` and turned into Parquet at the end.
+
+    What a kill left behind is repaired when the file is opened: a torn last line, and the rows of
+    a question that is not whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix not in (".jsonl", ".parquet"):
+            raise DataError(
+                f"rows are written as .jsonl or .parquet, not as {path.suffix or path.name!r}"
+            )
+        self.path = path
+        self.journal = path if path.suffix == ".jsonl" else path.with_name(path.name + ".jsonl")
+        self.done: set[str] = set()
+        """Hashes of the questions that are there."""
+
+    def __enter__(self) -> Self:
+        if self.path.suffix == ".parquet":
+            _need_arrow()
+        self.journal.parent.mkdir(parents=True, exist_ok=True)
+        if self.journal != self.path and not self.journal.exists() and self.path.exists():
+            lines = (_line(row) for row in _from_parquet(self.path))
+            part = self.journal.with_name(self.journal.name + ".part")
+            part.write_text("".join(lines), encoding="utf-8")
+            part.replace(self.journal)
+        self._repair()
+        self._file = self.journal.open("a", encoding="utf-8")
+        return self
+
+    def _repair(self) -> None:
+        """Cut off what is not whole, and see which questions are there."""
+        if not self.journal.exists():
+            return
+        text = self.journal.read_bytes()
+        counts: Counter[str] = Counter()
+        whole = at = 0
+        for number, line in enumerate(text.splitlines(keepends=True), 1):
+            at += len(line)
+            try:
+                row = json.loads(line)
+                identity, total = question_id(row["question"]), row["rows"]
+            except (ValueError, KeyError, TypeError):
+                if at < len(text):
+                    raise DataError(
+                        f"{self.journal}, line {number} is no row of a collection: give another "
+                        "file to write to"
+                    ) from None
+                break
+            if not line.endswith(b"\n"):
+                break
+            counts[identity] += 1
+            if counts[identity] >= total:
+                self.done.add(identity)
+                whole = at
+        if whole < len(text):
+            with self.journal.open("r+b") as file:
+                file.truncate(whole)
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add the rows of a question, all of them."""
+        self._file.write("".join(_line(row) for row in rows))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.done.add(question_id(rows[0]["question"]))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if kind is None and self.journal != self.path:
+            _to_parquet(self.journal, self.path)
+            self.journal.unlink()
+
+
+def read_rows(paths: Iterable[Path]) -> list[Row]:
+    """The rows of finished collections, from JSONL or Parquet.
+
+    Raises:
+        DataError: A file is not there, or holds something else.
+    """
+    needed = ("question", "history", "tags", "z_d", "z_t", "s_d", "s_t", "delta")
+    return cast("list[Row]", read_table(paths, needed, "`arbitrage collect` writes such rows"))
+
+
+def read_table(paths: Iterable[Path], columns: Sequence[str], hint: str) -> list[dict[str, Any]]:
+    """Records of JSONL or Parquet files that have these columns.
+
+    A torn last line, as a kill leaves it, is left out.
+
+    Raises:
+        DataError: A file is not there, or a column is missing.
+    """
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} is no file; {hint}")
+        records = _from_parquet(path) if path.suffix == ".parquet" else _from_jsonl(path)
+        for record in records:
+            missing = [c for c in columns if c not in record]
+            if missing:
+                raise DataError(
+                    f"{path} has no column {', '.join(missing)}; its columns are "
+                    f"{', '.join(record)}. {hint}"
+                )
+            found.append(record)
+    return found
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _from_jsonl(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip():
+                found.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break  # torn: without its line end
+            raise DataError(f"{path}, line {number} is no JSON: {error}") from None
+    return found
+
+
+def _need_arrow() -> None:
+    if find_spec("pyarrow") is None:
+        raise DataError(
+            "Parquet needs pyarrow: pip install 'langgraph-arbitrage[train]', or use .jsonl"
+        )
+
+
+def _from_parquet(path: Path) -> list[dict[str, Any]]:
+    _need_arrow()
+    import pyarrow.parquet as pq
+
+    records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return records
+
+
+def _to_parquet(journal: Path, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    part = path.with_name(path.name + ".part")
+    pq.write_table(pa.Table.from_pylist(_from_jsonl(journal)), part)
+    part.replace(path)

@@ -1,0 +1,157 @@
+"""What stands beside a trained checkpoint: a model card, and what it was trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from langgraph_arbitrage.errors import DataError
+
+__all__ = ["FILE", "TrainingRecord", "write_card"]
+
+FILE = "training.json"
+
+FIGURES = {
+    "n": "held-out steps",
+    "positives": "share of class 1",
+    "rho": "Spearman's ρ with Δ",
+    "auc": "ROC-AUC",
+    "accuracy_0": "accuracy on class 0",
+    "accuracy_1": "accuracy on class 1",
+    "balanced_accuracy": "balanced accuracy",
+    "ece": "calibration error (ECE, 10 bins)",
+}
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a router or a PRM was made of; `training.json` beside it."""
+
+    role: Literal["router", "prm"]
+    head: str
+    base: str
+    """The model that reads the steps, or that was fine-tuned."""
+    draft: str | None
+    target: str | None
+    """The pair whose steps it was trained on; a router knows no other."""
+    prm: str | None
+    """Who scored the steps."""
+    rows: int
+    """In training, before balancing."""
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    """On held-out questions."""
+    questions: list[str] = field(default_factory=list)
+    """Hashes of the questions seen, in training and in the held-out figures."""
+
+    def save(self, folder: Path) -> None:
+        """Write it; figures that are not defined become null."""
+        plain = asdict(self)
+        plain["metrics"] = {
+            k: None if math.isnan(v) else round(v, 4) for k, v in self.metrics.items()
+        }
+        text = json.dumps(plain, indent=1, ensure_ascii=False)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+    @staticmethod
+    def questions_of(checkpoint: str) -> list[str]:
+        """Hashes of the questions that a checkpoint has seen; none where it does not say.
+
+        Raises:
+            DataError: Its record cannot be read.
+        """
+        path = Path(checkpoint) / FILE
+        if not path.is_file():
+            return []
+        try:
+            questions: list[str] = json.loads(path.read_text(encoding="utf-8"))["questions"]
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from None
+        return questions
+
+
+def names_of(rows: Iterable[Mapping[str, Any]], column: str) -> str | None:
+    """The one value of a column, several joined; None where no row has it."""
+    found = sorted({str(row[column]) for row in rows if row.get(column)})
+    return ", ".join(found) or None
+
+
+def write_card(folder: Path, record: TrainingRecord) -> None:
+    """Write README.md: what it is, for which pair, how good, how it was made, how it is used."""
+    router = record.role == "router"
+    pair = f"`{record.draft}` / `{record.target}`"
+    name = f"Router for {pair}" if router else f"Process reward model on `{record.base}`"
+    about = (
+        "Reads a question, the steps so far and a step of the draft, and says how probable it is "
+        f"that the target would write a better one. For the pair {pair} only: another pair has "
+        "other strengths."
+        if router
+        else "Reads a question and the steps so far, and says how probable it is that the next "
+        "step is right."
+    )
+    use = (
+        "from langgraph_arbitrage import ChatArbitrage\n\n"
+        'llm = ChatArbitrage(draft=…, target=…, router="PATH", threshold="rate:0.3")'
+        if router
+        else "from langgraph_arbitrage import RSD, ChatArbitrage\n\n"
+        'llm = ChatArbitrage(draft=…, target=…, router=RSD("PATH"))'
+    )
+    classes = (
+        "Class 1: the target's step is better."
+        if router
+        else "Class 1: the step is right, class 0: it is wrong."
+    )
+    figures = [
+        f"| {text} | {_shown(key, record.metrics[key])} |"
+        for key, text in FIGURES.items()
+        if key in record.metrics
+    ]
+    options = [f"| {k} | {v} |" for k, v in record.config.items() if v is not None]
+    lines = [
+        "---",
+        "library_name: langgraph_arbitrage",
+        f"tags: [arbitrage, {record.role}, {record.head}]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        about,
+        "",
+        "## Use",
+        "",
+        "```python",
+        use,
+        "```",
+        "",
+        "## Data",
+        "",
+        f"{record.rows:,} steps of {len(record.questions):,} questions (those held out included), "
+        f"written by {pair}, scored by `{record.prm}`. The held-out questions are other ones than "
+        "those trained on.",
+        "",
+        "## Figures on held-out questions",
+        "",
+        classes,
+        "",
+        "| | |",
+        "|---|---|",
+        *figures,
+        "",
+        "## Made with",
+        "",
+        f"`arbitrage train-{record.role} --head {record.head}` on `{record.base}`",
+        "",
+        "| option | value |",
+        "|---|---|",
+        *options,
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _shown(key: str, value: float) -> str:
+    return f"{value:,.0f}" if key == "n" else "–" if math.isnan(value) else f"{value:.3f}"

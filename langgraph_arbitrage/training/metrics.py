@@ -1,0 +1,110 @@
+"""How good a router or a PRM is, from its scores alone: no loop is run, no package is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+__all__ = [
+    "class_accuracy",
+    "expected_calibration_error",
+    "ranks",
+    "report",
+    "roc_auc",
+    "spearman",
+]
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Rank of each value from 1, equal values sharing their mean rank."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    found = [0.0] * len(values)
+    before = 0
+    for _, group in groupby(order, key=values.__getitem__):
+        tied = list(group)
+        for i in tied:
+            found[i] = before + (len(tied) + 1) / 2
+        before += len(tied)
+    return found
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's ρ, the correlation of the ranks; nan where one side does not vary.
+
+    Example:
+        >>> spearman([0.1, 0.4, 0.2], [1, 3, 2])
+        1.0
+    """
+    x, y = ranks(a), ranks(b)
+    mean = (len(x) + 1) / 2
+    spread = math.sqrt(sum((v - mean) ** 2 for v in x) * sum((v - mean) ** 2 for v in y))
+    if not spread:
+        return math.nan
+    return sum((v - mean) * (w - mean) for v, w in zip(x, y, strict=True)) / spread
+
+
+def roc_auc(scores: Sequence[float], labels: Sequence[int]) -> float:
+    """Probability that a score of class 1 is above one of class 0, ties counting half.
+
+    nan where a class is missing.
+
+    Example:
+        >>> roc_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+        0.75
+    """
+    positives = sum(labels)
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return math.nan
+    total = sum(r for r, label in zip(ranks(scores), labels, strict=True) if label)
+    return (total - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def class_accuracy(
+    scores: Sequence[float], labels: Sequence[int], cut: float = 0.5
+) -> tuple[float, float]:
+    """Share of class 0 at or below the cut, and of class 1 above it; nan for a missing class."""
+    zeros = [s <= cut for s, label in zip(scores, labels, strict=True) if not label]
+    ones = [s > cut for s, label in zip(scores, labels, strict=True) if label]
+    return (
+        sum(zeros) / len(zeros) if zeros else math.nan,
+        sum(ones) / len(ones) if ones else math.nan,
+    )
+
+
+def expected_calibration_error(
+    scores: Sequence[float], labels: Sequence[int], bins: int = 10
+) -> float:
+    """Mean distance between score and share of class 1, over equally wide bins of the score.
+
+    Source: Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599.
+    """
+    members: list[list[tuple[float, int]]] = [[] for _ in range(bins)]
+    for score, label in zip(scores, labels, strict=True):
+        members[min(int(score * bins), bins - 1)].append((score, label))
+    distance = sum(abs(sum(s for s, _ in m) - sum(label for _, label in m)) for m in members)
+    return distance / len(scores)
+
+
+def report(
+    scores: Sequence[float], labels: Sequence[int], gains: Sequence[float] | None = None
+) -> dict[str, float]:
+    """All figures of a judge on held-out steps, nan where one is not defined.
+
+    Args:
+        scores: ŷ of a router, or a PRM's probability that a step is right, in [0, 1].
+        labels: 1 where the target's step is better, or where the step is right.
+        gains: Δ of each step, for ρ; left out for a PRM.
+    """
+    zero, one = class_accuracy(scores, labels)
+    figures = {
+        "n": float(len(scores)),
+        "positives": sum(labels) / len(labels),
+        "auc": roc_auc(scores, labels),
+        "accuracy_0": zero,
+        "accuracy_1": one,
+        "balanced_accuracy": (zero + one) / 2,
+        "ece": expected_calibration_error(scores, labels),
+    }
+    return figures if gains is None else {"rho": spearman(scores, gains), **figures}

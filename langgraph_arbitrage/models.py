@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from langchain_core.messages import BaseMessage
 
 from langgraph_arbitrage.errors import ContextLengthError
-from langgraph_arbitrage.policies import Policy, Writer
+from langgraph_arbitrage.policies import Ask, Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.state import StepRecord
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Engine, ModelSpec, Tokenizer
+    from langgraph_arbitrage.engine import Engine, ModelSpec, Score, Tokenizer
 
-__all__ = ["Models"]
+__all__ = ["Models", "piece_ids"]
 
 WINDOW = 64  # tokens before a step that are decoded with it, so that characters stay whole
 
@@ -43,6 +43,16 @@ class Models:
 
         s = self.settings
         return self._acquire(ModelSpec(model, kind=kind, device=s.device, dtype=s.dtype))  # type: ignore[arg-type]
+
+    def asked(self, ask: Ask) -> tuple[Engine, Score]:
+        """Whom a policy's or a scorer's question goes to, and the request."""
+        from langgraph_arbitrage.engine import Score
+
+        engine = self.scorer(ask.model, ask.kind)
+        pieces = piece_ids(engine.tokenizer, ask.pieces)
+        ids = [token for piece in pieces for token in piece]
+        scored = sum(len(piece) for piece in pieces[-ask.scored :])
+        return engine, Score(ids, start=max(1, len(ids) - scored))
 
     def _spec(self, role: Writer) -> ModelSpec:
         from langgraph_arbitrage.engine import ModelSpec
@@ -156,12 +166,6 @@ class Models:
             return step["ids"]
         return list(_encoded(self.tokenizer(role), step["text"]))
 
-    @staticmethod
-    def pieces(engine: Engine, pieces: Sequence[str]) -> list[Sequence[int]]:
-        """Ids of each piece of a text, tokenized on its own, after the tokenizer's own start."""
-        tokenizer = engine.tokenizer
-        return [tokenizer.start_ids, *(_encoded(tokenizer, piece) for piece in pieces)]
-
     def step_text(
         self,
         role: Writer,
@@ -186,6 +190,11 @@ class Models:
         text = tokenizer.decode([*before, *ids])
         text = text[len(shown) :]
         return text if ends_answer else text.rstrip("\ufffd")
+
+
+def piece_ids(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[Sequence[int]]:
+    """Ids of each piece of a text, tokenized on its own, after the tokenizer's own start."""
+    return [tokenizer.start_ids, *(_encoded(tokenizer, piece) for piece in pieces)]
 
 
 @lru_cache(maxsize=4096)

@@ -24,15 +24,35 @@ __all__ = ["Run"]
 
 
 class Run:
-    """What the nodes share, made afresh at each node from the graph's models and the context."""
+    """What the nodes share; outside of a graph, what writes and judges steps as its nodes do.
 
-    def __init__(self, models: Models) -> None:
-        runtime = get_runtime(Context)
+    Args:
+        models: The models.
+        limits: Policy, sampling and limits in force; the settings' own by default.
+        cancel: Cancels the run's model work.
+        emit: Where events go.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        limits: Limits | None = None,
+        cancel: Any = None,
+        emit: Callable[[Any], None] = lambda event: None,
+    ) -> None:
         self.models = models
-        self.limits = Limits.of(models.settings).overridden(runtime.context)
+        self.limits = limits or Limits.of(models.settings)
         self.policy = self.limits.policy
-        self.cancel = getattr(runtime.context, "cancel", None)
-        self._emit: Callable[[Any], None] = runtime.stream_writer
+        self.cancel = cancel
+        self._emit = emit
+
+    @classmethod
+    def of_node(cls, models: Models) -> Run:
+        """The run of the node that is running, by LangGraph's runtime."""
+        runtime = get_runtime(Context)
+        limits = Limits.of(models.settings).overridden(runtime.context)
+        cancel = getattr(runtime.context, "cancel", None)
+        return cls(models, limits, cancel, runtime.stream_writer)
 
     def emit(self, event: StepEvent) -> None:
         """Put an event on the graph's custom stream."""

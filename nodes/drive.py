@@ -21,7 +21,7 @@ from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState
 
-__all__ = ["Body", "Call", "CancelScope", "Node"]
+__all__ = ["Body", "Call", "CancelScope", "Node", "answers_in_loop", "driven"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the body, waiting on futures."""
-        run = Run(self._models)
+        run = Run.of_node(self._models)
         steps = self._body(input, run)
         try:
             calls = next(steps)
@@ -96,16 +96,20 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the body, waiting on the event loop."""
-        run = Run(self._models)
+        run = Run.of_node(self._models)
         if not self._models.ready:
             await asyncio.to_thread(self._models.prepare, run.policy)
-        steps = self._body(input, run)
-        try:
-            calls = next(steps)
-            while True:
-                calls = steps.send(await _answers_in_loop(calls, run.cancel))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+        return await driven(self._body(input, run), run.cancel)
+
+
+async def driven(body: Body, cancel: CancelScope | None = None) -> dict[str, Any]:
+    """Run a body, waiting on the event loop; the state's update."""
+    try:
+        calls = next(body)
+        while True:
+            calls = body.send(await answers_in_loop(calls, cancel))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
 def _submit(
@@ -136,7 +140,8 @@ def _answers(calls: Sequence[Call], cancel: CancelScope | None) -> list[Any]:
         raise
 
 
-async def _answers_in_loop(calls: Sequence[Call], cancel: CancelScope | None) -> list[Any]:
+async def answers_in_loop(calls: Sequence[Call], cancel: CancelScope | None = None) -> list[Any]:
+    """The engines' answers, waited for on the event loop; being cancelled cancels the calls."""
     loop = asyncio.get_running_loop()
     tickets: list[Ticket[Any]] = []
     tokens: asyncio.Queue[int | None] = asyncio.Queue()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 
-from langgraph_arbitrage.engine import Score
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body, Call
-from langgraph_arbitrage.policies import Ask
 from langgraph_arbitrage.run import Run, step_view
 from langgraph_arbitrage.state import ArbitrageState, Verdict
 
@@ -19,7 +17,8 @@ def route(state: ArbitrageState, run: Run) -> Body:
     start = time.perf_counter()
     view = step_view(state)
     asks = run.policy.asks(view)
-    readings = (yield [_call(ask, run) for ask in asks]) if asks else []
+    calls = [Call(*run.models.asked(ask)) for ask in asks]
+    readings = (yield calls) if calls else []
     decision = run.policy.decide(view, readings)
     verdict = Verdict(
         score=decision.score,
@@ -38,11 +37,3 @@ def route(state: ArbitrageState, run: Run) -> Body:
         )
     )
     return {"verdict": verdict}
-
-
-def _call(ask: Ask, run: Run) -> Call:
-    engine = run.models.scorer(ask.model, ask.kind)
-    pieces = run.models.pieces(engine, ask.pieces)
-    ids = [token for piece in pieces for token in piece]
-    scored = sum(len(piece) for piece in pieces[-ask.scored :])
-    return Call(engine, Score(ids, start=max(1, len(ids) - scored)))

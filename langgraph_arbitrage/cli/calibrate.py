@@ -6,23 +6,21 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.collect import MODELS, add_questions, questions_of, work_progress
+from langgraph_arbitrage.cli.collect import PAIR, add_questions, bar, questions_of
 from langgraph_arbitrage.cli.fields import add_fields, config_of
-from langgraph_arbitrage.cli.options import LIMITS, add_options, settings_of
+from langgraph_arbitrage.cli.options import add_options, settings_of
+from langgraph_arbitrage.training.configs import CHECKER, CalibrateConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from langgraph_arbitrage.policies.calibration import Calibration
-    from langgraph_arbitrage.training import CalibrateConfig
 
 __all__ = ["add_command"]
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
-    from langgraph_arbitrage.training.calibrate import CalibrateConfig
-
     parser: argparse.ArgumentParser = commands.add_parser(
         "calibrate",
         help="find a router's thresholds",
@@ -30,7 +28,7 @@ def add_command(commands: Any) -> None:
         "and what is lost against the target alone, with a bound that holds. The table is stored "
         "beside the router; then threshold='rate:0.3' and 'loss:0.01' are understood.",
     )
-    parser.add_argument("router", metavar="ROUTER", help="Checkpoint of the router, a folder")
+    parser.add_argument("checkpoint", metavar="ROUTER", help="Checkpoint of the router, a folder")
     add_questions(parser, nargs="?")
     parser.add_argument(
         "--rows",
@@ -46,6 +44,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--prm",
+        metavar="MODEL",
         help="PRM for the columns on scores: a checkpoint, or checker for embedded problems "
         "(default: those columns stay empty)",
     )
@@ -56,106 +55,104 @@ def add_command(commands: Any) -> None:
         metavar="rate:R|loss:E",
         help="Say the threshold for it; give it again for another",
     )
-    add_fields(parser, CalibrateConfig)
-    add_options(parser, (*MODELS, *LIMITS))
+    add_fields(parser, {"calibrate": CalibrateConfig})
+    add_options(parser, PAIR)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, store, print."""
-    from rich.console import Console
-
     from langgraph_arbitrage.errors import SettingsError
+    from langgraph_arbitrage.names import local_path
     from langgraph_arbitrage.policies.calibration import parse
-    from langgraph_arbitrage.training import CalibrateConfig
 
     if (args.questions is None) == (args.rows is None):
         raise SettingsError("give questions to run, or --rows with collected ones")
-    if not Path(args.router).is_dir():
+    folder = Path(local_path(args.checkpoint))
+    if not folder.is_dir():
         raise SettingsError(
-            f"{args.router} is no folder here; the table is stored beside the router: download it "
-            f"first with `hf download {args.router} --local-dir FOLDER`"
+            f"{args.checkpoint} is no folder here; the table is stored beside the router: download it "
+            f"first with `hf download {args.checkpoint} --local-dir FOLDER`"
         )
     for wanted in args.find:
         parse(wanted)
     config = config_of(args, CalibrateConfig)
     measure = _from_rows if args.rows else _from_questions
-    calibration = measure(args, config)
-    path = calibration.save(args.router)
+    calibration = measure(args, folder, config)
+    path = calibration.save(folder)
+
+    from rich.console import Console
+
     console = Console(highlight=False)
     console.print(table(calibration))
     console.print(f"stored in {path}", style="dim", soft_wrap=True)
     for wanted in args.find:
-        found = calibration.threshold(wanted, Path(args.router).name)
+        found = calibration.threshold(wanted, folder.name)
         console.print(f"{wanted}: threshold {found:.4g}")
 
 
-def _from_rows(args: argparse.Namespace, config: CalibrateConfig) -> Calibration:
+def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) -> Calibration:
     import asyncio
 
-    from rich.console import Console
-
-    from langgraph_arbitrage.errors import DataError
     from langgraph_arbitrage.models import Models
     from langgraph_arbitrage.scorers import load_scorer
-    from langgraph_arbitrage.training import calibrate_rows, question_id, read_rows
-    from langgraph_arbitrage.training.card import TrainingRecord
-    from langgraph_arbitrage.training.examples import Example
-    from langgraph_arbitrage.training.replay import replay
+    from langgraph_arbitrage.training import (
+        TrainingRecord,
+        calibrate_rows,
+        read_rows,
+        replay,
+        router_examples,
+        unseen,
+    )
 
-    known = set(TrainingRecord.questions_of(args.router))
     every = read_rows(args.rows)
-    rows = [row for row in every if question_id(row["question"]) not in known]
-    if not rows:
-        raise DataError(
-            f"the router was trained on all of these {len(every)} rows: calibrate on rows of "
-            "other questions"
-        )
-    examples = [
-        Example(r["question"], tuple(r["history"]), tuple(r["tags"]), r["z_d"], r["y"], r["delta"])
-        for r in rows
-    ]
+    rows = unseen(every, lambda row: row["question"], TrainingRecord.questions_of(folder))
+    _tell_left_out(len(every) - len(rows), "rows")
+    examples = [router_examples([row], margin=0.0).examples[0] for row in rows]
     models = Models(settings_of(args))
     try:
-        with work_progress(Console(stderr=True)) as bar:
-            task = bar.add_task("Questions", total=len({e.question for e in examples}))
-            replayed = asyncio.run(
-                replay(
-                    models,
-                    load_scorer(args.router),
-                    examples,
-                    concurrency=config.concurrency,
-                    progress=lambda: bar.advance(task),
-                )
+        with bar() as progress:
+            task = progress.add_task("Questions", total=len({e.question for e in examples}))
+            reading = replay(
+                models,
+                load_scorer(str(folder)),
+                examples,
+                concurrency=config.concurrency,
+                progress=lambda: progress.advance(task),
             )
+            judged = asyncio.run(reading)
     finally:
         models.close()
-    return calibrate_rows(rows, [r.judgement.value for r in replayed], config)
+    return calibrate_rows(rows, [j.judgement.value for j in judged], config)
 
 
-def _from_questions(args: argparse.Namespace, config: CalibrateConfig) -> Calibration:
+def _from_questions(args: argparse.Namespace, folder: Path, config: CalibrateConfig) -> Calibration:
     import asyncio
-
-    from rich.console import Console
 
     from langgraph_arbitrage.models import Models
     from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.scorers import load_scorer
-    from langgraph_arbitrage.training import Calibrator, unused
-    from langgraph_arbitrage.training.card import TrainingRecord
-    from langgraph_arbitrage.training.verdict import CHECKER
+    from langgraph_arbitrage.training import Calibrator, TrainingRecord, unseen
 
-    questions = unused(questions_of(args), TrainingRecord.questions_of(args.router))
+    every = questions_of(args, args.answer_column)
+    questions = unseen(every, lambda q: q.text, TrainingRecord.questions_of(folder))
+    _tell_left_out(len(every) - len(questions), "questions")
     prm = args.prm if args.prm in (None, CHECKER) else load_scorer(args.prm)
-    policy = LearnedRouter(args.router)
-    models = Models(settings_of(args, router=policy))
+    policy = LearnedRouter(str(folder))
+    models = Models(settings_of(args))
     calibrator = Calibrator(models, policy, config, prm)
     try:
-        with work_progress(Console(stderr=True)) as bar:
-            task = bar.add_task("Questions", total=len(questions))
-            return asyncio.run(calibrator.calibrate(questions, lambda: bar.advance(task)))
+        with bar() as progress:
+            task = progress.add_task("Questions", total=len(questions))
+            running = calibrator.calibrate(questions, lambda: progress.advance(task))
+            return asyncio.run(running)
     finally:
         models.close()
+
+
+def _tell_left_out(count: int, what: str) -> None:
+    if count:
+        print(f"left out, for the router was trained on their questions: {count:,} {what}")
 
 
 def table(calibration: Calibration) -> Table:

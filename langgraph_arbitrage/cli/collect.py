@@ -8,35 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.cli.fields import add_fields, config_of
 from langgraph_arbitrage.cli.options import LIMITS, add_options, settings_of
+from langgraph_arbitrage.training.configs import CHECKER, CollectConfig
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
 
     from langgraph_arbitrage.training import Question
 
-__all__ = ["add_command", "add_questions", "questions_of", "work_progress"]
+__all__ = ["PAIR", "add_command", "add_questions", "bar", "questions_of"]
 
-MODELS = ("draft", "target", "device", "dtype", "chat_template", "separator")
+PAIR = ("draft", "target", "device", "dtype", "chat_template", "separator", *LIMITS)
+"""Settings of a pair that is run."""
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
-    from langgraph_arbitrage.training.collect import CollectConfig
-
     parser: argparse.ArgumentParser = commands.add_parser(
         "collect",
         help="collect rows to train a router on",
-        description="At each prefix both models write a step, and a PRM scores both. One row a "
-        "prefix, flushed question by question: the same command again goes on where it was "
-        "stopped.",
+        description="At each prefix both models write a step, and a PRM scores both: one row. "
+        "Rows are kept question by question: the same command again goes on where it was stopped.",
     )
     add_questions(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="Rows: .jsonl or .parquet"
     )
-    add_fields(parser, CollectConfig)
-    add_options(parser, (*MODELS, *LIMITS))
+    add_fields(parser, {"collect": CollectConfig})
+    add_options(parser, PAIR)
     parser.set_defaults(run=run)
 
 
@@ -50,27 +48,36 @@ def add_questions(parser: argparse.ArgumentParser, nargs: str | None = None) -> 
         "embedded:N:SEED for N of the embedded problems",
     )
     parser.add_argument(
-        "--column", default="question", metavar="NAME", help="Column of the questions (question)"
+        "--column",
+        default="question",
+        metavar="NAME",
+        help="Column of the questions (default: question)",
     )
-    parser.add_argument("--split", default="train", help="Split of a data set of the hub (train)")
+    parser.add_argument(
+        "--split",
+        default="train",
+        metavar="NAME",
+        help="Split of a data set of the hub (default: train)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="At most so many questions")
 
 
-def questions_of(args: argparse.Namespace) -> list[Question]:
+def questions_of(args: argparse.Namespace, answer_column: str | None = None) -> list[Question]:
     """The questions that the arguments name."""
     from langgraph_arbitrage.training import load_questions
 
     return load_questions(
         args.questions,
         args.column,
-        answer_column=getattr(args, "answer_column", None),
+        answer_column=answer_column,
         split=args.split,
         limit=args.limit,
     )
 
 
-def work_progress(console: Console) -> Progress:
+def bar() -> Progress:
     """A progress bar for long work; nothing where nobody looks."""
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -82,6 +89,7 @@ def work_progress(console: Console) -> Progress:
 
     from langgraph_arbitrage.cli.view import interactive
 
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -98,37 +106,29 @@ def run(args: argparse.Namespace) -> None:
     """Check everything, then collect."""
     import asyncio
 
-    from rich.console import Console
+    config, settings = config_of(args, CollectConfig), settings_of(args)
+    questions = questions_of(args)
 
     from langgraph_arbitrage.models import Models
     from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.scorers import load_scorer
-    from langgraph_arbitrage.training import CollectConfig, Collector, RowFile, read_rows, summary
-    from langgraph_arbitrage.training.verdict import CHECKER
+    from langgraph_arbitrage.training import Collector, RowFile, read_rows, summary
 
-    seed, args.seed = args.seed, None  # of the collection, not of sampling
-    settings = settings_of(args)
-    args.seed = seed
-    config = config_of(args, CollectConfig)
-    questions = questions_of(args)
     prm = None if config.prm == CHECKER else load_scorer(config.prm)
-    policy = None if config.router is None else LearnedRouter(config.router)
+    router = None if config.follow in ("better", "draft") else LearnedRouter(config.follow)
     models = Models(settings)
-    collector = Collector(models, config, prm, policy)
-    console = Console(stderr=True)
+    collector = Collector(models, config, prm, router)
     try:
-        with RowFile(args.output) as file:
-            known = len(file.done)
+        with RowFile(args.output, collector.origin) as file, bar() as progress:
+            known = sum(question in file for question in questions)
             if known:
-                console.print(f"{known} questions are in {args.output} already", style="dim")
-            with work_progress(console) as bar:
-                task = bar.add_task("Questions", total=len(questions))
-                counted = asyncio.run(
-                    collector.collect(questions, file, lambda rows: bar.advance(task))
-                )
-                bar.update(task, completed=len(questions))
+                progress.console.print(f"{known} questions are in {args.output} already")
+            task = progress.add_task("Questions", total=len(questions), completed=known)
+            collected = asyncio.run(
+                collector.collect(questions, file, lambda: progress.advance(task))
+            )
     finally:
         models.close()
-    if counted.too_long:
-        console.print(f"{counted.too_long} questions do not fit the models' context: left out")
     print(summary(read_rows([args.output])))
+    if collected.too_long:
+        print(f"left out, for they do not fit the models' contexts: {collected.too_long} questions")

@@ -55,6 +55,5 @@ def _folder(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=["*.json", "surprise.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise CheckpointError(
-            f"{model} is no folder here, and the hub does not have it or cannot be reached: "
-            f"{error}"
+            f"{model} is no folder here, and the hub does not have it or cannot be reached: {error}"
         ) from error

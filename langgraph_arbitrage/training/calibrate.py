@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from langgraph_arbitrage.answer import answer_text
 from langgraph_arbitrage.errors import ContextLengthError, DataError
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.names import public_name
-from langgraph_arbitrage.policies import Decision, Policy, Writer
+from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.policies.calibration import Calibration, Operation
+from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.settings import Limits
-from langgraph_arbitrage.state import PendingStep
 from langgraph_arbitrage.training.bounds import loss_bound
-from langgraph_arbitrage.training.prefix import Prefix
+from langgraph_arbitrage.training.configs import CHECKER, CalibrateConfig
+from langgraph_arbitrage.training.many import many
 from langgraph_arbitrage.training.questions import Question, question_id
-from langgraph_arbitrage.training.rows import Row
-from langgraph_arbitrage.training.verdict import CheckerVerdict, ScorerVerdict, Verdict
+from langgraph_arbitrage.training.rows import Row, one_pair
+from langgraph_arbitrage.training.tree import Outcome, Tree
+from langgraph_arbitrage.training.verdict import verdict_of
 
-__all__ = ["CalibrateConfig", "Calibrator", "calibrate_rows", "unused"]
+__all__ = ["Calibrator", "calibrate_rows", "unseen"]
 
 _T = TypeVar("_T")
 
@@ -36,53 +35,24 @@ RATES = (
 """Escalation rates at which thresholds are laid out, besides 0 and 1."""
 
 
-class CalibrateConfig(BaseModel):
-    """How a router is calibrated."""
+def unseen(items: Sequence[_T], text: Callable[[_T], str], seen: Collection[str]) -> list[_T]:
+    """Those whose question a router was not trained on.
 
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True)
-
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Confidence of each bound on the loss."""
-    pilot: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the questions, the first ones, on which the thresholds of the table are laid out;
-    the figures come from the others, or else the bounds would not hold."""
-    concurrency: int = Field(default=32, ge=1)
-    """Questions under way at a time."""
-
-
-@dataclass
-class Outcome:
-    """What one threshold did to one question, or to its rows."""
-
-    steps: int = 0
-    escalated: int = 0
-    wasted: int = 0
-    compared: int = 0
-    """Escalations of which both steps were scored."""
-    scores: list[float] = field(default_factory=list)
-    """Of the steps that were taken."""
-    right: bool | None = None
-    loss: float = 0.0
-    """What the target alone would have gained on this question."""
-
-
-def unused(questions: Sequence[Question], trained_on: Iterable[str]) -> list[Question]:
-    """The questions without those that a router was trained on.
+    Args:
+        items: Questions or rows.
+        text: The question's text of each.
+        seen: Hashes of the questions that it was trained on.
 
     Raises:
         DataError: None is left.
     """
-    known = set(trained_on)
-    left = [q for q in questions if question_id(q.text) not in known]
+    left = [item for item in items if question_id(text(item)) not in seen]
     if not left:
         raise DataError(
-            f"the router was trained on all of these {len(questions)} questions: calibrate on "
-            "others, or the thresholds would be found too bold"
+            f"the router was trained on all of these {len({text(i) for i in items})} questions: "
+            "calibrate on others, or the thresholds come out too bold"
         )
     return left
-
-
-# --- from rows -----------------------------------------------------------------------------
 
 
 def calibrate_rows(
@@ -97,17 +67,19 @@ def calibrate_rows(
         rows: Of questions that the router was not trained on.
         scores: ŷ of each row's draft step.
         config: How.
+
+    Raises:
+        DataError: The rows come from several pairs, or from too few questions.
     """
+    pair = one_pair(rows)
     questions: dict[str, list[tuple[Row, float]]] = {}
     for row, score in zip(rows, scores, strict=True):
         questions.setdefault(question_id(row["question"]), []).append((row, score))
-    groups = [questions[key] for key in sorted(questions)]
-    pilot, rest = _parted(groups, config)
+    # By hash: an order that has nothing to do with how hard they are.
+    pilot, rest = _parted([questions[key] for key in sorted(questions)], config)
     ladder = thresholds([score for group in pilot for _, score in group])
-    outcomes = [[_of_rows(group, t) for group in rest] for t in ladder]
-    return _calibration(
-        ladder, outcomes, config, "rows", "score", rows[0]["draft"], rows[0]["target"]
-    )
+    columns = [[_of_rows(group, t) for group in rest] for t in ladder]
+    return _calibration(ladder, columns, config, "rows", "score", pair)
 
 
 def _of_rows(group: Sequence[tuple[Row, float]], threshold: float) -> Outcome:
@@ -116,7 +88,6 @@ def _of_rows(group: Sequence[tuple[Row, float]], threshold: float) -> Outcome:
     for row, score in group:
         escalates = score > threshold  # accept iff ŷ ≤ τ
         out.escalated += escalates
-        out.compared += escalates
         out.wasted += escalates and row["s_t"] <= row["s_d"]
         out.scores.append(row["s_t"] if escalates else row["s_d"])
         losses.append(0.0 if escalates else row["s_t"] - row["s_d"])
@@ -124,14 +95,8 @@ def _of_rows(group: Sequence[tuple[Row, float]], threshold: float) -> Outcome:
     return out
 
 
-# --- from runs -------------------------------------------------------------------------------
-
-
 class Calibrator:
-    """Answers questions under each threshold, writing no step twice.
-
-    Two thresholds that agree so far on a question share all that was written for it, so that a
-    table of thirty costs a few runs.
+    """Answers questions under each threshold of a router.
 
     Args:
         models: The pair.
@@ -146,13 +111,12 @@ class Calibrator:
         models: Models,
         policy: Policy,
         config: CalibrateConfig,
-        prm: StepScorer | str | None = None,
+        prm: StepScorer | Literal["checker"] | None = None,
     ) -> None:
-        self.models = models
-        self.policy = policy
+        limits = replace(Limits.of(models.settings), policy=policy, temperature=0.0)
         self.config = config
+        self._run = Run(models, limits)
         self._prm = prm
-        self._limits = Limits.of(models.settings)
 
     async def calibrate(
         self, questions: Sequence[Question], progress: Callable[[], None] = lambda: None
@@ -160,7 +124,7 @@ class Calibrator:
         """The table, in the loss of accuracy; of step scores where no answers are known.
 
         Raises:
-            DataError: There are neither answers to compare with nor a PRM.
+            DataError: There are neither answers to compare with nor a PRM, or too few questions.
         """
         answers = all(q.problem or q.answer is not None for q in questions)
         if not answers and self._prm is None:
@@ -168,123 +132,32 @@ class Calibrator:
                 "a loss needs right answers or a PRM: name the answers' column with "
                 "--answer-column, or a PRM with --prm"
             )
-        await asyncio.to_thread(self.models.prepare, self._limits.policy)
         pilot, rest = _parted(questions, self.config)
-        slots = asyncio.Semaphore(self.config.concurrency)
+        models, config = self._run.models, self.config
+        await asyncio.to_thread(models.prepare, self._run.policy)
+        ladder: list[float] = [1.0]
 
-        async def one(question: Question, ladder: Sequence[float]) -> tuple[_Tree, list[Outcome]]:
-            async with slots:
-                tree = _Tree(self, question, answers)
+        async def one(question: Question) -> tuple[list[float], list[Outcome]] | None:
+            verdict = None
+            if self._prm is not None:
+                scorer = None if self._prm == CHECKER else self._prm
+                verdict = verdict_of(question, models, scorer)  # type: ignore[arg-type]
+            tree = Tree(self._run, question, verdict, answers=answers)
+            try:
                 outcomes = await tree.outcomes(ladder)
-                progress()
-                return tree, outcomes
+            except ContextLengthError:
+                return None
+            return tree.scores(), outcomes
 
-        first = await _all(one(q, [1.0]) for q in pilot)
-        ladder = thresholds([s for tree, _ in first for s in tree.scores()])
-        found = await _all(one(q, ladder) for q in rest)
-        columns = [list(column) for column in zip(*(o for _, o in found if o), strict=True)]
-        settings = self.models.settings
-        names = public_name(settings.draft), public_name(settings.target)
-        loss_of = "accuracy" if answers else "score"
-        return _calibration(ladder, columns, self.config, "questions", loss_of, *names)
-
-    def verdict(self, question: Question) -> Verdict | None:
-        """Who scores this question's steps."""
-        if self._prm is None:
-            return None
-        if isinstance(self._prm, str):
-            return CheckerVerdict(question)
-        return ScorerVerdict(self.models, self._prm)
-
-
-class _Tree:
-    """All that is written for a question, under whatever threshold: a prefix is a branch."""
-
-    def __init__(self, calibrator: Calibrator, question: Question, answers: bool) -> None:
-        self._c = calibrator
-        self._question = question
-        self._answers = answers
-        self._steps: dict[tuple[Writer, tuple[int, ...]], PendingStep] = {}
-        self._decisions: dict[tuple[int, ...], Decision] = {}
-        self._values: dict[tuple[tuple[int, ...], str], float] = {}
-
-    def scores(self) -> list[float]:
-        """ŷ of every draft step so far."""
-        return [d.score for d in self._decisions.values() if d.score is not None]
-
-    async def outcomes(self, ladder: Sequence[float]) -> list[Outcome]:
-        """One outcome a threshold; none at all for a question that does not fit the models."""
-        try:
-            alone = await self._run(None)
-            found = [await self._run(self._c.policy.with_threshold(t)) for t in ladder]
-        except ContextLengthError:
-            return []
-        for out in found:
-            if self._answers:
-                out.loss = float(bool(alone.right)) - float(bool(out.right))
-            else:
-                out.loss = fmean(alone.scores) - fmean(out.scores)
-        return found
-
-    async def _run(self, policy: Policy | None) -> Outcome:
-        """The loop under a policy; under none, the target alone."""
-        c, out = self._c, Outcome()
-        prefix = Prefix.of(c.models, c._limits, self._question.text)
-        verdict = c.verdict(self._question)
-        while True:
-            decision = Decision(None, escalate=True)
-            if policy is not None:
-                draft = await self._written("draft", prefix)
-                decision = await self._decided(prefix, draft)
-            escalates = policy is None or policy.escalates(decision.score)
-            step = await self._written("target", prefix) if escalates else draft
-            out.steps += 1
-            out.escalated += escalates
-            if verdict is not None:
-                judged = await verdict.judge(prefix, step["text"])
-                out.scores.append(judged.value)
-                if escalates and policy is not None:
-                    other = await verdict.judge(prefix, draft["text"])
-                    out.compared += 1
-                    out.wasted += draft["text"] == step["text"] or judged.value <= other.value
-                verdict.took(judged)
-            ended = prefix.ends_with(step)
-            prefix = prefix.take("target" if escalates else "draft", step, decision.memory)
-            if ended:
-                break
-        if self._answers:
-            separators = c.models.settings.separator
-            text = answer_text(prefix.texts, c._limits.stop, separators)
-            out.right = self._question.solved_by(text)
-        return out
-
-    async def _written(self, role: Writer, prefix: Prefix) -> PendingStep:
-        key = role, _branch(prefix)
-        if key not in self._steps:
-            self._steps[key] = await prefix.write(role)
-        return self._steps[key]
-
-    async def _decided(self, prefix: Prefix, draft: PendingStep) -> Decision:
-        key = _branch(prefix)
-        if key not in self._decisions:
-            self._decisions[key] = await prefix.decide(self._c.policy, draft, seed=0)
-        return self._decisions[key]
-
-
-def _branch(prefix: Prefix) -> tuple[int, ...]:
-    """What tells one prefix of a question from another: who wrote which tokens."""
-    return tuple(
-        token
-        for step in prefix.steps
-        for token in (-1 - (step["writer"] == "target"), *step["ids"])
-    )
-
-
-async def _all(work: Iterable[object]) -> list[tuple[_Tree, list[Outcome]]]:
-    return await asyncio.gather(*work)  # type: ignore[call-overload, no-any-return]
-
-
-# --- the table -------------------------------------------------------------------------------
+        first = await many(pilot, one, config.concurrency, progress)
+        ladder = thresholds([s for found in first if found for s in found[0]])
+        outcomes = [o[1] for o in await many(rest, one, config.concurrency, progress) if o]
+        if not outcomes:
+            raise DataError("no question fits the models' contexts")
+        pair = public_name(models.settings.draft), public_name(models.settings.target)
+        columns = list(zip(*outcomes, strict=True))
+        loss_of: Literal["accuracy", "score"] = "accuracy" if answers else "score"
+        return _calibration(ladder, columns, config, "questions", loss_of, pair)
 
 
 def thresholds(scores: Sequence[float]) -> list[float]:
@@ -297,7 +170,7 @@ def thresholds(scores: Sequence[float]) -> list[float]:
     found = {0.0, 1.0}
     for rate in RATES if n > 1 else ():
         i = min(n - 1, max(1, round((1 - rate) * n)))
-        found.add(min(1.0, max(0.0, (ordered[i - 1] + ordered[i]) / 2)))
+        found.add((ordered[i - 1] + ordered[i]) / 2)
     return sorted(found)
 
 
@@ -317,28 +190,12 @@ def _calibration(
     config: CalibrateConfig,
     source: Literal["questions", "rows"],
     loss_of: Literal["accuracy", "score"],
-    draft: str,
-    target: str,
+    pair: tuple[str | None, str | None],
 ) -> Calibration:
-    table = []
-    for threshold, outcomes in zip(ladder, columns, strict=True):
-        escalated, compared = (
-            sum(getattr(o, name) for o in outcomes) for name in ("escalated", "compared")
-        )
-        scores = [s for o in outcomes for s in o.scores]
-        right = [o.right for o in outcomes if o.right is not None]
-        losses = [o.loss for o in outcomes]
-        table.append(
-            Operation(
-                threshold=threshold,
-                escalation_rate=escalated / sum(o.steps for o in outcomes),
-                wasted=sum(o.wasted for o in outcomes) / compared if compared else None,
-                score=fmean(scores) if scores else None,
-                accuracy=fmean(right) if right else None,
-                loss=fmean(losses),
-                loss_bound=loss_bound(losses, config.confidence),
-            )
-        )
+    table = [
+        _operation(threshold, outcomes, config.confidence)
+        for threshold, outcomes in zip(ladder, columns, strict=True)
+    ]
     return Calibration(
         table=tuple(table),
         loss_of=loss_of,
@@ -346,6 +203,22 @@ def _calibration(
         questions=len(columns[0]),
         steps=sum(o.steps for o in columns[-1]),
         source=source,
-        draft=draft,
-        target=target,
+        draft=pair[0] or "",
+        target=pair[1] or "",
+    )
+
+
+def _operation(threshold: float, outcomes: Sequence[Outcome], confidence: float) -> Operation:
+    escalated = sum(o.escalated for o in outcomes)
+    scores = [s for o in outcomes for s in o.scores]
+    right = [o.right for o in outcomes if o.right is not None]
+    losses = [o.loss for o in outcomes]
+    return Operation(
+        threshold=threshold,
+        escalation_rate=escalated / sum(o.steps for o in outcomes),
+        wasted=sum(o.wasted for o in outcomes) / escalated if escalated and scores else None,
+        score=fmean(scores) if scores else None,
+        accuracy=fmean(right) if right else None,
+        loss=fmean(losses),
+        loss_bound=loss_bound(losses, confidence),
     )

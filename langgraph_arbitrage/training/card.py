@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +41,8 @@ class TrainingRecord:
     """Who scored the steps."""
     rows: int
     """In training, before balancing."""
+    too_long: int
+    """Rows that the base cannot read, left out."""
     config: dict[str, Any]
     metrics: dict[str, float]
     """On held-out questions."""
@@ -57,27 +58,26 @@ class TrainingRecord:
         text = json.dumps(plain, indent=1, ensure_ascii=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
+    def figures(self) -> list[tuple[str, str]]:
+        """The figures as one reads them."""
+        known = [k for k in FIGURES if k in self.metrics]
+        return [(FIGURES[k], _shown(k, self.metrics[k])) for k in known]
+
     @staticmethod
-    def questions_of(checkpoint: str) -> list[str]:
+    def questions_of(checkpoint: Path) -> set[str]:
         """Hashes of the questions that a checkpoint has seen; none where it does not say.
 
         Raises:
             DataError: Its record cannot be read.
         """
-        path = Path(checkpoint) / FILE
+        path = checkpoint / FILE
         if not path.is_file():
-            return []
+            return set()
         try:
-            questions: list[str] = json.loads(path.read_text(encoding="utf-8"))["questions"]
+            questions = set(json.loads(path.read_text(encoding="utf-8"))["questions"])
         except (ValueError, KeyError) as error:
             raise DataError(f"{path} cannot be read: {error}") from None
         return questions
-
-
-def names_of(rows: Iterable[Mapping[str, Any]], column: str) -> str | None:
-    """The one value of a column, several joined; None where no row has it."""
-    found = sorted({str(row[column]) for row in rows if row.get(column)})
-    return ", ".join(found) or None
 
 
 def write_card(folder: Path, record: TrainingRecord) -> None:
@@ -100,16 +100,17 @@ def write_card(folder: Path, record: TrainingRecord) -> None:
         else "from langgraph_arbitrage import RSD, ChatArbitrage\n\n"
         'llm = ChatArbitrage(draft=…, target=…, router=RSD("PATH"))'
     )
+    data = (
+        f"{record.rows:,} steps of {len(record.questions):,} questions (those held out included), "
+        f"written by {pair}, scored by `{record.prm}`. The held-out questions are other ones than "
+        "those trained on."
+    )
     classes = (
         "Class 1: the target's step is better."
         if router
         else "Class 1: the step is right, class 0: it is wrong."
     )
-    figures = [
-        f"| {text} | {_shown(key, record.metrics[key])} |"
-        for key, text in FIGURES.items()
-        if key in record.metrics
-    ]
+    figures = [f"| {text} | {figure} |" for text, figure in record.figures()]
     options = [f"| {k} | {v} |" for k, v in record.config.items() if v is not None]
     lines = [
         "---",
@@ -129,9 +130,7 @@ def write_card(folder: Path, record: TrainingRecord) -> None:
         "",
         "## Data",
         "",
-        f"{record.rows:,} steps of {len(record.questions):,} questions (those held out included), "
-        f"written by {pair}, scored by `{record.prm}`. The held-out questions are other ones than "
-        "those trained on.",
+        data,
         "",
         "## Figures on held-out questions",
         "",

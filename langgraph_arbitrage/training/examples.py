@@ -5,15 +5,24 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Literal
 
 from langgraph_arbitrage.errors import DataError
+from langgraph_arbitrage.policies import PastStep
 from langgraph_arbitrage.training.questions import question_id
-from langgraph_arbitrage.training.rows import Row, read_table
+from langgraph_arbitrage.training.rows import Row, one_pair
 
-__all__ = ["Example", "balanced", "classes_of", "prm_examples", "router_examples", "split"]
+__all__ = [
+    "Example",
+    "Labelled",
+    "balanced",
+    "classes_of",
+    "prm_examples",
+    "router_examples",
+    "split",
+]
 
 
 @dataclass(frozen=True)
@@ -30,15 +39,47 @@ class Example:
     gain: float = 0.0
     """The advantage Δ of the target's step."""
 
+    @property
+    def past(self) -> tuple[PastStep, ...]:
+        """The history as a scorer is asked about it."""
+        return tuple(
+            PastStep("target" if tag else "draft", text, 0)
+            for text, tag in zip(self.history, self.tags, strict=True)
+        )
 
-def router_examples(rows: Sequence[Row], margin: float | None = None) -> list[Example]:
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a router or a PRM learns from."""
+
+    role: Literal["router", "prm"]
+    examples: tuple[Example, ...]
+    draft: str | None = None
+    target: str | None = None
+    """The pair that wrote the steps, where that is known; a router's is."""
+    prm: str | None = None
+    """Who scored the steps."""
+    margin: float = 0.0
+    """A router's label is 1 iff Δ > margin."""
+
+
+def router_examples(rows: Sequence[Row], margin: float | None = None) -> Labelled:
     """The draft's step of each row, with y; equal ones once.
 
     Args:
         rows: Collected rows.
         margin: y = 1 iff Δ > margin; None takes the labels of the rows.
+
+    Raises:
+        DataError: The rows come from several pairs, or were labelled with several margins.
     """
-    return _unique(
+    margins = {row.get("margin", 0.0) for row in rows} if margin is None else {margin}
+    if len(margins) > 1:
+        raise DataError(
+            f"the rows were labelled with several margins ({', '.join(map(str, sorted(margins)))}):"
+            " give the one that counts with --margin"
+        )
+    examples = _unique(
         Example(
             question=row["question"],
             history=tuple(row["history"]),
@@ -49,39 +90,45 @@ def router_examples(rows: Sequence[Row], margin: float | None = None) -> list[Ex
         )
         for row in rows
     )
+    return Labelled("router", examples, *one_pair(rows), _joined(rows, "prm"), margins.pop())
 
 
-def prm_examples(paths: Sequence[Path], right: float = 0.5) -> list[Example]:
-    """Steps with verdicts: rows of (question, history, step, correct), or collected rows.
+def prm_examples(rows: Sequence[Mapping[str, Any]], right: float = 0.5) -> Labelled:
+    """Steps with verdicts, or the steps of collected rows; equal ones once.
 
     A collected row has two: each step is right where its score is at least `right`, which is what
-    the exact checker said, or what a larger PRM thinks.
+    the exact checker said, or what a larger PRM thinks. The target's step is left out where its
+    score is a mean over several.
 
-    Raises:
-        DataError: The files hold neither.
+    Args:
+        rows: From `read_verdicts`.
+        right: Least score of a right step.
     """
-    hint = "a PRM learns from rows of question, history, step, correct, or from collected ones"
-    records = read_table(paths, ("question", "history"), hint)
     found = []
-    for record in records:
-        history = tuple(record["history"])
-        tags = tuple(record.get("tags") or [0] * len(history))
-        common = str(record["question"]), history, tags
-        if "step" in record and "correct" in record:
-            found.append(Example(*common, str(record["step"]), int(bool(record["correct"]))))
-        elif "z_d" in record and "s_d" in record:
-            for step, score in ((record["z_d"], record["s_d"]), (record["z_t"], record["s_t"])):
-                found.append(Example(*common, str(step), int(score >= right)))
-        else:
-            raise DataError(f"a row has the columns {', '.join(record)}: {hint}")
-    return _unique(found)
+    for row in rows:
+        history = tuple(row["history"])
+        tags = tuple(row.get("tags") or [0] * len(history))
+        common = str(row["question"]), history, tags
+        if "correct" in row:
+            found.append(Example(*common, str(row["step"]), int(bool(row["correct"]))))
+            continue
+        found.append(Example(*common, row["z_d"], int(row["s_d"] >= right)))
+        if row.get("samples", 1) == 1:
+            found.append(Example(*common, row["z_t"], int(row["s_t"] >= right)))
+    writers = _joined(rows, "draft"), _joined(rows, "target")
+    return Labelled("prm", _unique(found), *writers, _joined(rows, "prm"))
 
 
-def _unique(examples: Iterable[Example]) -> list[Example]:
+def _joined(rows: Iterable[Mapping[str, Any]], column: str) -> str | None:
+    """The values of a column; None where no row has it."""
+    return ", ".join(sorted({str(row[column]) for row in rows if row.get(column)})) or None
+
+
+def _unique(examples: Iterable[Example]) -> tuple[Example, ...]:
     found: dict[tuple[str, tuple[str, ...], str], Example] = {}
     for e in examples:
         found.setdefault((e.question, e.history, e.step), e)
-    return list(found.values())
+    return tuple(found.values())
 
 
 def split(

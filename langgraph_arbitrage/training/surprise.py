@@ -2,99 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import json
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.names import local_path, public_name
 from langgraph_arbitrage.scorers import SurpriseHead, SurpriseScorer, surprise_features
+from langgraph_arbitrage.settings import ArbitrageSettings
+from langgraph_arbitrage.training.configs import SurpriseConfig
 from langgraph_arbitrage.training.examples import Example, balanced
-from langgraph_arbitrage.training.replay import Replayed, replay
+from langgraph_arbitrage.training.job import Job, Progress
+from langgraph_arbitrage.training.questions import question_id
+from langgraph_arbitrage.training.verdict import replay
 
-__all__ = ["SurpriseConfig", "SurpriseTrainer", "fit_head"]
+__all__ = ["SurpriseTrainer", "fit_head"]
 
 MARK = "\N{BULLET}question\N{BULLET}"
-
-
-class SurpriseConfig(BaseModel):
-    """How a surprise head is trained."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True)
-
-    units: int = Field(default=64, ge=1)
-    """GELU units of the hidden layer."""
-    epochs: int = Field(default=40, ge=1)
-    """Passes over the rows."""
-    lr: float = Field(default=2e-3, gt=0)
-    """Learning rate of AdamW, falling to nothing along a cosine."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Of AdamW."""
-    batch: int = Field(default=256, ge=1)
-    """Rows a step."""
-    balance: bool = False
-    """Draw the larger class down to the smaller one. Without it ŷ stays near the share of steps
-    that are better, and no row is lost."""
-    seed: int = 0
-    """Seed of the split, the initial weights and the order of rows."""
+JOURNAL = "features.jsonl"
+PART = 64  # questions read between two lines of the journal
 
 
 class SurpriseTrainer:
     """Reads features with a frozen LM, then fits the head.
 
+    What was read is kept in the output folder until the head is there: a stopped training reads
+    on where it was.
+
     Args:
-        base: The causal LM: a folder, a hub id, or `embedded:ROLE`. The draft itself will do;
-            another small one sees what the draft does not.
-        role: What the label is.
+        job: What is to be made. Its base is a causal LM: the draft itself will do; another small
+            one sees what the draft does not.
         config: How.
-        pair: Names of draft and target, for a router.
     """
 
-    def __init__(
-        self,
-        base: str,
-        role: Literal["router", "prm"],
-        config: SurpriseConfig,
-        pair: tuple[str | None, str | None] = (None, None),
-    ) -> None:
+    def __init__(self, job: Job, config: SurpriseConfig) -> None:
+        self.job = job
         self.config = config
-        before, after = chat_frame(base)
+        before, after = chat_frame(job.base)
         # A folder of one's own stays a path; an embedded one gets the name it has everywhere.
-        name = public_name(local_path(base))
+        name = public_name(local_path(job.base))
         self.scorer = SurpriseScorer(
-            model=base,
-            base=name if name.startswith("embedded:") else base,
+            model=job.base,
+            base=name if name.startswith("embedded:") else job.base,
             before=before,
             after=after,
-            role=role,
-            draft=pair[0],
-            target=pair[1],
+            role=job.role,
+            draft=job.data.draft,
+            target=job.data.target,
         )
 
-    async def read(
-        self,
-        models: Models,
-        examples: Sequence[Example],
-        progress: Callable[[], None] = lambda: None,
-    ) -> list[list[float]]:
-        """Features of each example; each step is read once."""
-        found: list[Replayed] = await replay(models, self.scorer, examples, progress=progress)
-        return [surprise_features(r.history, r.reading) for r in found]
-
-    def fit(self, features: Sequence[Sequence[float]], examples: Sequence[Example]) -> SurpriseScorer:
-        """The scorer with a head that was trained on these."""
-        labels = [e.label for e in examples]
-        chosen = range(len(labels))
+    def train(
+        self, training: Sequence[Example], held_out: Sequence[Example], progress: Progress
+    ) -> list[float]:
+        """Write the scorer to the job's folder; what it says of the examples held out."""
+        features = asyncio.run(self._features([*training, *held_out], progress))
+        labels = [e.label for e in training]
+        chosen: Sequence[int] = range(len(labels))
         if self.config.balance:
-            chosen = balanced(labels, self.config.seed)  # type: ignore[assignment]
+            chosen = balanced(labels, self.config.seed)
         head = fit_head([features[i] for i in chosen], [labels[i] for i in chosen], self.config)
-        return replace(self.scorer, head=head)
+        replace(self.scorer, head=head).save(self.job.output)
+        (self.job.output / JOURNAL).unlink()
+        return [head(found) for found in features[len(training) :]]
+
+    async def _features(self, examples: Sequence[Example], progress: Progress) -> list[list[float]]:
+        """Features of each example, from the journal where they are there already."""
+        path = self.job.output / JOURNAL
+        questions: dict[str, list[int]] = {}
+        for i, example in enumerate(examples):
+            questions.setdefault(question_id(example.question), []).append(i)
+        found = _journal(path)
+        models = Models(ArbitrageSettings(device=self.job.device))
+        todo = [q for q in questions if q not in found]
+        try:
+            with path.open("a", encoding="utf-8") as journal:
+                for at in range(0, len(todo), PART):
+                    part = todo[at : at + PART]
+                    steps = [examples[i] for q in part for i in questions[q]]
+                    judged = iter(await replay(models, self.scorer, steps, concurrency=PART))
+                    for q in part:
+                        read = [next(judged) for _ in questions[q]]
+                        found[q] = [surprise_features(j.history, j.reading) for j in read]
+                        journal.write(json.dumps([q, found[q]]) + "\n")
+                    journal.flush()
+                    progress(len(questions) - len(todo) + at + len(part), len(questions))
+        finally:
+            models.close()
+        ordered = {i: f for q, at in questions.items() for i, f in zip(at, found[q], strict=True)}
+        return [ordered[i] for i in range(len(examples))]
+
+
+def _journal(path: Path) -> dict[str, list[list[float]]]:
+    """What a training before has read; a torn last line is cut off."""
+    found: dict[str, list[list[float]]] = {}
+    if path.is_file():
+        text = path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            path.write_bytes(whole)
+        found = dict(json.loads(line) for line in whole.splitlines())
+    return found
 
 
 def fit_head(

@@ -1,0 +1,122 @@
+"""`arbitrage train-router` and `train-prm`: a judge of steps from collected rows."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from langgraph_arbitrage.cli.collect import bar
+from langgraph_arbitrage.cli.fields import add_fields, config_of
+from langgraph_arbitrage.cli.options import add_options
+from langgraph_arbitrage.training.configs import SurpriseConfig, TokenConfig
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.training import Labelled
+
+__all__ = ["add_command"]
+
+HEADS: dict[str, type[TokenConfig] | type[SurpriseConfig]] = {
+    "token": TokenConfig,
+    "surprise": SurpriseConfig,
+}
+Role = Literal["router", "prm"]
+DESCRIPTIONS: dict[Role, str] = {
+    "router": "Train a router for one pair of models on the rows of `arbitrage collect`.",
+    "prm": "Train a process reward model on rows with verdicts (question, history, step, correct), "
+    "or on collected rows, whose scores are the verdicts.",
+}
+
+
+def add_command(commands: Any) -> None:
+    """Add both subcommands."""
+    for role, description in DESCRIPTIONS.items():
+        parser: argparse.ArgumentParser = commands.add_parser(
+            f"train-{role}",
+            help="train a router on rows" if role == "router" else "train a PRM on rows",
+            description=f"{description} The same command again goes on where it was stopped.",
+        )
+        _add_options(parser, role)
+        parser.set_defaults(run=run, role=role)
+
+
+def _add_options(parser: argparse.ArgumentParser, role: Role) -> None:
+    parser.add_argument(
+        "rows", nargs="+", type=Path, metavar="ROWS", help="Rows, .jsonl or .parquet"
+    )
+    parser.add_argument(
+        "--head",
+        choices=list(HEADS),
+        required=True,
+        help="token: fine-tune the base as a token classifier, the paper's way; surprise: a small "
+        "network on features of the frozen base, a causal LM: minutes on a CPU",
+    )
+    parser.add_argument(
+        "--base",
+        required=True,
+        metavar="MODEL",
+        help="What it is built on: a folder, a hub id, or embedded:draft",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="Where it is written"
+    )
+    if role == "router":
+        parser.add_argument(
+            "--margin",
+            type=float,
+            metavar="X",
+            help="y = 1 iff the advantage is above this (default: the labels of the rows)",
+        )
+    else:
+        parser.add_argument(
+            "--right",
+            type=float,
+            default=0.5,
+            metavar="X",
+            help="A step of a collected row is right iff its score is at least this (default: 0.5)",
+        )
+    parser.add_argument(
+        "--push-to-hub", metavar="REPO", help="Put the result on the hub, too; else it stays here"
+    )
+    add_options(parser, ("device",))
+    add_fields(parser, HEADS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, measure, say how good it is."""
+    config = config_of(args, HEADS[args.head], HEADS)
+
+    from langgraph_arbitrage.training import Job, first_process, push, train
+
+    job = Job(
+        data=_data(args),
+        base=args.base,
+        output=args.output,
+        config=config,
+        device=args.device or "auto",
+    )
+    with bar() as progress:
+        task = progress.add_task("Training", total=None)
+        record = train(job, lambda done, of: progress.update(task, completed=done, total=of))
+    if not first_process():
+        return
+    print(f"{job.output}: trained on {record.rows:,} rows")
+    if record.too_long:
+        print(f"left out, for they do not fit the base's context: {record.too_long:,} rows")
+    for name, figure in record.figures():
+        print(f"  {name:32} {figure}")
+    if args.push_to_hub is not None:
+        print(push(job, args.push_to_hub))
+
+
+def _data(args: argparse.Namespace) -> Labelled:
+    from langgraph_arbitrage.training import (
+        prm_examples,
+        read_rows,
+        read_verdicts,
+        router_examples,
+    )
+
+    if args.role == "router":
+        return router_examples(read_rows(args.rows), args.margin)
+    return prm_examples(read_verdicts(args.rows), args.right)

@@ -1,0 +1,256 @@
+"""Fine-tunes a token classifier by the paper's recipe, with transformers' Trainer."""
+
+from __future__ import annotations
+
+import bisect
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from langgraph_arbitrage.engine import ModelSpec, Reading, Tokenizer, load_tokenizer
+from langgraph_arbitrage.errors import CheckpointError, DataError
+from langgraph_arbitrage.models import piece_ids
+from langgraph_arbitrage.names import local_path
+from langgraph_arbitrage.scorers import TokenScorer
+from langgraph_arbitrage.training.configs import TokenConfig
+from langgraph_arbitrage.training.examples import Example, balanced, classes_of
+from langgraph_arbitrage.training.job import Job, Progress
+
+__all__ = ["TokenTrainer"]
+
+CHECKPOINTS = "checkpoints"
+IGNORED = -100  # label of a token that is not learned from
+
+
+class TokenTrainer:
+    """Cross-entropy on the last token of the candidate step, through a token-classification head.
+
+    Checkpoints are kept in the output folder until the result is there: a stopped training goes
+    on from the last one.
+
+    Args:
+        job: What is to be made. Its base is a PRM, a classifier or a causal LM.
+        config: How.
+    """
+
+    def __init__(self, job: Job, config: TokenConfig) -> None:
+        self.job = job
+        self.config = config
+        self.scorer = TokenScorer(
+            model=str(job.output),
+            role=job.role,
+            tagged=config.tags and job.role == "router",
+            draft=job.data.draft,
+            target=job.data.target,
+        )
+        self.tokenizer = load_tokenizer(ModelSpec(local_path(job.base)))
+
+    def train(
+        self, training: Sequence[Example], held_out: Sequence[Example], progress: Progress
+    ) -> list[float]:
+        """Write the classifier to the job's folder; what it says of the examples held out."""
+        config = self.config
+        set_seed(config.seed)
+        labels = self._labels(training)
+        chosen: Sequence[int] = range(len(labels))
+        if config.balance:
+            chosen = balanced(labels, config.seed)
+        rows = [self._row(training[i], labels[i]) for i in chosen]
+        model, dtype = _load(local_path(self.job.base), config)
+        trainer = self._trainer(model, rows, progress)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(self.job.output / CHECKPOINTS))
+        logits = trainer.predict([self._row(e, 0) for e in held_out]).predictions  
+        if trainer.is_world_process_zero():
+            self._save(trainer, dtype)
+        readings = (Reading(row.tolist(), [], [], fed=0, cached=0, seconds=0.0) for row in logits)
+        return [self.scorer.judge((), reading).value for reading in readings]
+
+    def _labels(self, examples: Sequence[Example]) -> list[int]:
+        """The class of each example: 0 or 1, or where its advantage stands among the bounds."""
+        if self.config.classes == 2:
+            return [e.label for e in examples]
+        if self.job.role == "prm":
+            raise DataError("a PRM tells right steps from wrong ones: --classes 2")
+        gains = [e.gain for e in examples]
+        bounds = classes_of(gains, self.config.classes, self.job.data.margin)
+        return [bisect.bisect_left(bounds, gain) for gain in gains]
+
+    def _row(self, example: Example, label: int) -> dict[str, list[int]]:
+        """The ids that the loop will ask about, and a label at the last one."""
+        ask = self.scorer.ask(example.question, example.past, example.step)
+        ids = [token for piece in piece_ids(self.tokenizer, ask.pieces) for token in piece]
+        return {"input_ids": ids, "labels": [*[IGNORED] * (len(ids) - 1), label]}
+
+    def _trainer(
+        self, model: PreTrainedModel, rows: list[dict[str, list[int]]], progress: Progress
+    ) -> Trainer:
+        config = self.config
+        args = TrainingArguments(
+            output_dir=str(self.job.output / CHECKPOINTS),
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=config.device_batch,
+            per_device_eval_batch_size=config.device_batch,
+            learning_rate=config.lr,
+            lr_scheduler_type="linear",
+            warmup_steps=config.warmup,
+            weight_decay=config.weight_decay,
+            optim="adamw_torch",
+            seed=config.seed,
+            bf16=torch.cuda.is_available() and self.job.device != "cpu",
+            use_cpu=self.job.device == "cpu",
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+            save_strategy="steps",
+            save_steps=config.checkpoint_every,
+            save_total_limit=2,
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        devices = args.world_size * max(1, args.n_gpu)
+        args.gradient_accumulation_steps = max(1, config.batch // (config.device_batch * devices))
+        return Trainer(
+            model=model,
+            args=args,
+            train_dataset=rows,  # type: ignore[arg-type]
+            data_collator=_Collator(self.tokenizer),
+            compute_loss_func=_ordinal_loss if config.ordinal else _loss,
+            preprocess_logits_for_metrics=_at_last,
+            callbacks=[_Teller(progress)],
+        )
+
+    def _save(self, trainer: Trainer, dtype: torch.dtype) -> None:
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        if self.config.lora_rank is not None:
+            model = model.merge_and_unload()
+        model.to(dtype).save_pretrained(self.job.output)
+        self.tokenizer.hf.save_pretrained(self.job.output)
+        self.scorer.save(self.job.output)
+        shutil.rmtree(self.job.output / CHECKPOINTS, ignore_errors=True)
+
+
+def _load(base: str, config: TokenConfig) -> tuple[PreTrainedModel, torch.dtype]:
+    """The base with a head for the classes, in float32; and the precision it was stored in.
+
+    A head of the same size, as a PRM has, is kept.
+    """
+    try:
+        plain = AutoConfig.from_pretrained(base, num_labels=config.classes)
+        if config.layers is not None:
+            if config.layers > plain.num_hidden_layers:
+                raise DataError(
+                    f"--layers {config.layers}: {base} has {plain.num_hidden_layers} layers"
+                )
+            plain.num_hidden_layers = config.layers
+            if getattr(plain, "layer_types", None):
+                plain.layer_types = plain.layer_types[: config.layers]
+        model: Any = AutoModelForTokenClassification.from_pretrained(
+            base,
+            config=plain,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise CheckpointError(f"{base} cannot be given a token head: {error}") from error
+    if config.lora_rank is not None:
+        model = _with_lora(model, config.lora_rank)
+    return model, plain.dtype or torch.float32
+
+
+def _with_lora(model: PreTrainedModel, rank: int) -> Any:
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ImportError:
+        raise DataError(
+            "--lora-rank needs peft: pip install 'langgraph-arbitrage[train]'"
+        ) from None
+    lora = LoraConfig(
+        task_type=TaskType.TOKEN_CLS, r=rank, lora_alpha=2 * rank, target_modules="all-linear"
+    )
+    return get_peft_model(model, lora)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last whole one: the Trainer writes its state at the end."""
+    whole = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None
+
+
+class _Collator:
+    """Rows of one length: padded on the right, which no real token sees."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._pad = tokenizer.hf.pad_token_id or 0
+
+    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
+        width = max(len(row["input_ids"]) for row in rows)
+
+        def padded(name: str, value: int) -> Tensor:  # [B, L]
+            return torch.tensor([r[name] + [value] * (width - len(r[name])) for r in rows])
+
+        lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
+        return {
+            "input_ids": padded("input_ids", self._pad),
+            "labels": padded("labels", IGNORED),
+            "attention_mask": (torch.arange(width)[None] < lengths).long(),
+        }
+
+
+def _at_last(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits [B, L, K] at each row's labelled token: [B, K]."""
+    return logits[labels != IGNORED]
+
+
+def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Cross-entropy, the mean over all rows of an update."""
+    found = torch.nn.functional.cross_entropy(
+        _at_last(outputs["logits"], labels).float(), labels[labels != IGNORED], reduction="sum"
+    )
+    return found / _rows(labels, num_items_in_batch)
+
+
+def _ordinal_loss(
+    outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
+    """Binary cross-entropy of "above class k" for each k, summed: far is worse than near.
+
+    P(y > k) is what the softmax gives to the classes above k, so that the scores are read as
+    those of the plain loss.
+    """
+    logits = _at_last(outputs["logits"], labels).float().log_softmax(-1)  # [B, K]
+    label = labels[labels != IGNORED]
+    loss = logits.new_zeros(())
+    for k in range(logits.shape[-1] - 1):
+        below, above = logits[:, : k + 1].logsumexp(-1), logits[:, k + 1 :].logsumexp(-1)
+        loss = loss - torch.where(label > k, above, below).sum()
+    return loss / _rows(labels, num_items_in_batch)
+
+
+def _rows(labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | int:
+    return len(labels) if num_items_in_batch is None else num_items_in_batch
+
+
+class _Teller(TrainerCallback):
+    """Tells how many updates are done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._progress(state.global_step, state.max_steps)

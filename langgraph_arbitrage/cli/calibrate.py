@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(local_path(args.checkpoint))
     if not folder.is_dir():
         raise SettingsError(
-            f"{args.checkpoint} is no folder here; the table is stored beside the router: download it "
-            f"first with `hf download {args.checkpoint} --local-dir FOLDER`"
+            f"{args.checkpoint} is no folder here; the table is stored beside the router: download "
+            f"it first with `hf download {args.checkpoint} --local-dir FOLDER`"
         )
     for wanted in args.find:
         parse(wanted)

@@ -84,7 +84,7 @@ def write_card(folder: Path, record: TrainingRecord) -> None:
     """Write README.md: what it is, for which pair, how good, how it was made, how it is used."""
     router = record.role == "router"
     pair = f"`{record.draft}` / `{record.target}`"
-    name = f"Router for {pair}" if router else f"Process reward model on `{record.base}`"
+    title = f"Router for {pair}" if router else f"Process reward model on `{record.base}`"
     about = (
         "Reads a question, the steps so far and a step of the draft, and says how probable it is "
         f"that the target would write a better one. For the pair {pair} only: another pair has "
@@ -93,13 +93,14 @@ def write_card(folder: Path, record: TrainingRecord) -> None:
         else "Reads a question and the steps so far, and says how probable it is that the next "
         "step is right."
     )
-    use = (
-        "from langgraph_arbitrage import ChatArbitrage\n\n"
-        'llm = ChatArbitrage(draft=…, target=…, router="PATH", threshold="rate:0.3")'
+    models = "" if (record.draft or "").startswith("embedded:") else _pair_arguments(record)
+    judge = (
+        f'router="{folder.name}", threshold="rate:0.3"'
         if router
-        else "from langgraph_arbitrage import RSD, ChatArbitrage\n\n"
-        'llm = ChatArbitrage(draft=…, target=…, router=RSD("PATH"))'
+        else f'router=RSD("{folder.name}")'
     )
+    names = "ChatArbitrage" if router else "RSD, ChatArbitrage"
+    use = f"from langgraph_arbitrage import {names}\n\nllm = ChatArbitrage({models}{judge})"
     data = (
         f"{record.rows:,} steps of {len(record.questions):,} questions (those held out included), "
         f"written by {pair}, scored by `{record.prm}`. The held-out questions are other ones than "
@@ -118,7 +119,7 @@ def write_card(folder: Path, record: TrainingRecord) -> None:
         f"tags: [arbitrage, {record.role}, {record.head}]",
         "---",
         "",
-        f"# {name}",
+        f"# {title}",
         "",
         about,
         "",
@@ -154,3 +155,7 @@ def write_card(folder: Path, record: TrainingRecord) -> None:
 
 def _shown(key: str, value: float) -> str:
     return f"{value:,.0f}" if key == "n" else "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _pair_arguments(record: TrainingRecord) -> str:
+    return f'draft="{record.draft or "…"}", target="{record.target or "…"}", '

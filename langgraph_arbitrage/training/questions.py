@@ -43,7 +43,7 @@ class Question:
                 "these questions have no answers to compare with: name their column with "
                 "--answer-column"
             )
-        return _final(text) == _final(self.answer)
+        return _final(text) == _right(self.answer)
 
 
 def question_id(text: str) -> str:
@@ -152,17 +152,32 @@ def _cell(record: Mapping[str, Any], column: str, source: str) -> str:
 
 def _final(text: str) -> str:
     r"""What stands in the last `\boxed{}`, else the last number, else the text, normalised."""
+    boxed = _boxed(text)
+    if boxed is None and (numbers := _LAST_NUMBER.findall(text)):
+        boxed = numbers[-1]
+    return _normal(text if boxed is None else boxed)
+
+
+def _right(answer: str) -> str:
+    r"""A right answer as data sets give it: alone, in a `\boxed{}`, or after `####`."""
+    boxed = _boxed(answer)
+    return _normal(answer.rpartition("####")[2] if boxed is None else boxed)
+
+
+def _boxed(text: str) -> str | None:
     start = text.rfind(r"\boxed{")
-    if start >= 0:
-        text = text[start + len(r"\boxed{") :]
-        depth = 1
-        for end, character in enumerate(text):
-            depth += {"{": 1, "}": -1}.get(character, 0)
-            if not depth:
-                text = text[:end]
-                break
-    elif numbers := _LAST_NUMBER.findall(text):
-        text = numbers[-1]
+    if start < 0:
+        return None
+    start += len(r"\boxed{")
+    depth = 1
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if not depth:
+            return text[start:end]
+    return text[start:]
+
+
+def _normal(text: str) -> str:
     text = re.sub(r"[\s$,]|\\[,;! ]", "", text).rstrip(".")
     try:
         return format(float(text), "g")

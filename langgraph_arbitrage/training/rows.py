@@ -264,7 +264,7 @@ def _from_parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        records: list[dict[str, Any]] = pq._table(path).to_pylist()
+        records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except pa.ArrowException as error:
         raise DataError(f"{path} is no Parquet file: {error}") from None
     return records

@@ -62,6 +62,7 @@ class SurpriseTrainer:
         self, training: Sequence[Example], held_out: Sequence[Example], progress: Progress
     ) -> list[float]:
         """Write the scorer to the job's folder; what it says of the examples held out."""
+        self.job.claim()
         features = asyncio.run(self._features([*training, *held_out], progress))
         labels = [e.label for e in training]
         chosen: Sequence[int] = range(len(labels))

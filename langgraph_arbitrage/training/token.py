@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
     PreTrainedModel,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
 )
+from transformers.utils import logging
 
 from langgraph_arbitrage.engine import ModelSpec, Reading, Tokenizer, load_tokenizer
 from langgraph_arbitrage.errors import CheckpointError, DataError
@@ -62,6 +65,12 @@ class TokenTrainer:
         self, training: Sequence[Example], held_out: Sequence[Example], progress: Progress
     ) -> list[float]:
         """Write the classifier to the job's folder; what it says of the examples held out."""
+        with _quiet():
+            return self._train(training, held_out, progress)
+
+    def _train(
+        self, training: Sequence[Example], held_out: Sequence[Example], progress: Progress
+    ) -> list[float]:
         config = self.config
         set_seed(config.seed)
         labels = self._labels(training)
@@ -70,9 +79,10 @@ class TokenTrainer:
             chosen = balanced(labels, config.seed)
         rows = [self._row(training[i], labels[i]) for i in chosen]
         model, dtype = _load(local_path(self.job.base), config)
+        self.job.claim()
         trainer = self._trainer(model, rows, progress)
         trainer.train(resume_from_checkpoint=_last_checkpoint(self.job.output / CHECKPOINTS))
-        logits = trainer.predict([self._row(e, 0) for e in held_out]).predictions  
+        logits = trainer.predict([self._row(e, 0) for e in held_out]).predictions
         if trainer.is_world_process_zero():
             self._save(trainer, dtype)
         readings = (Reading(row.tolist(), [], [], fed=0, cached=0, seconds=0.0) for row in logits)
@@ -122,7 +132,7 @@ class TokenTrainer:
         )
         devices = args.world_size * max(1, args.n_gpu)
         args.gradient_accumulation_steps = max(1, config.batch // (config.device_batch * devices))
-        return Trainer(
+        trainer = Trainer(
             model=model,
             args=args,
             train_dataset=rows,  # type: ignore[arg-type]
@@ -131,6 +141,8 @@ class TokenTrainer:
             preprocess_logits_for_metrics=_at_last,
             callbacks=[_Teller(progress)],
         )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
 
     def _save(self, trainer: Trainer, dtype: torch.dtype) -> None:
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -140,6 +152,20 @@ class TokenTrainer:
         self.tokenizer.hf.save_pretrained(self.job.output)
         self.scorer.save(self.job.output)
         shutil.rmtree(self.job.output / CHECKPOINTS, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own bars, and its report that a base has no such head yet."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _load(base: str, config: TokenConfig) -> tuple[PreTrainedModel, torch.dtype]:

@@ -43,7 +43,6 @@ def train(job: Job, progress: Progress = lambda done, of: None) -> TrainingRecor
         trainer = TokenTrainer(job, config)
     fitting = _fitting(data.examples, trainer.scorer, job.base)
     training, held_out = split(fitting, config.held_out, config.seed)
-    job.claim()
     scores = trainer.train(training, held_out, progress)
     gains = [e.gain for e in held_out] if job.role == "router" else None
     record = TrainingRecord(

@@ -1,0 +1,55 @@
+"""A pair of tiny models with a PRM, questions, and the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from collected import PAIR
+from langgraph_arbitrage.cli import main
+from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.settings import ArbitrageSettings
+from tiny import QUESTIONS, make
+
+
+@pytest.fixture
+def arbitrage(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command; its status, stdout and stderr."""
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        status = main([str(a) for a in argv])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def options() -> list[str]:
+    """The tiny pair as options of the command."""
+    return [part for k, v in PAIR.items() for part in (f"--{k.replace('_', '-')}", str(v))]
+
+
+@pytest.fixture(scope="session")
+def prm() -> str:
+    """A tiny PRM of the token-classification kind."""
+    return make("llama", 3, head="token-classification")
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[Models]:
+    """The tiny pair, loaded once a module."""
+    models = Models(ArbitrageSettings(**PAIR))
+    yield models
+    models.close()
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """A file of questions."""
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps({"question": q}) + "\n" for q in QUESTIONS))
+    return path

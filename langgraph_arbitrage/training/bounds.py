@@ -19,8 +19,9 @@ def loss_bound(losses: Sequence[float], confidence: float = 0.95) -> float:
     anywhere with probability at most 1 − confidence if the true mean is m or more.
 
     Rates of a few percent leave losses of small variance, which this bound uses: for 500 questions
-    of which 1 % are lost and 1 % won it is 0.017, where Hoeffding–Bentkus gives 0.096 and
-    Clopper–Pearson on the lost ones alone 0.021.
+    of which 1 % are lost and 1 % won it is 0.016 (the mean over orders), where Hoeffding–Bentkus
+    gives 0.095 and Clopper–Pearson on the lost ones alone 0.021. Simulated, the mean is above it
+    in 3 to 4 % of the cases at a confidence of 95 %.
 
     Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
     JRSS-B 86 (2024), arXiv 2010.09686; used for risk control by Bates et al., "Distribution-free,

@@ -207,7 +207,11 @@ def _with_lora(model: PreTrainedModel, rank: int) -> Any:
             "--lora-rank needs peft: pip install 'langgraph-arbitrage[train]'"
         ) from None
     lora = LoraConfig(
-        task_type=TaskType.TOKEN_CLS, r=rank, lora_alpha=2 * rank, target_modules="all-linear"
+        task_type=TaskType.TOKEN_CLS,
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        exclude_modules=["score", "classifier"],  # the head, which is new: it is trained in full
     )
     return get_peft_model(model, lora)
 

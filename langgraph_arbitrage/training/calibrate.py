@@ -142,8 +142,8 @@ class Calibrator:
             if self._prm is not None:
                 scorer = None if self._prm == CHECKER else self._prm
                 verdict = verdict_of(question, models, scorer)  # type: ignore[arg-type]
-            tree = Tree(self._run, question, verdict, answers=answers)
             try:
+                tree = Tree(self._run, question, verdict, answers=answers)
                 outcomes = await tree.outcomes(ladder)
             except ContextLengthError:
                 return None

@@ -82,7 +82,8 @@ class TokenTrainer:
         self.job.claim()
         trainer = self._trainer(model, rows, progress)
         trainer.train(resume_from_checkpoint=_last_checkpoint(self.job.output / CHECKPOINTS))
-        logits = trainer.predict([self._row(e, 0) for e in held_out]).predictions
+        unlabelled: Any = [self._row(e, 0) for e in held_out]
+        logits = trainer.predict(unlabelled).predictions
         if trainer.is_world_process_zero():
             self._save(trainer, dtype)
         readings = (Reading(row.tolist(), [], [], fed=0, cached=0, seconds=0.0) for row in logits)
@@ -135,7 +136,7 @@ class TokenTrainer:
         trainer = Trainer(
             model=model,
             args=args,
-            train_dataset=rows,  # type: ignore[arg-type]
+            train_dataset=rows,
             data_collator=_Collator(self.tokenizer),
             compute_loss_func=_ordinal_loss if config.ordinal else _loss,
             preprocess_logits_for_metrics=_at_last,

@@ -44,6 +44,9 @@ class Tree:
         question: The question, with its answer if `answers`.
         verdict: Scores the steps that are taken; None leaves the scores empty.
         answers: Whether a loss is one of right answers, else one of step scores.
+
+    Raises:
+        ContextLengthError: The question does not fit a model.
     """
 
     def __init__(
@@ -51,9 +54,10 @@ class Tree:
     ) -> None:
         self._run = run
         self._question = question
+        self._root = Prefix.of(run, question.text)
         self._verdict = verdict
         self._answers = answers
-        self._steps: dict[tuple[Writer, Context], PendingStep] = {}
+        self._steps: dict[tuple[Writer, int, tuple[int, ...]], PendingStep] = {}
         self._judged: dict[Context, Verdict] = {}
 
     def scores(self) -> list[float]:
@@ -64,7 +68,7 @@ class Tree:
         """One outcome a threshold.
 
         Raises:
-            ContextLengthError: The question does not fit a model.
+            ContextLengthError: An answer has outgrown a model.
         """
         found = [
             await self._outcome(self._run.policy.with_threshold(threshold))
@@ -82,20 +86,20 @@ class Tree:
     async def _outcome(self, policy: Policy | None) -> Outcome:
         """The loop under a policy; under none, the target alone."""
         out = Outcome()
-        prefix = Prefix.of(self._run, self._question.text)
+        prefix = self._root
         while not prefix.finished:
             context = Context(prefix.texts, prefix.tags)
             draft = verdict = None
             escalates = True
             if policy is not None:
-                draft = await self._written("draft", context, prefix)
+                draft = await self._written("draft", prefix)
                 if context not in self._judged:
                     self._judged[context] = await prefix.judged(draft)
                 verdict = self._judged[context]
                 escalates = policy.escalates(verdict["score"])
                 verdict = {**verdict, "escalate": escalates}
             writer: Writer = "target" if escalates else "draft"
-            step = await self._written(writer, context, prefix)
+            step = await self._written(writer, prefix)
             out.steps += 1
             out.escalated += escalates
             if self._verdict is not None:
@@ -108,8 +112,11 @@ class Tree:
             out.right = self._question.solved_by(prefix.answer)
         return out
 
-    async def _written(self, role: Writer, context: Context, prefix: Prefix) -> PendingStep:
-        key = role, context
+    async def _written(self, role: Writer, prefix: Prefix) -> PendingStep:
+        # A model reads the tokens so far and not who wrote them, which is the same text mostly.
+        steps = prefix.state["steps"]
+        ids = self._run.models.ids(role, prefix.state["prompts"], steps)
+        key = role, sum(len(s["ids"]) for s in steps), tuple(ids)
         if key not in self._steps:
             self._steps[key] = await prefix.write(role)
         return self._steps[key]

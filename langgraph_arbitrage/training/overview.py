@@ -19,7 +19,7 @@ def histogram(
 
     Example:
         >>> print("\n".join(histogram([0.1, 0.2, -0.9], bins=2, width=4)))
-        [-1.00,  0.00)         1 ██▊
+        [-1.00,  0.00)         1 ██▉
         [ 0.00,  1.00]         2 ████
     """
     counts = [0] * bins

@@ -123,6 +123,7 @@ class TokenTrainer:
             bf16=torch.cuda.is_available() and self.job.device != "cpu",
             use_cpu=self.job.device == "cpu",
             dataloader_pin_memory=False,
+            ddp_find_unused_parameters=False,
             remove_unused_columns=False,
             save_strategy="steps",
             save_steps=config.checkpoint_every,

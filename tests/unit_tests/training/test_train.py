@@ -101,8 +101,11 @@ def test_it_reads_the_papers_text_and_learns_at_the_last_token_alone(tmp_path: P
     assert found["labels"][-1] == 1
 
 
-def test_a_stopped_training_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
-    config = QUICK.model_copy(update={"checkpoint_every": 3, "epochs": 3})
+@pytest.mark.parametrize("rank", [None, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_stopped_training_goes_on_from_its_last_whole_checkpoint(
+    rank: int | None, tmp_path: Path
+) -> None:
+    config = QUICK.model_copy(update={"checkpoint_every": 3, "epochs": 3, "lora_rank": rank})
     stopped, whole = (job(tmp_path / name, config) for name in ("stopped", "whole"))
     done: list[int] = []
 

@@ -18,6 +18,7 @@ from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.policies import LearnedRouter
 from langgraph_arbitrage.policies.calibration import Calibration, Operation
 from langgraph_arbitrage.scorers import load_scorer
+from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.training import (
     CalibrateConfig,
     Calibrator,
@@ -98,6 +99,15 @@ def test_no_step_is_written_twice(
     found = calibrated(models, router, answered)
     assert len(found.table) > 8
     assert len(seen) == len(set(seen))
+
+
+def test_every_escalation_to_an_equal_step_is_wasted(router: str, prm: str) -> None:
+    models = Models(ArbitrageSettings(**{**PAIR, "target": PAIR["draft"]}))
+    questions = [Question(q) for q in QUESTIONS[:4]]
+    found = calibrated(models, router, questions, prm=load_scorer(prm))
+    models.close()
+    assert {line.wasted for line in found.table if line.escalation_rate} == {1.0}
+    assert max(abs(line.loss) for line in found.table) < 1e-4
 
 
 def test_without_answers_the_loss_is_one_of_step_scores(

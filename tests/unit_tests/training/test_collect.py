@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import pytest
@@ -30,22 +30,28 @@ from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.training import (
     CollectConfig,
     Collector,
+    Job,
     Question,
     Row,
     RowFile,
+    SurpriseConfig,
     read_rows,
     replay,
     router_examples,
     summary,
+    train,
 )
 from langgraph_arbitrage.training.prefix import Prefix
 from tiny import QUESTIONS, loaded, make
 
 
-def collect(models: Models, prm: str, n: int = 3, **options: Any) -> list[Row]:
+def collect(
+    models: Models, prm: str, n: int = 3, policy: LearnedRouter | None = None, **options: Any
+) -> list[Row]:
     config = CollectConfig(prm=prm, **options)
-    router = None if config.follow in ("better", "draft") else LearnedRouter(config.follow)
-    collector = Collector(models, config, load_scorer(prm), router)
+    if config.follow not in ("better", "draft"):
+        policy = policy or LearnedRouter(config.follow)
+    collector = Collector(models, config, load_scorer(prm), policy)
 
     async def all_rows() -> list[Row]:
         return [r for q in QUESTIONS[:n] for r in await collector.rows(Question(q))]
@@ -100,6 +106,35 @@ def test_a_router_that_is_followed_picks_the_steps(models: Models, prm: str) -> 
     judged = asyncio.run(replay(models, load_scorer(router), router_examples(rows).examples))
     assert [r["taken"] for r in rows] == [int(j.judgement.value > 0.5) for j in judged]
     assert {r["taken"] for r in rows} == {0, 1}
+
+
+def test_collected_steps_are_read_as_in_the_loop_whoever_wrote_those_before(
+    models: Models, prm: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "router")
+    base = make("llama", 7, num_hidden_layers=2)
+    data = router_examples(learnable(12))
+    train(Job(data, base, Path(path), SurpriseConfig(), "cpu"))
+    scores = [
+        j.judgement.value
+        for j in asyncio.run(
+            replay(models, load_scorer(path), router_examples(collect(models, prm)).examples)
+        )
+    ]
+    policy = LearnedRouter(path, median(scores))
+    rows = collect(models, prm, follow=path, policy=policy)
+    assert {r["taken"] for r in rows} == {0, 1}
+    judged = asyncio.run(replay(models, load_scorer(path), router_examples(rows).examples))
+    llm = ChatArbitrage(**PAIR, router=policy)
+    steps = [
+        step
+        for question in QUESTIONS[:3]
+        for step in llm.invoke(question).response_metadata["arbitrage"]["steps"]
+    ]
+    llm.close()
+    assert [s["writer"] == "target" for s in steps] == [r["taken"] == 1 for r in rows]
+    told = [s["score"] for s in steps]
+    assert told == pytest.approx([j.judgement.value for j in judged], abs=1e-4)
 
 
 def test_several_steps_of_the_target_are_averaged(

@@ -138,7 +138,7 @@ def _from_questions(args: argparse.Namespace, folder: Path, config: CalibrateCon
     questions = unseen(every, lambda q: q.text, TrainingRecord.questions_of(folder))
     _tell_left_out(len(every) - len(questions), "questions")
     prm = args.prm if args.prm in (None, CHECKER) else load_scorer(args.prm)
-    policy = LearnedRouter(str(folder))
+    policy = LearnedRouter(str(folder), threshold=0.5)  # whatever an older table says
     models = Models(settings_of(args))
     calibrator = Calibrator(models, policy, config, prm)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from statistics import fmean
 from typing import Literal, TypeVar
 
@@ -13,12 +12,11 @@ from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.names import public_name
 from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.policies.calibration import Calibration, Operation
-from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.scorers import StepScorer
-from langgraph_arbitrage.settings import Limits
 from langgraph_arbitrage.training.bounds import loss_bound
 from langgraph_arbitrage.training.configs import CHECKER, CalibrateConfig
 from langgraph_arbitrage.training.many import many
+from langgraph_arbitrage.training.prefix import greedy_run
 from langgraph_arbitrage.training.questions import Question, question_id
 from langgraph_arbitrage.training.rows import Row, one_pair
 from langgraph_arbitrage.training.tree import Outcome, Tree
@@ -113,9 +111,8 @@ class Calibrator:
         config: CalibrateConfig,
         prm: StepScorer | Literal["checker"] | None = None,
     ) -> None:
-        limits = replace(Limits.of(models.settings), policy=policy, temperature=0.0)
         self.config = config
-        self._run = Run(models, limits)
+        self._run = greedy_run(models, policy)
         self._prm = prm
 
     async def calibrate(

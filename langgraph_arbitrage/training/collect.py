@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 from langgraph_arbitrage.errors import ContextLengthError, SettingsError
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.names import public_name
 from langgraph_arbitrage.policies import Policy
-from langgraph_arbitrage.run import Run, step_seed
+from langgraph_arbitrage.run import step_seed
 from langgraph_arbitrage.scorers import StepScorer
-from langgraph_arbitrage.settings import Limits
 from langgraph_arbitrage.state import PendingStep, Verdict
 from langgraph_arbitrage.training.configs import CHECKER, CollectConfig
 from langgraph_arbitrage.training.many import many
-from langgraph_arbitrage.training.prefix import Prefix
+from langgraph_arbitrage.training.prefix import Prefix, greedy_run
 from langgraph_arbitrage.training.questions import Question
 from langgraph_arbitrage.training.rows import Origin, Row, RowFile
 from langgraph_arbitrage.training.verdict import Context, verdict_of
@@ -75,8 +74,7 @@ class Collector:
         self.config = config
         self._prm = prm
         self._policy = policy
-        limits = Limits.of(models.settings)
-        self._run = Run(models, replace(limits, policy=policy or limits.policy, temperature=0.0))
+        self._run = greedy_run(models, policy)
 
     @property
     def origin(self) -> Origin:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from langchain_core.messages import HumanMessage
 
+from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes.commit import commit
 from langgraph_arbitrage.nodes.drive import Call, answers_in_loop, driven
 from langgraph_arbitrage.nodes.route import route
-from langgraph_arbitrage.policies import Writer
+from langgraph_arbitrage.policies import Policy, Writer
 from langgraph_arbitrage.run import Run, step_seed
+from langgraph_arbitrage.settings import Limits
 from langgraph_arbitrage.state import ArbitrageState, PendingStep, Verdict
 
-__all__ = ["Prefix"]
+__all__ = ["Prefix", "greedy_run"]
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,16 @@ class Prefix:
         steps = [*self.state["steps"], *update["steps"]]
         state: ArbitrageState = {**before, **update, "steps": steps}  # type: ignore[typeddict-item]
         return replace(self, state=state)
+
+
+def greedy_run(models: Models, policy: Policy | None = None) -> Run:
+    """A run outside of the graph, which takes the most probable tokens.
+
+    Args:
+        models: The models, with their settings.
+        policy: In the place of the settings' own.
+    """
+    changes: dict[str, Any] = {"temperature": 0.0}
+    if policy is not None:
+        changes |= {"router": policy, "threshold": None}
+    return Run(models, Limits.of(models.settings.model_copy(update=changes)))

@@ -23,8 +23,9 @@ from transformers import AutoModelForTokenClassification
 from collected import PAIR, learnable
 from langgraph_arbitrage import AlwaysDraft, ChatArbitrage
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
-from langgraph_arbitrage.models import Models
-from langgraph_arbitrage.policies import LearnedRouter
+from langgraph_arbitrage.models import Models, piece_ids
+from langgraph_arbitrage.names import public_name
+from langgraph_arbitrage.policies import LearnedRouter, PastStep
 from langgraph_arbitrage.scorers import load_scorer
 from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.training import (
@@ -61,8 +62,9 @@ def collect(
 
 def score(prm: str, question: str, steps: list[str]) -> float:
     """By `transformers` alone."""
-    encode = load_tokenizer(ModelSpec(prm)).encode
-    ids = [t for piece in (question + "\n", *steps) for t in encode(piece)]
+    past = [PastStep("draft", text, 0) for text in steps[:-1]]
+    pieces = load_scorer(prm).ask(question, past, steps[-1]).pieces
+    ids = [t for piece in piece_ids(load_tokenizer(ModelSpec(prm)), pieces) for t in piece]
     logits = loaded(prm, AutoModelForTokenClassification)(torch.tensor([ids])).logits[0, -1]
     return logits.softmax(-1)[1].item()
 
@@ -113,7 +115,8 @@ def test_collected_steps_are_read_as_in_the_loop_whoever_wrote_those_before(
 ) -> None:
     path = str(tmp_path / "router")
     base = make("llama", 7, num_hidden_layers=2)
-    data = router_examples(learnable(12))
+    names = {role: public_name(PAIR[role]) for role in ("draft", "target")}
+    data = router_examples([{**r, **names} for r in learnable(12)])  # type: ignore[typeddict-item]
     train(Job(data, base, Path(path), SurpriseConfig(), "cpu"))
     scores = [
         j.judgement.value

@@ -95,7 +95,7 @@ def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) 
     import asyncio
 
     from langgraph_arbitrage.models import Models
-    from langgraph_arbitrage.scorers import load_scorer
+    from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.training import (
         TrainingRecord,
         calibrate_rows,
@@ -115,7 +115,7 @@ def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) 
             task = progress.add_task("Questions", total=len({e.question for e in examples}))
             reading = replay(
                 models,
-                load_scorer(str(folder)),
+                LearnedRouter(str(folder), threshold=0.5).scorer,
                 examples,
                 concurrency=config.concurrency,
                 progress=lambda: progress.advance(task),

@@ -105,7 +105,8 @@ def test_a_hopeless_trajectory_is_given_up(models: Models, prm: str) -> None:
 def test_a_router_that_is_followed_picks_the_steps(models: Models, prm: str) -> None:
     router = make("llama", 5, head="token-classification")
     rows = collect(models, prm, follow=router)
-    judged = asyncio.run(replay(models, load_scorer(router), router_examples(rows).examples))
+    scorer = LearnedRouter(router).scorer
+    judged = asyncio.run(replay(models, scorer, router_examples(rows).examples))
     assert [r["taken"] for r in rows] == [int(j.judgement.value > 0.5) for j in judged]
     assert {r["taken"] for r in rows} == {0, 1}
 

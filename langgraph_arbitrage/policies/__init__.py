@@ -3,6 +3,7 @@
 from langgraph_arbitrage.policies.always import AlwaysDraft, AlwaysTarget
 from langgraph_arbitrage.policies.base import (
     Ask,
+    AskTarget,
     Decision,
     PastStep,
     Policy,
@@ -18,6 +19,7 @@ __all__ = [
     "AlwaysDraft",
     "AlwaysTarget",
     "Ask",
+    "AskTarget",
     "Decision",
     "DraftConfidence",
     "LearnedRouter",

@@ -163,11 +163,7 @@ def step_text(step: PendingStep) -> StepText:
 
 async def ask_scorer(models: Models, ask: Ask) -> Reading:
     """Have a scorer's model read what is asked."""
-    engine = models.scorer(ask.model, ask.kind)
-    pieces = models.pieces(engine, ask.pieces)
-    ids = [token for piece in pieces for token in piece]
-    scored = sum(len(piece) for piece in pieces[-ask.scored :])
-    return await _answer(engine, Score(ids, start=max(1, len(ids) - scored)))
+    return await _answer(*models.asked(ask))
 
 
 async def _answer(engine: Engine, request: Write | Score) -> _Answer:

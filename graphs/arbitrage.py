@@ -54,8 +54,11 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
 
     def next_writer(state: ArbitrageState) -> str:
         """Who writes the next step: the target at once where the run's policy skips the draft."""
-        limits = Limits.of(models.settings).overridden(get_runtime(Context).context)
-        return "regenerate" if limits.policy.skips_draft(step_view(state)) else "draft"
+        runtime = get_runtime(Context)
+        # There is none where a caller updates the state by hand.
+        context = runtime.context if runtime else None
+        run_policy = Limits.of(models.settings).overridden(context).policy
+        return "regenerate" if run_policy.skips_draft(step_view(state)) else "draft"
 
     def after_commit(state: ArbitrageState) -> str:
         return END if state.get("finish_reason") else next_writer(state)

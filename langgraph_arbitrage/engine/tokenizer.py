@@ -182,13 +182,24 @@ class Tokenizer:
         return self is other or self._vocabulary == other._vocabulary
 
 
-@lru_cache(maxsize=64)
 def load_tokenizer(spec: ModelSpec) -> Tokenizer:
-    """The tokenizer of a checkpoint, loaded once a process.
+    """The tokenizer of a checkpoint, loaded once a process, whatever sits on the model.
 
     Raises:
         CheckpointError: The checkpoint has no loadable tokenizer.
     """
+    return _loaded(
+        ModelSpec(
+            spec.path,
+            revision=spec.revision,
+            trust_remote_code=spec.trust_remote_code,
+            chat_template=spec.chat_template,
+        )
+    )
+
+
+@lru_cache(maxsize=64)
+def _loaded(spec: ModelSpec) -> Tokenizer:
     try:
         declared = get_tokenizer_config(spec.path, revision=spec.revision).get("tokenizer_class")
         # The automatic choice goes by the architecture for some (Qwen2), and cuts text otherwise

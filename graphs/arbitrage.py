@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import get_runtime
 
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import Node, commit, draft, regenerate, route
@@ -52,8 +53,12 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
     policy = models.settings.policy
 
     def next_writer(state: ArbitrageState) -> str:
-        """Who writes the next step: the target at once where the policy skips the draft."""
-        return "regenerate" if policy.skips_draft(step_view(state)) else "draft"
+        """Who writes the next step: the target at once where the run's policy skips the draft."""
+        runtime = get_runtime(Context)
+        # There is none where a caller updates the state by hand.
+        context = runtime.context if runtime else None
+        run_policy = Limits.of(models.settings).overridden(context).policy
+        return "regenerate" if run_policy.skips_draft(step_view(state)) else "draft"
 
     def after_commit(state: ArbitrageState) -> str:
         return END if state.get("finish_reason") else next_writer(state)

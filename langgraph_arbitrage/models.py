@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from langchain_core.messages import BaseMessage
 
 from langgraph_arbitrage.errors import ContextLengthError
-from langgraph_arbitrage.policies import Ask, Policy, Writer
+from langgraph_arbitrage.policies import Ask, AskTarget, Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.state import StepRecord
@@ -38,11 +38,13 @@ class Models:
         return self._acquire(self._spec(role))
 
     def scorer(self, model: str, kind: str) -> Engine:
-        """The engine of a classifier that a policy asks."""
+        """The engine of a scorer that a policy asks."""
         from langgraph_arbitrage.engine import ModelSpec
 
         s = self.settings
-        return self._acquire(ModelSpec(model, kind=kind, device=s.device, dtype=s.dtype))  # type: ignore[arg-type]
+        return self._acquire(
+            ModelSpec(model, kind=kind, device=s.device, dtype=s.dtype, max_slots=s.max_slots)  # type: ignore[arg-type]
+        )
 
     def asked(self, ask: Ask) -> tuple[Engine, Score]:
         """Whom a policy's or a scorer's question goes to, and the request."""
@@ -50,9 +52,37 @@ class Models:
 
         engine = self.scorer(ask.model, ask.kind)
         pieces = piece_ids(engine.tokenizer, ask.pieces)
+        choices: tuple[int, ...] = ()
+        if ask.choices:
+            pieces[-1], choices = _choices(engine.tokenizer, ask.pieces[-1], ask.choices)
         ids = [token for piece in pieces for token in piece]
         scored = sum(len(piece) for piece in pieces[-ask.scored :])
-        return engine, Score(ids, start=max(1, len(ids) - scored))
+        return engine, Score(ids, start=max(1, len(ids) - scored), choices=choices)
+
+    def asked_target(
+        self,
+        ask: AskTarget,
+        prompts: Mapping[str, list[int]],
+        steps: Sequence[StepRecord],
+        draft: Sequence[int],
+    ) -> tuple[Engine, Score]:
+        """The request that puts a policy's question to the target, behind the draft's step.
+
+        Args:
+            ask: The question.
+            prompts: The conversation's ids for each model.
+            steps: The steps so far.
+            draft: The draft's step, in the target's vocabulary.
+        """
+        from langgraph_arbitrage.engine import Score
+
+        engine, tokenizer = self.engine("target"), self.tokenizer("target")
+        turn = _next_turn(tokenizer, ask.question)
+        text, choices = _choices(tokenizer, ask.reply, ask.choices)
+        ids = [*self.ids("target", prompts, steps), *draft]
+        if turn[:1] == tuple(ids[-1:]):  # the answer has ended, as the template ends it too
+            turn = turn[1:]
+        return engine, Score([*ids, *turn, *text], choices=choices)
 
     def _spec(self, role: Writer) -> ModelSpec:
         from langgraph_arbitrage.engine import ModelSpec
@@ -89,7 +119,19 @@ class Models:
         """Check the checkpoints that the policy uses and load the tokenizers; blocks on files."""
         for role in self.roles(policy):
             self.engine(role)
+        for engine in self.meet(policy):
+            _ = engine.tokenizer
         _ = self._shared
+
+    def meet(self, policy: Policy) -> list[Engine]:
+        """The engines of the policy's scorers, once the policy has seen the pair.
+
+        Raises:
+            SettingsError: The policy is not for this pair.
+            CheckpointError: A scorer's checkpoint cannot be used.
+        """
+        policy.meet(self.settings.draft, self.settings.target)
+        return [self.scorer(model, kind) for model, kind in policy.scorers()]
 
     def close(self) -> None:
         """Give the engines back; a model without another user is unloaded."""
@@ -133,7 +175,9 @@ class Models:
         Raises:
             ContextLengthError: It does not fit a model that the policy uses.
             ChatTemplateError: A model has no template, or its template refuses the conversation.
+            SettingsError: The policy is not for this pair of models.
         """
+        self.meet(policy)
         plain = template_messages(messages)
         # Usage is counted by the target's tokenizer, whoever writes.
         roles: set[Writer] = {*self.roles(policy), "target"}
@@ -162,9 +206,13 @@ class Models:
 
     def step_ids(self, role: Writer, step: StepRecord) -> list[int]:
         """A step's ids in a model's vocabulary."""
-        if self._shared or step["writer"] == role:
-            return step["ids"]
-        return list(_encoded(self.tokenizer(role), step["text"]))
+        return self.crossed(role, step["writer"], step["ids"], step["text"])
+
+    def crossed(self, role: Writer, writer: Writer, ids: list[int], text: str) -> list[int]:
+        """The ids of what one model wrote, in a model's vocabulary."""
+        if self._shared or writer == role:
+            return ids
+        return list(_encoded(self.tokenizer(role), text))
 
     def step_text(
         self,
@@ -194,10 +242,27 @@ class Models:
 
 def piece_ids(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[Sequence[int]]:
     """Ids of each piece of a text, tokenized on its own, after the tokenizer's own start."""
-    return [tokenizer.start_ids, *(_encoded(tokenizer, piece) for piece in pieces)]
+    first, *others = pieces
+    begun = tuple(tokenizer.encode(first, begins=True))
+    return [tokenizer.start_ids, begun, *(_encoded(tokenizer, piece) for piece in others)]
 
 
 @lru_cache(maxsize=4096)
 def _encoded(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """A step is tokenized once, however often the steps so far are put together."""
     return tuple(tokenizer.encode(text))
+
+
+@lru_cache(maxsize=256)
+def _choices(
+    tokenizer: Tokenizer, text: str, options: tuple[str, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    start, ends = tokenizer.choices(text, options)
+    return tuple(start), tuple(ends)
+
+
+@lru_cache(maxsize=64)
+def _next_turn(tokenizer: Tokenizer, question: str) -> tuple[int, ...]:
+    """What follows an answer when the user asks on, up to where the assistant speaks again."""
+    *_, turn = tokenizer.frame(("user", None), ("assistant", None), ("user", question))
+    return tuple(tokenizer.encode(turn))

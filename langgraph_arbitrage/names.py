@@ -6,7 +6,7 @@ from pathlib import Path
 
 from langgraph_arbitrage import embedded
 
-__all__ = ["local_path", "public_name"]
+__all__ = ["local_path", "public_name", "same_model"]
 
 _PACKAGE = Path(embedded.__file__).resolve().parent
 
@@ -23,6 +23,19 @@ def public_name(checkpoint: str) -> str:
         return checkpoint
     path = path.resolve()
     return f"embedded:{path.name}" if path.parent == _PACKAGE else path.name
+
+
+def same_model(name: str, other: str) -> bool:
+    """Whether two names may mean one checkpoint: a hub id and a folder of its last part may.
+
+    Example:
+        >>> same_model("Qwen/Qwen2.5-1.5B", "Qwen2.5-1.5B"), same_model("a/m", "b/m")
+        (True, False)
+    """
+    a, b = public_name(name), public_name(other)
+    if "/" in a and "/" in b:
+        return a == b
+    return a.rpartition("/")[2] == b.rpartition("/")[2]
 
 
 def local_path(name: str) -> str:

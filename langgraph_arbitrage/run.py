@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from langgraph.runtime import get_runtime
@@ -15,7 +15,7 @@ from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.policies import PastStep, StepText, StepView, Writer
 from langgraph_arbitrage.prompts import check_conversation, last_question
 from langgraph_arbitrage.settings import Context, Limits
-from langgraph_arbitrage.state import ArbitrageState, PendingStep
+from langgraph_arbitrage.state import ArbitrageState, PendingStep, Verdict
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Write, Written
@@ -96,10 +96,14 @@ class Run:
 
         limits, steps = self.limits, state["steps"]
         written = sum(len(s["ids"]) for s in steps)
+        room = [limits.max_tokens - written, limits.max_step_tokens]
+        left = self.policy.tokens_left(step_view(state)) if role == "target" else None
+        if left is not None:
+            room.append(left)
         reach = max((len(s) for s in limits.stop), default=1) - 1
         return Write(
             ids=self.models.ids(role, state["prompts"], steps),
-            max_tokens=max(1, min(limits.max_tokens - written, limits.max_step_tokens)),
+            max_tokens=max(1, min(room)),
             separators=self.models.settings.separator,
             stop=limits.stop,
             tail="".join(s["text"] for s in steps)[-reach:] if reach else "",
@@ -163,6 +167,12 @@ def step_seed(seed: int, role: str, index: int) -> int:
     return int.from_bytes(digest, "big")
 
 
-def forwarded(*fed: tuple[str, Mapping[str, Any] | None]) -> dict[str, int]:
+def forwarded(
+    draft: PendingStep | None, target: PendingStep | None, verdict: Verdict | None
+) -> dict[str, int]:
     """Tokens fed through each model for a step."""
-    return {role: part["fed"] for role, part in fed if part is not None}
+    fed = dict(verdict["fed"]) if verdict else {}
+    for role, step in (("draft", draft), ("target", target)):
+        if step is not None:
+            fed[role] = fed.get(role, 0) + step["fed"]
+    return fed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
@@ -17,8 +18,15 @@ from pydantic import (
 )
 
 from langgraph_arbitrage import embedded
-from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.policies import DraftConfidence, Policy
+from langgraph_arbitrage.errors import ArbitrageError, SettingsError
+from langgraph_arbitrage.policies import (
+    Budget,
+    DraftConfidence,
+    EscalateRepeats,
+    FirstSteps,
+    LearnedRouter,
+    Policy,
+)
 
 __all__ = ["ArbitrageSettings", "Context", "Limits"]
 
@@ -35,9 +43,29 @@ def _text(value: Any) -> Any:
     return str(value) if hasattr(value, "__fspath__") else value
 
 
+def _number(value: Any) -> Any:
+    """A number that is written as a text, as a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _policy(value: Any) -> Any:
+    """A router's checkpoint as the policy that uses it."""
+    value = _text(value)
+    return LearnedRouter(value) if isinstance(value, str) else value
+
+
 _T = TypeVar("_T")
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 ModelName = Annotated[str, BeforeValidator(_text)]
+Threshold = Annotated[float | str, BeforeValidator(_number)]
+Router = Annotated[InstanceOf[Policy] | str, BeforeValidator(_policy)]
+
+
+OPTIONS = ("first_steps", "escalate_repeats", "max_target_share", "max_target_tokens")
+"""Settings that put an option around the policy."""
 
 
 class ArbitrageSettings(BaseModel):
@@ -59,10 +87,23 @@ class ArbitrageSettings(BaseModel):
     """Small model that writes each step first: a local folder or a hub id."""
     target: ModelName = embedded.TARGET
     """Large model that rewrites the steps that are escalated: a local folder or a hub id."""
-    router: InstanceOf[Policy] | None = None
-    """Policy that decides which steps are escalated; default DraftConfidence."""
-    threshold: float | None = None
-    """Threshold of the policy, in the policy's own range and direction; default the policy's."""
+    router: Router | None = None
+    """Policy that decides which steps are escalated, or the checkpoint of a trained router, which
+    then decides; default DraftConfidence."""
+    threshold: Threshold | None = None
+    """Threshold of the policy, in the policy's own range and direction; default the policy's.
+    With a calibrated router also rate:R (about this share of the steps is escalated) or loss:E
+    (no more is lost against the target alone)."""
+    first_steps: int = 0
+    """The target writes so many first steps of an answer, without a draft."""
+    escalate_repeats: bool = False
+    """Escalate a draft's step that repeats an earlier one of the answer: the draft is in a loop."""
+    max_target_share: float = 1.0
+    """Most steps that the target writes, as a share of the steps; beyond that the draft's are
+    accepted."""
+    max_target_tokens: int | None = None
+    """Most tokens that the target writes of an answer; beyond that the draft's steps are
+    accepted."""
     max_tokens: int = Field(default=1024)
     """Most tokens of an answer."""
     max_steps: int = 200
@@ -113,9 +154,16 @@ class ArbitrageSettings(BaseModel):
 
     @property
     def policy(self) -> Policy:
-        """The policy in force, with `threshold` applied."""
-        policy = DraftConfidence() if self.router is None else self.router
-        return policy if self.threshold is None else policy.with_threshold(self.threshold)
+        """The policy in force, with threshold and options applied."""
+        return Limits.of(self).policy
+
+    def under(self, policy: Policy) -> Self:
+        """These settings with another policy, alone: without a threshold and options around it."""
+        alone = ("threshold", *OPTIONS)
+        fields = type(self).model_fields
+        return self.model_copy(
+            update={"router": policy} | {name: fields[name].default for name in alone}
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +174,11 @@ class Context:
         `graph.invoke({"messages": [...]}, context=Context(threshold=0.7, max_tokens=256))`
     """
 
-    threshold: float | None = None
+    threshold: float | str | None = None
+    first_steps: int | None = None
+    escalate_repeats: bool | None = None
+    max_target_share: float | None = None
+    max_target_tokens: int | None = None
     max_tokens: int | None = None
     max_steps: int | None = None
     max_step_tokens: int | None = None
@@ -140,6 +192,7 @@ class Context:
 
     OVERRIDES: ClassVar[tuple[str, ...]] = (
         "threshold",
+        *OPTIONS,
         "max_tokens",
         "max_steps",
         "max_step_tokens",
@@ -155,7 +208,12 @@ class Context:
 class Limits:
     """Policy, sampling and limits in force for one run: the settings, overridden by its context."""
 
-    policy: Policy
+    router: Policy
+    threshold: float | str | None
+    first_steps: int
+    escalate_repeats: bool
+    max_target_share: float
+    max_target_tokens: int | None
     max_tokens: int
     max_steps: int
     max_step_tokens: int
@@ -168,17 +226,28 @@ class Limits:
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
         """The settings' own."""
-        return cls(
-            settings.policy,
-            settings.max_tokens,
-            settings.max_steps,
-            settings.max_step_tokens,
-            settings.temperature,
-            settings.top_p,
-            settings.top_k,
-            settings.seed,
-            settings.stop,
-        )
+        router = DraftConfidence() if settings.router is None else _policy(settings.router)
+        return cls(router, **{name: getattr(settings, name) for name in Context.OVERRIDES})
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The router with the threshold in force, and the options around it.
+
+        The budget is the outermost: it has the last word.
+
+        Raises:
+            SettingsError: A value is outside its range.
+        """
+        policy = self.router
+        if self.threshold is not None:
+            policy = policy.with_threshold(_number(self.threshold))
+        if self.escalate_repeats:
+            policy = EscalateRepeats(policy)
+        if self.first_steps:
+            policy = FirstSteps(policy, self.first_steps)
+        if self.max_target_share != 1 or self.max_target_tokens is not None:
+            policy = Budget(policy, self.max_target_share, self.max_target_tokens)
+        return policy
 
     def overridden(self, context: Context | None) -> Limits:
         """These limits with what the context sets.
@@ -195,18 +264,18 @@ class Limits:
             return self
         if "stop" in given:
             given["stop"] = _texts(given["stop"])
-        threshold = given.pop("threshold", None)
-        policy = self.policy if threshold is None else self.policy.with_threshold(threshold)
-        return check_limits(replace(self, policy=policy, **given))
+        limits = check_limits(replace(self, **given))
+        _ = limits.policy  # a threshold outside the policy's range fails here
+        return limits
 
 
-def _refusal(error: ValidationError) -> SettingsError:
+def _refusal(error: ValidationError) -> ArbitrageError:
     """What pydantic refused, as an error of ours."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, SettingsError):
+    if isinstance(cause, ArbitrageError):
         return cause
-    name = ".".join(map(str, first["loc"]))
+    name = str(first["loc"][0])  # what follows are pydantic's own names of types
     if first["type"] == "extra_forbidden":
         known = ", ".join(ArbitrageSettings.model_fields)
         return SettingsError(f"{name} is no setting; those known are {known}")
@@ -228,6 +297,13 @@ def check_limits(limits: _T) -> _T:
         raise SettingsError(f"top_p must be above 0 and at most 1, not {top_p}")
     if top_k < 0:
         raise SettingsError(f"top_k must be 0 (for all tokens) or more, not {top_k}")
+    for name in ("first_steps", "max_target_tokens"):
+        value = getattr(limits, name)
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise SettingsError(f"{name} must be a whole number, 0 or more, not {value!r}")
+    share = limits.max_target_share  # type: ignore[attr-defined]
+    if not 0 <= share <= 1:
+        raise SettingsError(f"max_target_share must be a number from 0 to 1, not {share}")
     if not all(stop):
         raise SettingsError(f"a stop string must not be empty: {stop!r}")
     return limits

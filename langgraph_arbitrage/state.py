@@ -49,8 +49,8 @@ class Verdict(TypedDict):
     escalate: bool
     memory: list[float]
     """What the policy noted for the steps that follow."""
-    fed: int
-    """Tokens fed through the router for it."""
+    fed: dict[str, int]
+    """Tokens fed for it through the `router`, or through the `target` that graded the step."""
     seconds: float
 
 

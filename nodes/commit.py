@@ -62,7 +62,7 @@ def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
         memory=verdict["memory"] if verdict else [],
         seconds=sum(part["seconds"] for part in (draft, target, verdict) if part),
         discarded=len(other["ids"]) if other else 0,
-        forwarded=forwarded(("draft", draft), ("target", target), ("router", verdict)),
+        forwarded=forwarded(draft, target, verdict),
         cached=taken["cached"],
     )
     return record, taken["finish"]

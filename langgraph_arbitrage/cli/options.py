@@ -10,12 +10,28 @@ from typing import Any
 
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.cli.text import unescape
-from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget, DraftConfidence, Policy, Random
+from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.policies import (
+    RSD,
+    AlwaysDraft,
+    AlwaysTarget,
+    DraftConfidence,
+    Judge,
+    LearnedRouter,
+    Oracle,
+    Policy,
+    Random,
+)
+from langgraph_arbitrage.policies.calibration import parse
 from langgraph_arbitrage.settings import ArbitrageSettings
 
 __all__ = ["LIMITS", "MODELS", "POLICIES", "SAMPLING", "add_options", "settings_of"]
 
 POLICIES: dict[str, type[Policy]] = {
+    "router": LearnedRouter,
+    "rsd": RSD,
+    "oracle": Oracle,
+    "judge": Judge,
     "confidence": DraftConfidence,
     "random": Random,
     "draft": AlwaysDraft,
@@ -23,7 +39,14 @@ POLICIES: dict[str, type[Policy]] = {
 }
 """What `--policy` may name."""
 
-MODELS = ("draft", "target", "policy", "threshold", "device", "dtype", "chat_template")
+SCORED = {"router": "router", "rsd": "prm", "oracle": "prm"}
+"""Policies that go by a checkpoint, and the option that names it."""
+
+MODELS = (
+    *("draft", "target", "policy", "router", "prm", "threshold"),
+    *("first_steps", "escalate_repeats", "max_target_share", "max_target_tokens"),
+    *("device", "dtype", "chat_template"),
+)
 LIMITS = ("max_tokens", "max_steps")
 SAMPLING = ("temperature", "top_p", "top_k", "seed", "separator")
 
@@ -35,11 +58,30 @@ def _read(file: str) -> str:
         raise argparse.ArgumentTypeError(f"{file} cannot be read: {error}") from None
 
 
+def _threshold(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        parse(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 _KINDS: dict[str, dict[str, Any]] = {
     "draft": {"metavar": "MODEL"},
     "target": {"metavar": "MODEL"},
-    "policy": {"choices": list(POLICIES), "dest": "router"},
-    "threshold": {"type": float, "metavar": "X"},
+    # Other commands have a policy, a router and a PRM of their own: these go by other names.
+    "policy": {"choices": list(POLICIES), "dest": "policy_name"},
+    "router": {"metavar": "CHECKPOINT", "dest": "policy_router"},
+    "prm": {"metavar": "CHECKPOINT", "dest": "policy_prm"},
+    "threshold": {"type": _threshold, "metavar": "X"},
+    "first_steps": {"type": int, "metavar": "K"},
+    "escalate_repeats": {"action": "store_true", "default": None},
+    "max_target_share": {"type": float, "metavar": "S"},
+    "max_target_tokens": {"type": int, "metavar": "N"},
     "chat_template": {"type": _read, "metavar": "FILE"},
     "max_tokens": {"type": int, "metavar": "N"},
     "max_steps": {"type": int, "metavar": "N"},
@@ -54,8 +96,15 @@ _POLICY_HELP = "; ".join(
     f"{name}: {(inspect.getdoc(policy) or '').partition('.')[0]}"
     for name, policy in POLICIES.items()
 )
+_HELP = {
+    "policy": f"Policy that decides which steps are escalated. {_POLICY_HELP}. (default: router "
+    "where --router names one, else confidence)",
+    "router": "Checkpoint of a trained router, a folder or a hub id, for --policy router.",
+    "prm": "Checkpoint of a process reward model, a folder or a hub id, for --policy rsd and "
+    "oracle. A kind that its files do not tell stands before it: rlhflow:NAME, "
+    "math-shepherd:NAME.",
+}
 _MORE_HELP = {
-    "policy": f" {_POLICY_HELP}.",
     "separator": " Escapes such as \\n are understood; give the option again for one more.",
 }
 
@@ -64,10 +113,7 @@ def add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """Add an option for each of these settings, with the setting's own text and default."""
     for name in names:
         kind = _KINDS.get(name, {})
-        field = ArbitrageSettings.model_fields[kind.get("dest", name)]
-        text = (field.description or "") + _MORE_HELP.get(name, "")
-        if field.default is not None:
-            text += f" (default: {_shown(field.default)})"
+        text = _HELP.get(name) or _text_of(name)
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, help=text.replace("%", "%%"), **kind)
 
@@ -79,11 +125,45 @@ def settings_of(args: argparse.Namespace, **others: Any) -> ArbitrageSettings:
         SettingsError: One is outside its range.
     """
     given = {
-        n: v for n in ArbitrageSettings.model_fields if (v := getattr(args, n, None)) is not None
+        n: v
+        for n in ArbitrageSettings.model_fields
+        if n != "router" and (v := getattr(args, n, None)) is not None
     }
-    if "router" in given:
-        given["router"] = POLICIES[given["router"]]()
-    return ArbitrageSettings(**given, **others)
+    if "router" not in others and "policy_name" in args:
+        given["router"] = _policy_of(args)
+    return ArbitrageSettings(**given | others)
+
+
+def _policy_of(args: argparse.Namespace) -> Policy | None:
+    """The policy that is named; None leaves the default."""
+    named = {"router": args.policy_router, "prm": args.policy_prm}
+    name = args.policy_name or ("router" if named["router"] else None)
+    option = SCORED.get(name or "")
+    for other, checkpoint in named.items():
+        if checkpoint and other != option:
+            users = " and ".join(policy for policy, needed in SCORED.items() if needed == other)
+            raise SettingsError(
+                f"--policy {name or 'confidence'} does not use --{other}; --policy {users} does"
+            )
+    if name is None:
+        return None
+    if option is None:
+        return POLICIES[name]()
+    if not named[option]:
+        made = "train-router" if option == "router" else "train-prm"
+        raise SettingsError(
+            f"--policy {name} needs --{option} CHECKPOINT, such as `arbitrage {made}` makes"
+        )
+    return POLICIES[name](named[option])  # type: ignore[call-arg]
+
+
+def _text_of(name: str) -> str:
+    """The text under a setting, and its default."""
+    field = ArbitrageSettings.model_fields[name]
+    text = (field.description or "") + _MORE_HELP.get(name, "")
+    if field.default is not None and field.annotation is not bool:
+        text += f" (default: {_shown(field.default)})"
+    return text
 
 
 def _shown(default: Any) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import HumanMessage
 
-from langgraph_arbitrage.engine import Write
+from langgraph_arbitrage.engine import Score, Ticket, Write
 from langgraph_arbitrage.errors import RequestCancelledError
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
 from langgraph_arbitrage.models import Models
@@ -63,7 +63,7 @@ class Team:
 
     def with_policy(self, policy: Policy) -> Team:
         """The same models under another policy."""
-        return Team(self.settings.model_copy(update={"router": policy, "threshold": None}))
+        return Team(self.settings.under(policy))
 
     @property
     def policy(self) -> Policy:
@@ -88,9 +88,17 @@ class Team:
         greeting alone, so that no answer finds there what another one has read.
         """
         start = time.perf_counter()
-        prompts = self._models.prompts([HumanMessage("Hello!")], self.policy)
-        engines = {role: self._models.engine(role) for role in self._models.roles(self.policy)}
-        tickets = [e.submit(Write(ids=prompts[r], max_tokens=1)) for r, e in engines.items()]
+        models = self._models
+        prompts = models.prompts([HumanMessage("Hello!")], self.policy)
+        writers = {role: models.engine(role) for role in models.roles(self.policy)}
+        tickets: list[Ticket[Any]] = [
+            engine.submit(Write(ids=prompts[role], max_tokens=1))
+            for role, engine in writers.items()
+        ]
+        tickets += [
+            engine.submit(Score(engine.tokenizer.encode("Hello!")))
+            for engine in models.meet(self.policy)
+        ]
         for ticket in tickets:
             ticket.result()
         return time.perf_counter() - start

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from pathlib import Path
 
 import psutil
@@ -14,6 +12,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.errors import CheckpointError, NotEnoughMemoryError, SettingsError
+from langgraph_arbitrage.weights import NAMES, shard_files, tensor_shapes
 
 __all__ = [
     "check_memory",
@@ -22,10 +21,10 @@ __all__ = [
     "context_length",
     "end_ids",
     "load_config",
+    "local_weights",
     "weight_bytes",
 ]
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 HEADROOM = 1.1  # activations, the first slots and the allocator's slack, over the weights
 
 
@@ -54,7 +53,7 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
         raise CheckpointError(
             f"{spec.path} cannot be loaded as a model.{hint} ({error})"
         ) from error
-    if local.exists() and not any((local / name).is_file() for name in WEIGHTS):
+    if local.exists() and not any((local / name).is_file() for name in NAMES):
         others = sorted(p.name for p in local.glob("*.bin")) + sorted(
             p.name for p in local.glob("*.pt*")
         )
@@ -104,30 +103,20 @@ def weight_bytes(spec: ModelSpec, dtype: torch.dtype) -> int | None:
 
     None where the files are not on this machine yet.
     """
-    elements = 0
-    for file in _local_weights(spec):
-        with file.open("rb") as f:
-            (size,) = struct.unpack("<Q", f.read(8))
-            header = json.loads(f.read(size))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                elements += math.prod(tensor["shape"])
+    elements = sum(map(math.prod, tensor_shapes(local_weights(spec)).values()))
     return elements * dtype.itemsize if elements else None
 
 
-def _local_weights(spec: ModelSpec) -> list[Path]:
-    for name in WEIGHTS:
+def local_weights(spec: ModelSpec) -> list[Path]:
+    """The checkpoint's safetensors files, as far as they are on this machine."""
+    for name in NAMES:
         if Path(spec.path).exists():
             path = Path(spec.path) / name
         else:
             cached = try_to_load_from_cache(spec.path, name, revision=spec.revision)
             path = Path(cached) if isinstance(cached, str) else Path()
-        if not path.is_file():
-            continue
-        if path.suffix == ".safetensors":
-            return [path]
-        files = set(json.loads(path.read_text())["weight_map"].values())
-        return [path.parent / f for f in sorted(files) if (path.parent / f).is_file()]
+        if files := shard_files(path):
+            return files
     return []
 
 

@@ -66,12 +66,15 @@ class Score:
     """Read `ids` and report the model's judgement.
 
     A classifier answers with the logits of its labels at the last token. A causal LM
-    answers with the log-probability and the entropy at each token from `start` on.
+    answers with the log-probability and the entropy at each token from `start` on, or, where
+    `choices` are named, with their logits as the next token after `ids`.
     """
 
     ids: Sequence[int]
     start: int = 1
     """First token that is scored (causal LM); at least 1, since token 0 has no context."""
+    choices: tuple[int, ...] = ()
+    """Token ids that are weighed against each other as the next one (causal LM)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Reading:
     """What a scorer found."""
 
     logits: list[float]
-    """Classifier: one logit a label, at the last token; empty for a causal LM."""
+    """At the last token: one logit a label (classifier), or one a choice (causal LM)."""
     logprobs: list[float]
     """Causal LM: log-probability of each of `ids[start:]`, in nats; empty for a classifier."""
     entropies: list[float]

@@ -18,13 +18,18 @@ class Row:
     """One sequence: its tokens, how many of them are in the cache, what it has found."""
 
     def __init__(
-        self, ticket: Ticket[Any], ends: StepEnds | None = None, trailing: int = 1
+        self,
+        ticket: Ticket[Any],
+        ends: StepEnds | None = None,
+        trailing: int = 1,
+        unread: int = 0,
     ) -> None:
         self.ticket = ticket
         self.trailing = trailing
         """Positions at the end whose logits are wanted, all of them in the last chunk."""
         self.request: Write | Score = ticket.request
-        self.tokens = list(ticket.request.ids)
+        # Those at the end that are scored but need not be read themselves.
+        self.tokens = list(ticket.request.ids)[: len(ticket.request.ids) - unread]
         self.prompt_length = len(self.tokens)
         self.ends = ends
         self.slot: Slot

@@ -68,8 +68,11 @@ class Scheduler:
         """Queue a ticket: first come, first served."""
         request = ticket.request
         if isinstance(request, Score):
-            trailing = 1 if self.classifies else len(request.ids) - request.start + 1
-            self.waiting.append(Row(ticket, trailing=trailing))
+            scored = len(request.ids) - request.start
+            if self.classifies or request.choices or not scored:
+                self.waiting.append(Row(ticket))
+            else:  # a token is judged where the one before it is read
+                self.waiting.append(Row(ticket, trailing=scored, unread=1))
         elif request.separators or request.stop:
             ends = step_ends(self.tokenizer, request.separators, request.stop)
             self.waiting.append(Row(ticket, ends))
@@ -133,12 +136,16 @@ class Scheduler:
 
     def _read(self, row: Row, request: Score, logits: Tensor) -> None:
         """Answer a `Score`: logits are [labels], or [keep, labels], or [keep, V]."""
+        last = logits if logits.dim() == 1 else logits[-1]
         if self.classifies:
-            labels = logits if logits.dim() == 1 else logits[-1]
-            answer = row.reading(logits=labels.float().tolist())
+            answer = row.reading(logits=last.float().tolist())
+        elif request.choices:
+            answer = row.reading(logits=last[list(request.choices)].float().tolist())
         else:
-            scored = torch.tensor(row.tokens[request.start :], device=logits.device)  # [n]
-            spread = logits[-len(scored) - 1 : -1].float().log_softmax(dim=-1)  # [n, V]
+            scored = torch.tensor(
+                request.ids[request.start :], dtype=torch.long, device=logits.device
+            )  # [n]
+            spread = logits[len(logits) - len(scored) :].float().log_softmax(dim=-1)  # [n, V]
             answer = row.reading(
                 logprobs=spread.gather(-1, scored[:, None]).squeeze(-1).tolist(),
                 entropies=(-(spread.exp() * spread).sum(dim=-1)).tolist(),

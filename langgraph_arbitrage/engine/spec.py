@@ -11,7 +11,13 @@ from langgraph_arbitrage.errors import SettingsError
 
 __all__ = ["Kind", "ModelSpec"]
 
-Kind = Literal["causal-lm", "sequence-classification", "token-classification"]
+Kind = Literal[
+    "causal-lm",
+    "sequence-classification",
+    "token-classification",
+    "value-head",
+    "process-reward",
+]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -23,7 +29,7 @@ class ModelSpec:
     path: str
     """Local folder or hub id."""
     kind: Kind = "causal-lm"
-    """What sits on the model: a language head, or a classifier's."""
+    """What sits on the model: a language head, a classifier's, or one of `heads`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     device: str = "auto"

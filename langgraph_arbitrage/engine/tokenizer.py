@@ -17,7 +17,9 @@ from langgraph_arbitrage.errors import ChatTemplateError, CheckpointError
 __all__ = ["Tokenizer", "load_tokenizer"]
 
 AS_THE_FILE_SAYS = ("TokenizersBackend", "PreTrainedTokenizerFast")
-_ANCHOR = "\n"  # text before a continuation, so that no tokenizer takes it for a sentence's start
+# Text before a continuation, so that no tokenizer takes it for a sentence's start; it must not
+# be cut together with what follows.
+_ANCHOR, _ANCHOR_OF_LINES = "\n", "a"
 
 
 class Tokenizer:
@@ -36,6 +38,11 @@ class Tokenizer:
         Raises:
             ChatTemplateError: There is no template, or it refuses these messages.
         """
+        encoded = self._rendered(messages, tokenize=True, return_dict=True, **options)
+        ids: list[int] = encoded["input_ids"]
+        return ids
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         if not self.chat_template:
             raise ChatTemplateError(
                 f"{self.name} has no chat template. Give one: `chat_template=` with a Jinja "
@@ -43,12 +50,10 @@ class Tokenizer:
             )
         try:
             with self._lock:
-                encoded = self.hf.apply_chat_template(
+                return self.hf.apply_chat_template(
                     [dict(m) for m in messages],
                     chat_template=self.chat_template,
                     add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=True,
                     **options,
                 )
         except TemplateError as error:
@@ -56,18 +61,80 @@ class Tokenizer:
                 f"the chat template of {self.name} cannot render this conversation "
                 f"(roles {[m.get('role') for m in messages]}): {error}"
             ) from error
-        ids: list[int] = encoded["input_ids"]  # type: ignore[index, assignment, call-overload]
-        return ids
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text` as a continuation, without special tokens around it."""
+    def frame(self, *messages: tuple[str, str | None]) -> list[str]:
+        """What the chat template puts around contents that are not known yet.
+
+        Args:
+            messages: Role and content of each message, None for a content to come.
+
+        Returns:
+            The texts before, between and after the contents to come, up to where the assistant
+            speaks next. The first one lacks what the tokenizer puts before every text by itself.
+
+        Raises:
+            ChatTemplateError: There is no template, it refuses such messages, or it does not show
+                their contents.
+        """
+        marks = [f"•{i}•" for i in range(len(messages))]
+        contents = [
+            {"role": role, "content": mark if content is None else content}
+            for mark, (role, content) in zip(marks, messages, strict=True)
+        ]
+        rest, parts = self._rendered(contents, tokenize=False), []
+        for mark, (_, content) in zip(marks, messages, strict=True):
+            if content is None:
+                part, found, rest = rest.partition(mark)
+                if not found:
+                    raise ChatTemplateError(
+                        f"the chat template of {self.name} does not show what stands in a "
+                        f"conversation of the roles {[role for role, _ in messages]}"
+                    )
+                parts.append(part)
+        parts.append(rest)
+        parts[0] = parts[0].removeprefix(str(self.hf.decode(self.start_ids)))
+        return parts
+
+    def encode(self, text: str, *, begins: bool = False) -> list[int]:
+        """Token ids of `text` without special tokens around it.
+
+        Args:
+            text: Any text.
+            begins: Whether it is the beginning of a text; else it goes on from another.
+        """
+        if begins:
+            with self._lock:
+                ids: list[int] = self.hf.encode(text, add_special_tokens=False)
+            return ids
+        before = _ANCHOR_OF_LINES if text.startswith("\n") else _ANCHOR
         with self._lock:
-            anchored: list[int] = self.hf.encode(_ANCHOR + text, add_special_tokens=False)
-            anchor: list[int] = self.hf.encode(_ANCHOR, add_special_tokens=False)
-            if anchored[: len(anchor)] == anchor and not text.startswith(_ANCHOR):
+            anchored: list[int] = self.hf.encode(before + text, add_special_tokens=False)
+            anchor: list[int] = self.hf.encode(before, add_special_tokens=False)
+            if anchored[: len(anchor)] == anchor:
                 return anchored[len(anchor) :]
             bare: list[int] = self.hf.encode(text, add_special_tokens=False)
         return bare
+
+    def choices(self, text: str, options: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Ids of `text` as a continuation, and of each option as the one token that follows it.
+
+        A blank between the two goes where the tokenizer puts it, if that is the same for all.
+
+        Raises:
+            CheckpointError: An option is not one token of its own.
+        """
+        whole = [self.encode(text + option) for option in options]
+        start = whole[0][:-1]
+        if any(ids[:-1] != start for ids in whole):
+            start = self.encode(text)
+            whole = [start + self.encode(option) for option in options]
+        ends = [ids[-1] for ids in whole]
+        if any(len(ids) != len(start) + 1 for ids in whole) or len(set(ends)) < len(ends):
+            raise CheckpointError(
+                f"the tokenizer of {self.name} does not cut {', '.join(map(repr, options))} into "
+                "one token each, so they cannot be weighed against each other"
+            )
+        return start, ends
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without special tokens."""
@@ -115,13 +182,24 @@ class Tokenizer:
         return self is other or self._vocabulary == other._vocabulary
 
 
-@lru_cache(maxsize=64)
 def load_tokenizer(spec: ModelSpec) -> Tokenizer:
-    """The tokenizer of a checkpoint, loaded once a process.
+    """The tokenizer of a checkpoint, loaded once a process, whatever sits on the model.
 
     Raises:
         CheckpointError: The checkpoint has no loadable tokenizer.
     """
+    return _loaded(
+        ModelSpec(
+            spec.path,
+            revision=spec.revision,
+            trust_remote_code=spec.trust_remote_code,
+            chat_template=spec.chat_template,
+        )
+    )
+
+
+@lru_cache(maxsize=64)
+def _loaded(spec: ModelSpec) -> Tokenizer:
     try:
         declared = get_tokenizer_config(spec.path, revision=spec.revision).get("tokenizer_class")
         # The automatic choice goes by the architecture for some (Qwen2), and cuts text otherwise

@@ -3,6 +3,7 @@
 from langgraph_arbitrage.policies.always import AlwaysDraft, AlwaysTarget
 from langgraph_arbitrage.policies.base import (
     Ask,
+    AskTarget,
     Decision,
     PastStep,
     Policy,
@@ -11,16 +12,27 @@ from langgraph_arbitrage.policies.base import (
     Writer,
 )
 from langgraph_arbitrage.policies.draft_confidence import DraftConfidence
+from langgraph_arbitrage.policies.judge import Judge
 from langgraph_arbitrage.policies.learned_router import LearnedRouter
+from langgraph_arbitrage.policies.options import Budget, EscalateRepeats, FirstSteps
+from langgraph_arbitrage.policies.oracle import Oracle
 from langgraph_arbitrage.policies.random_rate import Random
+from langgraph_arbitrage.policies.rsd import RSD
 
 __all__ = [
+    "RSD",
     "AlwaysDraft",
     "AlwaysTarget",
     "Ask",
+    "AskTarget",
+    "Budget",
     "Decision",
     "DraftConfidence",
+    "EscalateRepeats",
+    "FirstSteps",
+    "Judge",
     "LearnedRouter",
+    "Oracle",
     "PastStep",
     "Policy",
     "Random",

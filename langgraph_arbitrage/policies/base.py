@@ -8,13 +8,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.policies.calibration import parse
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Reading
 
-__all__ = ["Ask", "Decision", "PastStep", "Policy", "StepText", "StepView", "Writer"]
+__all__ = ["Ask", "AskTarget", "Decision", "PastStep", "Policy", "StepText", "StepView", "Writer"]
 
 Writer = Literal["draft", "target"]
+Kind = Literal[
+    "causal-lm",
+    "sequence-classification",
+    "token-classification",
+    "value-head",
+    "process-reward",
+]
+"""What sits on a scorer's model, as the engine has it."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,29 @@ class Ask:
     pieces: tuple[str, ...]
     """The text, in pieces that are tokenized one by one: a later ask that begins with the same
     pieces goes on from the cache."""
-    kind: Literal["causal-lm", "sequence-classification", "token-classification"] = (
-        "token-classification"
-    )
+    kind: Kind = "token-classification"
+    """What sits on the model: a language head, a classifier's, or a PRM's own."""
     scored: int = 1
     """With a causal LM: how many pieces at the end have their tokens scored."""
+    choices: tuple[str, ...] = ()
+    """With a causal LM: texts of one token each that are weighed against each other as what comes
+    next; then `Reading.logits` has one number for each, and no tokens are scored."""
+
+
+@dataclass(frozen=True)
+class AskTarget:
+    """A question to the target itself about the draft's step.
+
+    It is asked behind the step, as the next turn of the conversation, so that the target reads
+    the step and the question only.
+    """
+
+    question: str
+    """What the user says after the step."""
+    reply: str
+    """How the target's reply begins."""
+    choices: tuple[str, ...]
+    """How it may go on, a token each; `Reading.logits` has one number for each."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +144,25 @@ class Policy(ABC):
         """Whether the target writes this step at once, without a draft."""
         return not self.needs_draft
 
-    def asks(self, view: StepView) -> Sequence[Ask]:
-        """What scorers are to read before `score` is called."""
+    def scorers(self) -> Sequence[tuple[str, Kind]]:
+        """Checkpoint and kind of each scorer that is asked; all are checked before work begins."""
         return ()
+
+    def meet(self, draft: str, target: str) -> None:  # noqa: B027 - most have nothing against it
+        """Look at the pair of models before work begins; raise where the policy is not for it.
+
+        Args:
+            draft: The draft, as in the settings.
+            target: The target.
+        """
+
+    def asks(self, view: StepView) -> Sequence[Ask | AskTarget]:
+        """What scorers, or the target, are to read before `score` is called."""
+        return ()
+
+    def tokens_left(self, view: StepView) -> int | None:
+        """Most tokens that the target may write of this step; None leaves it to the limits."""
+        return None
 
     def decide(self, view: StepView, answers: Sequence[Reading]) -> Decision:
         """Judge a step: the score, and the rule applied to it.
@@ -139,7 +182,7 @@ class Policy(ABC):
     def escalates(self, score: float | None) -> bool:
         """The rule: whether a step with this score goes to the target."""
 
-    def with_threshold(self, threshold: float) -> Self:
+    def with_threshold(self, threshold: float | str) -> Self:
         """This policy with another threshold.
 
         Raises:
@@ -149,13 +192,20 @@ class Policy(ABC):
             raise SettingsError(
                 f"threshold={threshold} was given, but {type(self).__name__} has no threshold"
             )
+        if isinstance(threshold, str):
+            parse(threshold)
+            raise SettingsError(
+                f"threshold {threshold!r} is found in a router's calibration, and "
+                f"{type(self).__name__} has none: give a number"
+            )
         return replace(self, **{self.threshold_field: threshold})
 
 
-def check_unit(policy: Policy, field: str) -> None:
-    """Raise unless a field lies in [0, 1]."""
+def check_range(policy: Policy, field: str, low: float = 0, high: float = 1) -> None:
+    """Raise unless a field is a number from `low` to `high`."""
     value = getattr(policy, field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise SettingsError(
-            f"{field} of {type(policy).__name__} must be a number from 0 to 1, not {value!r}"
+            f"{field} of {type(policy).__name__} must be a number from {low} to {high}, "
+            f"not {value!r}"
         )

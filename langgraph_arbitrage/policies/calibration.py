@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.errors import CheckpointError, SettingsError
 
 __all__ = ["FILE", "Calibration", "Operation"]
 
 FILE = "calibration.json"
+DEFAULT_LOSS = 0.01
+"""What a threshold that nobody named may have lost in the calibration, in accuracy or score."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,15 @@ class Calibration:
             )
         return found
 
+    @property
+    def default(self) -> float:
+        """The cheapest threshold whose measured loss is at most `DEFAULT_LOSS`.
+
+        Measured, not bounded: the bound of `loss:0.01` needs some thousand questions.
+        """
+        fitting = [row.threshold for row in self.table if row.loss <= DEFAULT_LOSS]
+        return max(fitting, default=self.table[0].threshold)
+
     # --- files ---------------------------------------------------------------------------
 
     def save(self, router: str | Path) -> Path:
@@ -113,21 +125,43 @@ class Calibration:
 
         Raises:
             SettingsError: The router was not calibrated.
+            CheckpointError: The table cannot be read.
         """
-        path: Path | None = Path(router) / FILE
-        if path is not None and not path.parent.is_dir():
-            path = _from_hub(router, revision)
-        if path is None or not path.is_file():
+        found = cls.find(router, revision)
+        if found is None:
             raise SettingsError(
                 f"{router} has no {FILE}, by which a threshold is found: run "
                 f"`arbitrage calibrate {router} QUESTIONS`, or give a number"
             )
+        return found
+
+    @classmethod
+    def find(cls, router: str, revision: str | None = None) -> Calibration | None:
+        """The table of a router, a folder or a hub id; None where it was not calibrated.
+
+        Raises:
+            CheckpointError: The table cannot be read.
+        """
+        folder = Path(router)
+        path = folder / FILE if folder.is_dir() else _from_hub(router, revision)
+        if path is None or not path.is_file():
+            return None
+        return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, changed: int) -> Calibration:
+    names = {f.name for f in fields(Operation)}
+    try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        names = {f.name for f in fields(Operation)}
-        table = [
+        table = tuple(
             Operation(**{k: v for k, v in row.items() if k in names}) for row in plain["table"]
-        ]
-        return cls(**{**plain, "table": tuple(table)})
+        )
+        return Calibration(**{**plain, "table": table})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): run `arbitrage calibrate` again"
+        ) from error
 
 
 def _from_hub(router: str, revision: str | None) -> Path | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from langgraph_arbitrage.policies.base import Policy, StepView, check_unit
+from langgraph_arbitrage.policies.base import Policy, StepView, check_range
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Reading
@@ -36,7 +36,7 @@ class DraftConfidence(Policy):
     """
 
     def __post_init__(self) -> None:
-        check_unit(self, "threshold")
+        check_range(self, "threshold")
 
     def score(self, view: StepView, answers: Sequence[Reading]) -> float:
         """Mean over the step's tokens of exp(log-probability), under the draft itself."""

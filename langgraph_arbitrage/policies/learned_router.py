@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from langgraph_arbitrage.policies.base import Ask, Decision, Policy, StepView, check_unit
+from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.names import public_name, same_model
+from langgraph_arbitrage.policies.base import check_range
 from langgraph_arbitrage.policies.calibration import Calibration
+from langgraph_arbitrage.policies.scored import ScoredPolicy
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
-    from langgraph_arbitrage.scorers import StepScorer
+    from langgraph_arbitrage.scorers import Role
 
-__all__ = ["LearnedRouter"]
+__all__ = ["UNCALIBRATED", "LearnedRouter"]
+
+UNCALIBRATED = 0.5
+"""Threshold of a router that was not calibrated: a better step is then more likely than not, if
+its scores are to be believed."""
 
 
 @dataclass(frozen=True)
-class LearnedRouter(Policy):
+class LearnedRouter(ScoredPolicy):
     """Escalates iff ŷ > threshold: the probability that the target would write a better step.
 
     Routers are made by `arbitrage train-router`, one for each pair of models.
@@ -27,49 +31,59 @@ class LearnedRouter(Policy):
         `ChatArbitrage(draft=…, target=…, router=LearnedRouter("my-router", "rate:0.3"))`
     """
 
-    threshold_field: ClassVar[str | None] = "threshold"
+    role: ClassVar[Role] = "router"
 
     checkpoint: str
-    """The router: a local folder, a hub id, or `embedded:router`."""
-    threshold: float | str = 0.5
+    """The router: a local folder or a hub id."""
+    threshold: float | str | None = None
     """In [0, 1]: 0 escalates nearly everything, 1 nothing. Scores are not calibrated, so a number
     says little: `rate:0.3` (escalate about 30 % of the steps) and `loss:0.01` (lose at most 0.01
-    against the target alone) find the number in the table that `arbitrage calibrate` made."""
+    against the target alone) find the number in the table that `arbitrage calibrate` made. By
+    default it is the cheapest one that lost at most 0.01 there; 0.5 where there is no table."""
+    any_pair: bool = False
+    """Use it with models other than those that it was trained for, such as a quantized copy."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.threshold, str):
-            found = Calibration.load(self.scorer.model).threshold(self.threshold, self.checkpoint)
-            object.__setattr__(self, "threshold", found)
-        check_unit(self, "threshold")
+        if self.threshold is None:
+            table = Calibration.find(self.scorer.model)
+            object.__setattr__(self, "threshold", table.default if table else UNCALIBRATED)
+        elif isinstance(self.threshold, str):
+            object.__setattr__(self, "threshold", self._found(self.threshold))
+        check_range(self, "threshold")
 
-    @cached_property
-    def scorer(self) -> StepScorer:
-        """The checkpoint's scorer."""
-        from langgraph_arbitrage.scorers import load_scorer
+    def _found(self, wanted: str) -> float:
+        return Calibration.load(self.scorer.model).threshold(wanted, self.checkpoint)
 
-        return load_scorer(self.checkpoint)
+    @property
+    def checkpoint_name(self) -> str:
+        """The router."""
+        return self.checkpoint
 
-    def asks(self, view: StepView) -> Sequence[Ask]:
-        """One: the question, the steps so far, the draft's step."""
-        assert view.draft is not None  # noqa: S101 - the route node runs after the draft
-        return [self.scorer.ask(view.question, view.history, view.draft.text)]
+    def meet(self, draft: str, target: str) -> None:
+        """Refuse a pair that the router was not trained for.
 
-    def decide(self, view: StepView, answers: Sequence[Reading]) -> Decision:
-        """Judge, and note for later steps what the scorer notes."""
-        judgement = self.scorer.judge(view.history, answers[0])
-        return Decision(judgement.value, self.escalates(judgement.value), judgement.memory)
-
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
-        """ŷ in [0, 1]."""
-        return self.scorer.judge(view.history, answers[0]).value
+        Raises:
+            SettingsError: It is another one.
+        """
+        scorer = self.scorer
+        if self.any_pair or scorer.draft is None or scorer.target is None:
+            return
+        if not (same_model(scorer.draft, draft) and same_model(scorer.target, target)):
+            raise SettingsError(
+                f"{self.checkpoint} was trained for the draft {scorer.draft} and the target "
+                f"{scorer.target}, not for {public_name(draft)} and {public_name(target)}, which "
+                "have other strengths. Train one for this pair (`arbitrage collect`, then "
+                "`arbitrage train-router`), take another policy, or say any_pair=True where these "
+                "are copies of the same models"
+            )
 
     def escalates(self, score: float | None) -> bool:
         """Score > threshold: accept iff ŷ ≤ τ."""
-        return score is not None and score > float(self.threshold)
+        assert isinstance(self.threshold, float | int)  # noqa: S101 - found at construction
+        return score is not None and score > self.threshold
 
     def with_threshold(self, threshold: float | str) -> Self:
-        """This router with another threshold; its checkpoint is not read again."""
-        other = replace(self, threshold=threshold)
-        if "scorer" in self.__dict__:
-            other.__dict__["scorer"] = self.scorer
-        return other
+        """This router with another threshold, a number or one to be found."""
+        return super().with_threshold(
+            self._found(threshold) if isinstance(threshold, str) else threshold
+        )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from langgraph_arbitrage.policies.base import Policy, StepView, check_unit
+from langgraph_arbitrage.policies.base import Policy, StepView, check_range
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Reading
@@ -31,7 +31,7 @@ class Random(Policy):
     """Another seed is another pattern."""
 
     def __post_init__(self) -> None:
-        check_unit(self, "rate")
+        check_range(self, "rate")
 
     def score(self, view: StepView, answers: Sequence[Reading]) -> float:
         """A number drawn uniformly from [0, 1)."""

@@ -1,20 +1,30 @@
 """Step scorers: one file a format; `base` holds the protocol."""
 
-from langgraph_arbitrage.scorers.base import Judgement, StepScorer
-from langgraph_arbitrage.scorers.load import load_scorer
+from langgraph_arbitrage.scorers.base import Judgement, Role, StepScorer
+from langgraph_arbitrage.scorers.load import KINDS, load_scorer
+from langgraph_arbitrage.scorers.qwen_prm import QwenScorer
 from langgraph_arbitrage.scorers.surprise import (
     SurpriseHead,
     SurpriseScorer,
     surprise_features,
 )
-from langgraph_arbitrage.scorers.token_classifier import TokenScorer
+from langgraph_arbitrage.scorers.token_choice import MathShepherdScorer, RLHFlowScorer
+from langgraph_arbitrage.scorers.token_classifier import SequenceScorer, TokenScorer
+from langgraph_arbitrage.scorers.value_head import ValueHeadScorer
 
 __all__ = [
+    "KINDS",
     "Judgement",
+    "MathShepherdScorer",
+    "QwenScorer",
+    "RLHFlowScorer",
+    "Role",
+    "SequenceScorer",
     "StepScorer",
     "SurpriseHead",
     "SurpriseScorer",
     "TokenScorer",
+    "ValueHeadScorer",
     "load_scorer",
     "surprise_features",
 ]

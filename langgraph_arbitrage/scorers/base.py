@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
-from langgraph_arbitrage.policies.base import Ask, PastStep
+from langgraph_arbitrage.policies.base import Ask, Kind, PastStep
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Reading
 
-__all__ = ["Judgement", "StepScorer"]
+__all__ = ["Judgement", "Role", "StepScorer", "softmax"]
+
+Role = Literal["router", "prm"]
+"""What a scorer's value means: that the target would write a better step, or that a step is
+right."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,22 @@ class StepScorer(ABC):
 
     model: str
     """Checkpoint: a local folder or a hub id."""
+    role: Role = field(default="prm", kw_only=True)
+    """`router`: the probability that the target would write a better step; `prm`: that the step
+    is right."""
+    draft: str | None = field(default=None, kw_only=True)
+    target: str | None = field(default=None, kw_only=True)
+    """The pair that a router was trained for."""
+
+    @property
+    def reads(self) -> str:
+        """Checkpoint of the model that reads the steps."""
+        return self.model
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """What sits on that model."""
 
     @abstractmethod
     def ask(self, question: str, history: Sequence[PastStep], step: str) -> Ask:
@@ -44,3 +66,30 @@ class StepScorer(ABC):
     @abstractmethod
     def judge(self, history: Sequence[PastStep], reading: Reading) -> Judgement:
         """What the reading of that ask says of the step."""
+
+    @classmethod
+    def load(cls, model: str, folder: Path, role: Role = "prm") -> Self:
+        """The scorer of a checkpoint.
+
+        Args:
+            model: The name that it goes by.
+            folder: Where its small files are.
+            role: What it is taken for where its files do not say.
+
+        Raises:
+            CheckpointError: It is not what it should be.
+        """
+        return cls(model)
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    """Probabilities of logits.
+
+    Example:
+        >>> softmax([1.0, 1.0])
+        [0.5, 0.5]
+    """
+    highest = max(logits)
+    weights = [math.exp(logit - highest) for logit in logits]
+    total = sum(weights)
+    return [w / total for w in weights]

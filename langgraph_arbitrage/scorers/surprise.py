@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from langgraph_arbitrage.errors import CheckpointError
 from langgraph_arbitrage.names import local_path
 from langgraph_arbitrage.policies.base import Ask, PastStep
-from langgraph_arbitrage.scorers.base import Judgement, StepScorer
+from langgraph_arbitrage.scorers.base import Judgement, Role, StepScorer
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Reading
@@ -103,20 +103,24 @@ class SurpriseScorer(StepScorer):
     """Text before the question, such as the chat template's."""
     after: str
     """Text between the question and the first step."""
-    role: str = "router"
-    """`router`: the probability that the target would write a better step; `prm`: that the step
-    is right."""
-    draft: str | None = None
-    target: str | None = None
-    """The pair that a router was trained for."""
     head: SurpriseHead | None = field(default=None, compare=False, repr=False)
     """None while it is being trained: then every step scores 0.5."""
+
+    @property
+    def reads(self) -> str:
+        """The causal LM, where it lies here."""
+        return local_path(self.base)
+
+    @property
+    def kind(self) -> Literal["causal-lm"]:
+        """Its own language head."""
+        return "causal-lm"
 
     def ask(self, question: str, history: Sequence[PastStep], step: str) -> Ask:
         """Question, steps so far, step; the step's tokens are scored."""
         start = f"{self.before}{question}{self.after}"
         pieces = (start, *(past.text for past in history), step)
-        return Ask(local_path(self.base), pieces, kind="causal-lm", scored=1)
+        return Ask(self.reads, pieces, self.kind, scored=1)
 
     def judge(self, history: Sequence[PastStep], reading: Reading) -> Judgement:
         """The head's probability; the lowest log-probability is noted for the steps after."""
@@ -135,12 +139,13 @@ class SurpriseScorer(StepScorer):
             save_file(self.head.weights, folder / WEIGHTS)
 
     @classmethod
-    def load(cls, model: str, folder: Path) -> Self:
+    def load(cls, model: str, folder: Path, role: Role = "prm") -> Self:
         """Read what `save` wrote.
 
         Args:
             model: The name that it goes by.
             folder: Where its files are.
+            role: Not looked at: the files say it.
 
         Raises:
             CheckpointError: It is not complete, or of another version's features.

@@ -11,7 +11,18 @@ import sys
 
 import pytest
 
-from langgraph_arbitrage import ChatArbitrage, Random
+import prms
+from langgraph_arbitrage import (
+    RSD,
+    Budget,
+    ChatArbitrage,
+    EscalateRepeats,
+    FirstSteps,
+    Judge,
+    LearnedRouter,
+    Oracle,
+    Random,
+)
 
 NAMES = ("arbitraged", "draft only", "target only")
 STEPS = ["--separator", " ", "--policy", "random", "--threshold", "0.5", "--max-steps", "6"]
@@ -166,3 +177,53 @@ def test_ctrl_c_under_json_leaves_no_half_object(interrupted, models, monkeypatc
 
     monkeypatch.setattr(Team, "answer", pressed)
     assert interrupted("ask", QUESTION, *models, *STEPS, "--json") == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        (lambda: ["--router", prms.trl()], lambda: LearnedRouter(prms.trl())),
+        (
+            lambda: ["--policy", "router", "--router", prms.trl(), "--threshold", "0.4"],
+            lambda: LearnedRouter(prms.trl(), 0.4),
+        ),
+        (
+            lambda: ["--policy", "rsd", "--prm", f"rlhflow:{prms.rlhflow()}"],
+            lambda: RSD(f"rlhflow:{prms.rlhflow()}"),
+        ),
+        (
+            lambda: ["--policy", "oracle", "--prm", prms.trl(), "--threshold", "-0.1"],
+            lambda: Oracle(prms.trl(), -0.1),
+        ),
+        (lambda: ["--policy", "judge", "--threshold", "4.5"], lambda: Judge(4.5)),
+        (
+            lambda: [
+                *("--policy", "random", "--threshold", "0.9", "--escalate-repeats"),
+                *("--first-steps", "1", "--max-target-share", "0.5", "--max-target-tokens", "9"),
+            ],
+            lambda: Budget(FirstSteps(EscalateRepeats(Random(0.9)), 1), 0.5, 9),
+        ),
+    ],
+)
+def test_each_policy_and_option_is_reached(options, policy, arbitrage, models):
+    wanted = policy()
+    argv = ["--separator", " ", "--max-steps", "5", "--json", *options()]
+    status, out, err = arbitrage("ask", QUESTION, *models, *argv)
+    assert (status, err) == (0, "")
+    found = json.loads(out)["arbitrage"]
+    reference = ChatArbitrage(
+        draft=models[1], target=models[3], router=wanted, separator=" ", max_steps=5
+    )
+    told = reference.invoke(QUESTION).response_metadata["arbitrage"]
+    for mine, theirs in zip(found["steps"], told["steps"], strict=True):
+        assert mine["writer"] == theirs["writer"]
+        assert mine["score"] == (theirs["score"] and pytest.approx(theirs["score"], abs=1e-4))
+    reference.close()
+
+
+def test_compare_leaves_the_options_to_the_arbitraged_answer(arbitrage, models):
+    argv = ["--policy", "target", "--max-target-share", "0.5", "--compare", "--json"]
+    _, out, _ = arbitrage("ask", QUESTION, *models, *argv, "--max-tokens", "9")
+    record = json.loads(out)
+    assert record["arbitrage"]["escalation_rate"] <= 0.5
+    assert record["compare"]["target only"]["arbitrage"]["escalation_rate"] == 1

@@ -108,6 +108,6 @@ def test_scores_and_steps_share_what_is_cached(llama: Engine, fed: Counter[int])
     written = llama.submit(Write(ids, max_tokens=6)).result()
     fed.clear()
     reading = llama.submit(Score([*ids, *written.ids], start=80)).result()
-    # Logits are wanted from position 79 on: that token is fed again, and those of the step.
-    assert fed[LAYERS] == reading.fed == 7
+    # The first token is judged at the last one before it, which is fed again; the last is not fed.
+    assert fed[LAYERS] == reading.fed == 6
     assert reading.logprobs == pytest.approx(written.logprobs, abs=1e-4)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from langgraph_arbitrage.engine import ModelSpec, Tokenizer, load_tokenizer
-from langgraph_arbitrage.errors import ChatTemplateError
+from langgraph_arbitrage.errors import ChatTemplateError, CheckpointError
+from prms import math_shepherd
 from tiny import CHAT_TEMPLATE, KINDS, QUESTIONS, make, prompt, tokenizer
 
 TEXTS = [
@@ -99,6 +100,33 @@ def test_the_same_tokens_share_a_vocabulary_and_others_do_not(tokens: Tokenizer)
 
 def test_tokenizers_are_loaded_once(tokens: Tokenizer) -> None:
     assert load_tokenizer(ModelSpec(make("llama"))) is tokens
+    assert load_tokenizer(ModelSpec(make("llama"), kind="value-head", max_slots=1)) is tokens
+
+
+def test_a_frame_is_what_stands_around_contents_to_come(tokens: Tokenizer) -> None:
+    frame = tokens.frame(("user", None), ("assistant", "+"), ("user", None))
+    assert frame == ["<user>", "<end>\n<assistant>+<end>\n<user>", "<end>\n<assistant>"]
+    blind = Tokenizer(tokenizer(), "blind", None)
+    blind.chat_template = "{{ messages[0]['role'] }}"
+    with pytest.raises(ChatTemplateError, match="blind does not show what stands"):
+        blind.frame(("user", None))
+
+
+def test_choices_are_one_token_each_wherever_the_blank_belongs(tokens: Tokenizer) -> None:
+    hf = tokenizer()
+    assert tokens.choices("So ", ["3", "4"]) == (hf.encode("So"), hf.encode(" 3 4"))
+    digits = tokens.choices("So ", list("0123456789"))  # " 0" is two tokens
+    assert digits == (hf.encode("So "), hf.convert_tokens_to_ids(list("0123456789")))
+    with pytest.raises(CheckpointError, match="does not cut 'yes', 'no' into one token each"):
+        tokens.choices("So ", ["yes", "no"])
+
+
+def test_lines_that_go_on_are_cut_as_in_the_middle_of_a_text() -> None:
+    """A tokenizer that puts a blank before a text puts none before a line that goes on."""
+    shepherd = load_tokenizer(ModelSpec(math_shepherd()))
+    assert shepherd.encode("\nShe") == shepherd.encode("So\nShe", begins=True)[1:]
+    assert shepherd.encode("She", begins=True) == shepherd.hf.encode("She")[1:]
+    assert shepherd.encode(" She") == shepherd.encode("She", begins=True)
 
 
 def test_many_threads_may_encode_at_a_time() -> None:

@@ -35,6 +35,11 @@ LIMITS = [
     ({"threshold": 1.2}, r"threshold of DraftConfidence must be a number from 0 to 1, not 1\.2"),
     ({"threshold": -0.1}, "threshold of DraftConfidence must be a number from 0 to 1"),
     ({"threshold": float("nan")}, "threshold of DraftConfidence must be a number from 0 to 1"),
+    ({"threshold": "much"}, "'much' is neither a number nor of the form rate:0.3"),
+    ({"first_steps": -1}, "first_steps must be a whole number, 0 or more, not -1"),
+    ({"max_target_share": 1.1}, r"max_target_share must be a number from 0 to 1, not 1\.1"),
+    ({"max_target_share": float("nan")}, "max_target_share must be a number from 0 to 1, not nan"),
+    ({"max_target_tokens": -1}, "max_target_tokens must be a whole number, 0 or more, not -1"),
     ({"stop": [""]}, "stop string must not be empty"),
     ({"stop": ["x", ""]}, "stop string must not be empty"),
 ]

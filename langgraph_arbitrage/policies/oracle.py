@@ -1,0 +1,66 @@
+"""The upper bound: both models write every step, and a PRM compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from langgraph_arbitrage.policies.base import Ask, Decision, StepView, check_range
+from langgraph_arbitrage.policies.scored import ScoredPolicy
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.scorers import Judgement, Role
+
+__all__ = ["Oracle"]
+
+
+@dataclass(frozen=True)
+class Oracle(ScoredPolicy):
+    """Escalates iff Δ = s_t − s_d > threshold: a PRM finds the target's step better by that much.
+
+    It needs the target's step to decide, so it saves nothing: what a router could reach at best.
+    """
+
+    needs_target_step: ClassVar[bool] = True
+    role: ClassVar[Role] = "prm"
+
+    prm: str
+    """The PRM: a local folder or a hub id, as for RSD."""
+    threshold: float = 0.0
+    """In [−1, 1]: 0 takes the better step, a higher one only a step that is so much better."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "threshold", -1)
+
+    @property
+    def checkpoint_name(self) -> str:
+        """The PRM."""
+        return self.prm
+
+    def asks(self, view: StepView) -> Sequence[Ask]:
+        """The draft's step and the target's, at a time; one where they are the same."""
+        assert view.draft is not None  # noqa: S101 - both have written
+        assert view.target is not None  # noqa: S101
+        texts = dict.fromkeys((view.draft.text, view.target.text))
+        return [self.scorer.ask(view.question, view.history, text) for text in texts]
+
+    def decide(self, view: StepView, answers: Sequence[Reading]) -> Decision:
+        """Compare, and note what the scorer notes of the step that is taken."""
+        ours, theirs = self._both(view, answers)
+        advantage = theirs.value - ours.value
+        escalate = self.escalates(advantage)
+        return Decision(advantage, escalate, theirs.memory if escalate else ours.memory)
+
+    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+        """Δ in [−1, 1]."""
+        ours, theirs = self._both(view, answers)
+        return theirs.value - ours.value
+
+    def _both(self, view: StepView, answers: Sequence[Reading]) -> tuple[Judgement, Judgement]:
+        return self._judged(view, answers[0]), self._judged(view, answers[-1])
+
+    def escalates(self, score: float | None) -> bool:
+        """Δ > threshold."""
+        return score is not None and score > self.threshold

@@ -1,0 +1,208 @@
+"""Options on top of any policy: a budget, the first steps, repeated steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from langgraph_arbitrage import (
+    AlwaysDraft,
+    AlwaysTarget,
+    Budget,
+    ChatArbitrage,
+    Context,
+    DraftConfidence,
+    EscalateRepeats,
+    FirstSteps,
+    Oracle,
+    PastStep,
+    Policy,
+    Random,
+    StepText,
+    StepView,
+    create_arbitrage_graph,
+)
+from langgraph_arbitrage.errors import SettingsError
+from prms import trl
+from tiny import QUESTIONS, pair, prompt
+
+Chat = Callable[..., ChatArbitrage]
+SURE = DraftConfidence(1.0)  # escalates all that may be
+
+
+def view(writers: str = "", draft: str = "So 7.", tokens: int = 4) -> StepView:
+    """A view after steps by `d`raft and `t`arget."""
+    names = {"d": "draft", "t": "target"}
+    past = tuple(PastStep(names[w], f"Step {i}.\n\n", tokens) for i, w in enumerate(writers))  # type: ignore[arg-type]
+    return StepView("q", past, seed=0, draft=StepText(draft, 2, (-0.5, -0.5)))
+
+
+def writers(message: Any) -> str:
+    steps: Sequence[dict[str, Any]] = message.response_metadata["arbitrage"]["steps"]
+    return "".join(s["writer"][0] for s in steps)
+
+
+# --- rules -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "before", "escalates"),
+    [
+        (0.5, "", False),
+        (0.5, "d", True),  # 1 of 2
+        (0.5, "t", False),
+        (0.5, "dt", False),  # it would be 2 of 3
+        (0.5, "dtd", True),
+        (0.1, "d" * 8, False),
+        (0.1, "d" * 9, True),
+        (0.3, "dddtd", False),
+        (0.3, "dddtdd", True),
+        (0.29, "d" * 70 + "t" * 28, False),
+        (0.29, "d" * 71 + "t" * 28, True),  # 29 of 100: less than that in binary
+        (0.0, "d" * 50, False),
+        (1.0, "t" * 5, True),
+    ],
+)
+def test_a_share_is_kept_at_every_length(share: float, before: str, escalates: bool) -> None:
+    assert Budget(SURE, share).decide(view(before), ()).escalate is escalates
+
+
+@pytest.mark.parametrize(
+    ("tokens", "before", "left"), [(10, "t", 6), (8, "tdt", 0), (8, "ddd", 8), (9, "tt", 1)]
+)
+def test_tokens_of_the_target_are_counted(tokens: int, before: str, left: int) -> None:
+    policy = Budget(SURE, tokens=tokens)
+    assert policy.tokens_left(view(before)) == left
+    assert policy.decide(view(before), ()).escalate is (left > 0)
+    assert Budget(policy, tokens=3).tokens_left(view("d")) == 3
+
+
+def test_a_step_accepted_for_want_of_budget_is_not_scored() -> None:
+    policy = Budget(Oracle(trl()), 0.5)
+    assert policy.asks(view("t")) == ()
+    assert policy.decide(view("t"), ()).score is None
+
+
+@pytest.mark.parametrize(
+    ("draft", "escalates"),
+    [("Step 1.", True), (" Step\n1. ", True), ("Step 3.", False), ("step 1.", False)],
+)
+def test_a_repeated_step_escalates_whatever_its_blanks(draft: str, escalates: bool) -> None:
+    policy = EscalateRepeats(DraftConfidence(0.0))
+    found = policy.decide(view("dtd", draft), ())
+    assert found.escalate is escalates
+    assert (found.score is None) is escalates
+
+
+def test_the_first_steps_are_the_targets() -> None:
+    policy = FirstSteps(SURE, 2)
+    assert [policy.skips_draft(view("t" * n)) for n in range(4)] == [True, True, False, False]
+    assert not FirstSteps(SURE, 0).skips_draft(view())
+
+
+def test_the_outermost_option_has_the_last_word() -> None:
+    assert not Budget(FirstSteps(SURE, 2), 0.5).skips_draft(view())
+    assert FirstSteps(Budget(SURE, 0.5), 2).skips_draft(view())
+    assert not Budget(EscalateRepeats(SURE), 0.0).decide(view("d", "Step 0."), ()).escalate
+    assert EscalateRepeats(Budget(SURE, 0.0)).decide(view("d", "Step 0."), ()).escalate
+    assert FirstSteps(Budget(SURE, tokens=2), 3).tokens_left(view("t")) is None
+
+
+def test_an_option_shows_its_policy_and_hands_the_threshold_on() -> None:
+    policy = Budget(EscalateRepeats(Random(0.5, seed=3)), share=0.2)
+    assert repr(policy) == (
+        "Budget(policy=EscalateRepeats(policy=Random(rate=0.5, seed=3)), share=0.2, tokens=None)"
+    )
+    assert policy.with_threshold(0.7) == Budget(EscalateRepeats(Random(0.7, seed=3)), share=0.2)
+    with pytest.raises(SettingsError, match="AlwaysDraft has no threshold"):
+        FirstSteps(AlwaysDraft()).with_threshold(0.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Budget(SURE, 1.5), "share of Budget must be a number from 0 to 1, not 1.5"),
+        (lambda: Budget(SURE, -0.1), "share of Budget must be a number from 0 to 1"),
+        (lambda: Budget(SURE, tokens=-1), "tokens of Budget must be a whole number, 0 or more"),
+        (lambda: FirstSteps(SURE, 1.5), "steps of FirstSteps must be a whole number"),
+    ],
+)
+def test_an_option_outside_its_range_is_refused(make: Callable[[], Policy], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        make()
+
+
+# --- in the loop -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [AlwaysTarget(), SURE, Random(0.6, seed=1)])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_no_prefix_of_an_answer_exceeds_its_share(policy: Policy, share: float, chat: Chat) -> None:
+    llm = chat(router=policy, max_target_share=share, max_steps=20, max_step_tokens=4)
+    found = writers(llm.invoke(QUESTIONS[0]))
+    assert all(found[:n].count("t") <= share * n for n in range(1, 21))
+    assert (found.count("t") == share * 20) or isinstance(policy, Random)
+
+
+@pytest.mark.parametrize("policy", [AlwaysTarget(), SURE, Oracle(trl())])
+@pytest.mark.parametrize("tokens", [0, 1, 13, 500])
+async def test_the_target_writes_no_more_tokens_than_it_may(
+    policy: Policy, tokens: int, chat: Chat
+) -> None:
+    llm = chat(router=policy, max_target_tokens=tokens, max_steps=12, max_step_tokens=5)
+    message = await llm.ainvoke(QUESTIONS[0])
+    written = message.response_metadata["arbitrage"]["target_tokens"]
+    assert written <= tokens
+    assert written == min(tokens, written + 100 * (tokens < 500)) or isinstance(policy, Oracle)
+    assert len(writers(message)) == 12
+
+
+def test_the_first_steps_cost_the_draft_nothing(chat: Chat, fed: Counter[int]) -> None:
+    llm = chat(router=AlwaysDraft(), first_steps=3, max_steps=5, max_step_tokens=4)
+    llm.invoke("Warm up.")
+    fed.clear()
+    message = llm.invoke(QUESTIONS[5])
+    assert writers(message) == "tttdd"
+    assert message.response_metadata["arbitrage"]["discarded_tokens"] == 0
+    assert fed[2] == len(prompt(QUESTIONS[5])) + message.usage_metadata["output_tokens"] - 1
+
+
+def test_a_draft_in_a_loop_is_interrupted(chat: Chat) -> None:
+    settings = {**pair(), "separator": " ", "max_steps": 60, "max_step_tokens": 1}
+    alone = chat(**settings, router=AlwaysDraft()).invoke(QUESTIONS[0])
+    texts = [s["text"] for s in alone.response_metadata["arbitrage"]["steps"]]
+    assert len(set(map(str.strip, texts))) < len(texts)
+    watched = chat(**settings, router=AlwaysDraft(), escalate_repeats=True).invoke(QUESTIONS[0])
+    seen: set[str] = set()
+    for step in watched.response_metadata["arbitrage"]["steps"]:
+        if step["writer"] == "draft":
+            assert step["text"].strip() not in seen
+        seen.add(step["text"].strip())
+    assert "t" in writers(watched)
+
+
+def test_settings_put_the_options_around_the_policy() -> None:
+    llm = ChatArbitrage(
+        **pair(),
+        router=Random(0.5),
+        threshold=0.4,
+        first_steps=1,
+        escalate_repeats=True,
+        max_target_share=0.3,
+        max_target_tokens=50,
+    )
+    assert llm.policy == Budget(FirstSteps(EscalateRepeats(Random(0.4)), 1), 0.3, 50)
+    assert ChatArbitrage(**pair()).policy == DraftConfidence()
+
+
+def test_options_may_be_set_for_one_run(chat: Chat) -> None:
+    llm = chat(router=AlwaysDraft(), max_steps=4, max_step_tokens=3)
+    assert writers(llm.invoke(QUESTIONS[0], first_steps=2)) == "ttdd"
+    graph = create_arbitrage_graph(llm._models).compile()
+    start: Any = {"messages": [("user", QUESTIONS[0])]}
+    state = graph.invoke(start, context=Context(first_steps=4, max_target_share=0.5))
+    assert writers(state["messages"][-1]) == "dtdt"
+    assert writers(llm.invoke(QUESTIONS[0])) == "dddd"

@@ -1,0 +1,347 @@
+"""Policies that ask a scorer or the target: their rules, their scores, what they load and feed."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prms
+from langgraph_arbitrage import (
+    RSD,
+    ChatArbitrage,
+    Judge,
+    LearnedRouter,
+    Oracle,
+    PastStep,
+    Policy,
+    StepText,
+    StepView,
+    create_arbitrage_graph,
+)
+from langgraph_arbitrage.engine import Reading
+from langgraph_arbitrage.errors import CheckpointError, SettingsError
+from langgraph_arbitrage.policies.calibration import Calibration, Operation
+from langgraph_arbitrage.policies.judge import QUESTION, REPLY
+from langgraph_arbitrage.scorers import TokenScorer, load_scorer
+from tiny import QUESTIONS, loaded, make, pair, prompt, tokenizer
+
+Chat = Callable[..., ChatArbitrage]
+DRAFT, TARGET, SCORER = 2, 3, 4  # layers
+SHORT: dict[str, Any] = {"max_tokens": 60, "max_step_tokens": 8}
+
+
+def figures(message: Any) -> dict[str, Any]:
+    return message.response_metadata["arbitrage"]
+
+
+def reading(*logits: float) -> Reading:
+    return Reading(list(logits), [], [], fed=0, cached=0, seconds=0.0)
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> str:
+    """A token classifier that says for which pair it was trained."""
+    path = Path(shutil.copytree(prms.trl(), tmp_path / "my-router"))
+    names = {role: Path(p).name for role, p in pair(endless=True).items()}
+    TokenScorer(str(path), role="router", tagged=True, **names).save(path)
+    return str(path)
+
+
+def calibrated(router: str, losses: tuple[float, ...] = (0.0, 0.005, 0.04, 0.09)) -> str:
+    """A table of four thresholds beside a router."""
+    table = [
+        Operation(t, rate, None, None, None, loss, loss + 0.02)
+        for t, rate, loss in zip((0.0, 0.3, 0.6, 1.0), (1.0, 0.5, 0.2, 0.0), losses, strict=True)
+    ]
+    Calibration(tuple(table), "accuracy", 0.95, 400, 2000, "questions", "d", "t").save(router)
+    return router
+
+
+# --- rules -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "scores", "escalated"),
+    [
+        (lambda: LearnedRouter(prms.trl(), 0.5), (0.49, 0.5, 0.51), (False, False, True)),
+        (lambda: RSD(prms.trl(), 0.5), (0.49, 0.5, 0.51), (True, False, False)),
+        (lambda: Oracle(prms.trl()), (-0.01, 0.0, 0.01), (False, False, True)),
+        (lambda: Oracle(prms.trl(), 0.2), (0.19, 0.2, 0.21), (False, False, True)),
+        (Judge, (6.99, 7, 7.01), (True, False, False)),
+    ],
+)
+def test_the_rule_at_its_threshold(
+    policy: Callable[[], Policy], scores: tuple[float, ...], escalated: tuple[bool, ...]
+) -> None:
+    assert tuple(policy().escalates(s) for s in scores) == escalated
+
+
+@pytest.mark.parametrize(
+    ("make_policy", "low", "high"),
+    [
+        (lambda t: LearnedRouter(prms.trl(), t), 0, 1),
+        (lambda t: RSD(prms.trl(), t), 0, 1),
+        (lambda t: Oracle(prms.trl(), t), -1, 1),
+        (Judge, 0, 9),
+    ],
+)
+def test_a_threshold_outside_the_range_is_refused(
+    make_policy: Callable[[Any], Policy], low: float, high: float
+) -> None:
+    for fits in (low, high):
+        assert make_policy(fits)
+    for value in (low - 0.01, high + 0.01, float("nan"), True):
+        with pytest.raises(SettingsError, match=f"must be a number from {low} to {high}, not"):
+            make_policy(value)
+
+
+def test_the_grade_is_the_mean_digit() -> None:
+    view = StepView("q", (), 0, StepText("s", 1))
+    probabilities = torch.tensor([0.1, 0, 0, 0, 0, 0, 0, 0.2, 0.3, 0.4])
+    logits = (probabilities + 1e-30).log().tolist()
+    assert Judge().score(view, [reading(*logits)]) == pytest.approx(0.2 * 7 + 0.3 * 8 + 0.4 * 9)
+    assert Judge().score(view, [reading(*[3.0] * 10)]) == pytest.approx(4.5)
+
+
+def test_the_oracle_keeps_the_memory_of_the_step_that_is_taken(tmp_path: Path) -> None:
+    policy = Oracle(prms.surprise(tmp_path, "prm"))
+    view = StepView("q", (), 0, StepText("a", 1), StepText("b", 1))
+    answers = [Reading([], [low], [0.1], 0, 0, 0.0) for low in (-0.2, -5.0)]
+    scores = [policy.scorer.judge((), answer).value for answer in answers]
+    found = policy.decide(view, answers)
+    assert found.score == pytest.approx(scores[1] - scores[0])
+    assert found.memory == ((-5.0,) if found.escalate else (-0.2,))
+    turned = policy.decide(view, answers[::-1])
+    assert turned.escalate is not found.escalate
+    assert len(policy.asks(view)) == 2
+    same = StepView("q", (), 0, StepText("a", 1), StepText("a", 2))
+    assert len(policy.asks(same)) == 1
+    assert policy.score(same, answers[:1]) == 0
+
+
+# --- in the loop -----------------------------------------------------------------------------
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "router": lambda: LearnedRouter(prms.trl(), 0.5),
+    "rsd": lambda: RSD(prms.trl(), 0.5),
+    "oracle": lambda: Oracle(prms.trl()),
+    "judge": lambda: Judge(4.5),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+async def test_the_loop_decides_by_the_rule_and_counts_what_was_fed(
+    name: str, chat: Chat, fed: Counter[int]
+) -> None:
+    policy = POLICIES[name]()
+    llm = chat(router=policy, **SHORT)
+    llm.invoke("Warm up.")
+    fed.clear()
+    message = llm.invoke(QUESTIONS[0])
+    found = figures(message)
+    steps = found["steps"]
+    assert all((s["writer"] == "target") == policy.escalates(s["score"]) for s in steps)
+    assert {s["writer"] for s in steps} == {"draft", "target"}
+    told = found["forwarded"]
+    assert (told["draft"], told["target"]) == (fed[DRAFT], fed[TARGET])
+    if name == "oracle":  # two steps of unequal length at a time are padded
+        assert fed[SCORER] / 2 < told["router"] <= fed[SCORER]
+        assert found["discarded_tokens"] > sum(s["tokens"] for s in steps) / 2
+    else:
+        assert told["router"] == fed[SCORER]
+    again = await llm.ainvoke(QUESTIONS[0])
+    assert [s["score"] for s in figures(again)["steps"]] == pytest.approx(
+        [s["score"] for s in steps], abs=1e-4
+    )
+    graph = create_arbitrage_graph(**pair(endless=True), router=policy, separator=" ", **SHORT)
+    start: Any = {"messages": [("user", QUESTIONS[0])]}
+    state = await graph.compile().ainvoke(start, {"recursion_limit": 999})
+    assert state["messages"][-1].text == message.text == again.text
+
+
+def test_a_router_reads_no_token_twice(chat: Chat, fed: Counter[int]) -> None:
+    llm = chat(router=LearnedRouter(prms.trl(), 1.0), max_steps=30, max_step_tokens=5)
+    llm.invoke("Warm up.")
+    fed.clear()
+    graph = create_arbitrage_graph(llm._models).compile()
+    state = graph.invoke({"messages": [("user", QUESTIONS[5])]}, {"recursion_limit": 999})
+    *past, last = [PastStep("draft", step["text"], 1) for step in state["steps"]]
+    _, request = llm._models.asked(llm.policy.scorer.ask(QUESTIONS[5], past, last.text))
+    assert len(past) == 29
+    assert fed[SCORER] == len(request.ids)
+
+
+def test_an_answers_scores_are_the_prms(chat: Chat) -> None:
+    path = prms.qwen_prm()
+    found = figures(chat(router=RSD(path, 0.0), **SHORT).invoke(QUESTIONS[0]))
+    scorer, history = load_scorer(path), []
+    llm = chat(**SHORT)
+    for step in found["steps"][:-1]:
+        engine, request = llm._models.asked(scorer.ask(QUESTIONS[0], history, step["text"]))
+        value = scorer.judge(history, engine.submit(request).result()).value
+        assert step["score"] == pytest.approx(value, abs=1e-4)
+        history.append(PastStep("draft", step["text"], 1))
+
+
+def test_the_judges_grade_is_that_of_a_plain_forward(chat: Chat, fed: Counter[int]) -> None:
+    llm = chat(router=Judge(0), **SHORT)
+    llm.invoke("Warm up.")
+    fed.clear()
+    graph = create_arbitrage_graph(llm._models).compile()
+    state = graph.invoke({"messages": [("user", QUESTIONS[5])]}, {"recursion_limit": 999})
+    read, ids = fed.copy(), prompt(QUESTIONS[5])
+    cut = tokenizer()
+    turn = cut.encode(f"<end>\n<user>{QUESTION}<end>\n<assistant>")
+    opening = cut.encode(REPLY)
+    digits = cut.convert_tokens_to_ids(list("0123456789"))
+    target = loaded(pair(endless=True)["target"])
+    for step in state["steps"]:
+        ids = ids + step["ids"]
+        with torch.no_grad():
+            logits = target(torch.tensor([ids + turn + opening])).logits[0, -1, digits]
+        grade = (logits.softmax(-1) * torch.arange(10)).sum().item()
+        assert step["score"] == pytest.approx(grade, abs=1e-3)
+    # The target reads the prompt and each step once; the question anew behind each step.
+    assert read[TARGET] == len(ids) + len(state["steps"]) * len(turn + opening)
+    assert set(read) == {DRAFT, TARGET}
+
+
+def test_the_judge_reads_a_step_of_another_vocabulary_as_text(chat: Chat) -> None:
+    models = {
+        "draft": make("llama", num_hidden_layers=2, vocabulary=330, endless=True, words=True),
+        "target": make("llama", seed=1, endless=True, words=True),
+    }
+    llm = chat(**models, router=Judge(0), separator=(".", "\n"), max_tokens=40)
+    steps = figures(llm.invoke(QUESTIONS[0]))["steps"]
+    assert all(0 <= s["score"] <= 9 for s in steps)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_nothing_is_loaded_that_the_policy_does_not_need(
+    name: str, chat: Chat, loads: list[str], tmp_path: Path
+) -> None:
+    models = {
+        role: str(shutil.copytree(path, tmp_path / role))
+        for role, path in pair(endless=True).items()
+    }
+    scorer = str(shutil.copytree(prms.trl(), tmp_path / "scorer"))
+    policy: Policy = {
+        "router": lambda: LearnedRouter(scorer, 1.0),
+        "rsd": lambda: RSD(scorer, 0.0),
+        "oracle": lambda: Oracle(scorer),
+        "judge": Judge,
+    }[name]()
+    chat(**models, router=policy, **SHORT).invoke(QUESTIONS[0])
+    wanted = {models["draft"], scorer} if name != "judge" else {models["draft"]}
+    assert set(loads) == (wanted | {models["target"]} if name in ("oracle", "judge") else wanted)
+
+
+# --- a router and its pair, its calibration ------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+async def test_a_router_of_another_pair_is_refused_before_any_work(
+    how: str, chat: Chat, router: str, loads: list[str]
+) -> None:
+    draft = make("llama", seed=9, num_hidden_layers=2)
+    llm = chat(draft=draft, target=pair(endless=True)["target"], router=router)
+    told = rf"my-router was trained for the draft {Path(pair(endless=True)['draft']).name} and"
+    with pytest.raises(SettingsError, match=rf"{told} .*not for {Path(draft).name} and .*any_pair"):
+        await llm.ainvoke("Hi") if how == "ainvoke" else llm.invoke("Hi")
+    assert not loads
+    copies = chat(draft=draft, target=llm.target, router=LearnedRouter(router, any_pair=True))
+    assert copies.invoke("Hi", max_tokens=3).text is not None
+
+
+def test_a_router_knows_its_pair_by_folder_or_hub_id(router: str) -> None:
+    for names in (("org/base", "base"), ("base", "org/base"), ("org/base", "org/base")):
+        scorer = TokenScorer(router, role="router", draft=names[0], target=names[0])
+        scorer.save(Path(router))
+        LearnedRouter(router).meet(names[1], names[1])
+    scorer = TokenScorer(router, role="router", draft="org/base", target="org/base")
+    scorer.save(Path(router))
+    with pytest.raises(SettingsError, match="trained for the draft org/base"):
+        LearnedRouter(router).meet("other/base", "org/base")
+
+
+def test_a_checkpoint_is_a_learned_router(chat: Chat, router: str) -> None:
+    llm = chat(router=router, **SHORT)
+    assert llm.policy == LearnedRouter(router, 0.5)  # not calibrated
+    steps = figures(llm.invoke(QUESTIONS[0]))["steps"]
+    assert all((s["writer"] == "target") == (s["score"] > 0.5) for s in steps)
+    assert chat(router=Path(router)).policy == llm.policy
+    assert figures(llm.invoke(QUESTIONS[0], threshold=1))["escalation_rate"] == 0
+    assert figures(llm.invoke(QUESTIONS[0], threshold=0))["escalation_rate"] == 1
+
+
+def test_a_calibrated_router_finds_its_threshold(chat: Chat, router: str) -> None:
+    calibrated(router)
+    assert chat(router=router).policy == LearnedRouter(router, 0.3)  # measured loss ≤ 0.01
+    for wanted, threshold in (
+        ("rate:0.2", 0.6),
+        ("rate:0.35", 0.45),
+        ("loss:0.03", 0.3),
+        ("loss:1", 1.0),
+        (0.77, 0.77),
+        ("0.77", 0.77),
+    ):
+        llm = chat(router=router, threshold=wanted)
+        assert llm.policy.threshold == pytest.approx(threshold)
+        if isinstance(wanted, str) and ":" in wanted:
+            assert LearnedRouter(router, wanted) == llm.policy
+    llm = chat(router=router, **SHORT)
+    assert figures(llm.invoke(QUESTIONS[0], threshold="loss:1"))["escalation_rate"] == 0
+    assert figures(llm.invoke(QUESTIONS[0], threshold="rate:1"))["escalation_rate"] == 1
+    assert LearnedRouter(calibrated(router, (0.02, 0.03, 0.04, 0.05))).threshold == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ("rate:2", "neither a number nor of the form rate:0.3"),
+        ("speed:3", "neither a number nor of the form rate:0.3"),
+        ("loss:0.001", r"no threshold of .* is known to lose at most 0\.001 .*400 questions"),
+    ],
+)
+def test_a_threshold_that_cannot_be_found_is_refused(wanted: str, told: str, router: str) -> None:
+    calibrated(router)
+    with pytest.raises(SettingsError, match=told):
+        ChatArbitrage(**pair(endless=True), router=router, threshold=wanted)
+
+
+def test_without_a_calibration_the_command_for_one_is_told(router: str) -> None:
+    with pytest.raises(SettingsError, match=r"has no calibration.json.*`arbitrage calibrate .*my-"):
+        ChatArbitrage(**pair(endless=True), router=router, threshold="rate:0.3")
+    with pytest.raises(SettingsError, match="DraftConfidence has none: give a number"):
+        ChatArbitrage(**pair(endless=True), threshold="rate:0.3")
+    (Path(router) / "calibration.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"calibration.json cannot be read"):
+        ChatArbitrage(**pair(endless=True), router=router)
+
+
+def test_a_router_that_is_none_is_refused_where_it_is_set() -> None:
+    for router, told in (
+        (prms.qwen_prm(), "is a PRM, no router"),
+        (prms.rlhflow(), "is not recognised; the known kinds are"),
+        (prms.trl(3), "labels of .* do not fit: it has 3"),
+        ("no/such-router", "no/such-router is no folder here"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            ChatArbitrage(**pair(), router=router)
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+async def test_a_prm_that_is_none_is_refused_before_any_work(
+    how: str, chat: Chat, loads: list[str]
+) -> None:
+    for policy in (RSD(prms.rlhflow()), Oracle(prms.rlhflow())):
+        llm = chat(router=policy)
+        with pytest.raises(CheckpointError, match="is not recognised"):
+            await llm.ainvoke("Hi") if how == "ainvoke" else llm.invoke("Hi")
+    assert not loads

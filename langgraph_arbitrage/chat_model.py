@@ -80,7 +80,12 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         return create_arbitrage_graph(self._models).compile(checkpointer=False)
 
     def _call(
-        self, messages: list[BaseMessage], stop: list[str] | None, overrides: dict[str, Any]
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        overrides: dict[str, Any],
+        *,
+        quiet: bool = False,
     ) -> tuple[Any, dict[str, Any], Variables]:
         """Input and options of a run, and variables in which no parent graph is seen.
 
@@ -90,7 +95,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         given = {n: v for n in Context.OVERRIDES if (v := overrides.get(n)) is not None}
         if stop is not None:
             given["stop"] = tuple(stop)
-        context = Context(**given, cancel=CancelScope())
+        context = Context(**given, cancel=CancelScope(), quiet=quiet)
         config: RunnableConfig = {
             "recursion_limit": recursion_limit(Limits.of(self), context),
             "callbacks": [],
@@ -110,7 +115,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        start, options, variables = self._call(messages, stop, kwargs)
+        start, options, variables = self._call(messages, stop, kwargs, quiet=True)
         try:
             state = variables.run(lambda: self._graph.invoke(start, **options))
         except BaseException:
@@ -125,7 +130,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        start, options, variables = self._call(messages, stop, kwargs)
+        start, options, variables = self._call(messages, stop, kwargs, quiet=True)
         try:
             running = self._graph.ainvoke(start, **options)
             state = await asyncio.create_task(running, context=variables)

@@ -32,6 +32,7 @@ class Run:
         self.limits = Limits.of(models.settings).overridden(runtime.context)
         self.policy = self.limits.policy
         self.cancel = getattr(runtime.context, "cancel", None)
+        self.quiet = getattr(runtime.context, "quiet", False)
         self._emit: Callable[[Any], None] = runtime.stream_writer
 
     def emit(self, event: StepEvent) -> None:

@@ -137,6 +137,8 @@ class Context:
     stop: tuple[str, ...] | None = None
     cancel: Any = None
     """A `CancelScope`: cancelling it ends the run's model work within a token."""
+    quiet: bool = False
+    """Nobody hears this run's events: the target's tokens are then not told one by one."""
 
     OVERRIDES: ClassVar[tuple[str, ...]] = (
         "threshold",

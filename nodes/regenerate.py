@@ -28,7 +28,7 @@ def regenerate(state: ArbitrageState, run: Run) -> Body:
             run.emit(StepEvent(type="writing", step=index, writer="target", text=text[len(told) :]))
             told = text
 
-    listener = None if run.policy.needs_target_step else tell
+    listener = None if run.policy.needs_target_step or run.quiet else tell
     (written,) = yield [Call(run.models.engine("target"), run.write("target", state), listener)]
     step = run.pending("target", state, written)
     return {**update, "target_step": step, **({} if state.get("draft_step") else _NO_DRAFT)}

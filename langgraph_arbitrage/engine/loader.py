@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -24,11 +22,12 @@ from langgraph_arbitrage.engine.checkpoint import (
 )
 from langgraph_arbitrage.engine.spec import Kind, ModelSpec
 from langgraph_arbitrage.errors import CheckpointError
+from langgraph_arbitrage.forks import ForkLock
 
 __all__ = ["load_model"]
 
 # While it loads, transformers changes what all threads see: default dtype, device, progress bars.
-_loading = threading.Lock()
+_loading = ForkLock()
 
 LONG_LOAD = 2**30  # bytes of weights from which loading shows a progress bar
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import copy_context
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -151,14 +152,19 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         start, options, variables = self._call(messages, stop, kwargs)
         parts: Any = self._graph.stream(start, stream_mode=["custom", "values"], **options)
         chunks = _Chunks(self._answer_stream(options["context"]))
+        # LangGraph, interrupted while it streams, waits for the node that runs. On a thread of its
+        # own it is not interrupted: Ctrl-C reaches the thread that waits here, and cancels.
+        beside = ThreadPoolExecutor(1)
+        step = partial(variables.run, partial(next, parts, None))
         try:
-            while (part := variables.run(next, parts, None)) is not None:
+            while (part := beside.submit(step).result()) is not None:
                 for chunk in chunks.take(part):
                     if run_manager:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
         finally:
             options["context"].cancel.cancel()
+            beside.shutdown()
             variables.run(parts.close)
 
     async def _astream(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from langgraph.runtime import get_runtime
@@ -38,6 +40,25 @@ class Run:
     def emit(self, event: StepEvent) -> None:
         """Put an event on the graph's custom stream."""
         self._emit(event)
+
+    def time_left(self, state: ArbitrageState) -> float | None:
+        """Seconds until the answer's `timeout`; None without one.
+
+        Counted from the making of the run's `CancelScope`, or, in a run without one, by the time
+        of the models on the answer so far: a run may be resumed after days.
+        """
+        timeout = self.limits.timeout
+        if timeout is None:
+            return None
+        if self.cancel is not None:
+            began: float = self.cancel.began
+            return timeout - (time.monotonic() - began)
+        if begins_answer(state):
+            return timeout
+        pending = (state.get(name) for name in ("draft_step", "target_step", "verdict"))
+        parts: Iterator[Any] = chain(state["steps"], filter(None, pending))
+        spent: float = sum(part["seconds"] for part in parts)
+        return timeout - spent
 
     # --- the beginning of an answer ------------------------------------------------------
 

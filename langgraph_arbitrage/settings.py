@@ -79,6 +79,8 @@ class ArbitrageSettings(BaseModel):
     """Seed for sampling: the same seed gives the same answer. Drawn anew where none is given."""
     stop: Texts = ()
     """Strings that end an answer; they are not part of it."""
+    timeout: float | None = None
+    """Seconds an answer may take, waiting and loading included; then AnswerTimeoutError."""
     separator: Texts = ("\n\n",)
     """What ends a step; several are allowed."""
     device: str = "auto"
@@ -95,6 +97,10 @@ class ArbitrageSettings(BaseModel):
     """Run code that comes with a checkpoint. Only for checkpoints that you have read."""
     max_slots: int = 64
     """Most answers that a model works on at a time; more wait."""
+    max_queue: int | None = None
+    """Most answers that wait for a model; one more gets EngineBusyError. None: all wait."""
+    batch_invariant: bool = False
+    """Exactly the same answer whatever else is asked: slower, one sequence at a time."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of transformers' from_pretrained, for both models."""
 
@@ -108,6 +114,8 @@ class ArbitrageSettings(BaseModel):
             )
         if self.max_slots < 1:
             raise SettingsError(f"max_slots must be at least 1, not {self.max_slots}")
+        if self.max_queue is not None and self.max_queue < 0:
+            raise SettingsError(f"max_queue must be at least 0, not {self.max_queue}")
         _ = self.policy  # a threshold outside the policy's range fails here
         return self
 
@@ -135,6 +143,7 @@ class Context:
     top_k: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
+    timeout: float | None = None
     cancel: Any = None
     """A `CancelScope`: cancelling it ends the run's model work within a token."""
     quiet: bool = False
@@ -150,6 +159,7 @@ class Context:
         "top_k",
         "seed",
         "stop",
+        "timeout",
     )
 
 
@@ -166,6 +176,7 @@ class Limits:
     top_k: int
     seed: int | None
     stop: tuple[str, ...]
+    timeout: float | None
 
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
@@ -180,6 +191,7 @@ class Limits:
             settings.top_k,
             settings.seed,
             settings.stop,
+            settings.timeout,
         )
 
     def overridden(self, context: Context | None) -> Limits:
@@ -221,8 +233,8 @@ def check_limits(limits: _T) -> _T:
         value = getattr(limits, name)
         if not isinstance(value, int) or value < 1:
             raise SettingsError(f"{name} must be at least 1, not {value}")
-    temperature, top_p, top_k, stop = (
-        getattr(limits, n) for n in ("temperature", "top_p", "top_k", "stop")
+    temperature, top_p, top_k, stop, timeout = (
+        getattr(limits, n) for n in ("temperature", "top_p", "top_k", "stop", "timeout")
     )
     if not (math.isfinite(temperature) and temperature >= 0):
         raise SettingsError(f"temperature must be 0 or more, not {temperature}")
@@ -230,6 +242,8 @@ def check_limits(limits: _T) -> _T:
         raise SettingsError(f"top_p must be above 0 and at most 1, not {top_p}")
     if top_k < 0:
         raise SettingsError(f"top_k must be 0 (for all tokens) or more, not {top_k}")
+    if timeout is not None and not timeout > 0:
+        raise SettingsError(f"timeout must be above 0 seconds, or None for no limit, not {timeout}")
     if not all(stop):
         raise SettingsError(f"a stop string must not be empty: {stop!r}")
     return limits

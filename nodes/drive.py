@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_arbitrage.engine import Engine, Score, Ticket, Write
-from langgraph_arbitrage.errors import RequestCancelledError
+from langgraph_arbitrage.errors import AnswerTimeoutError, RequestCancelledError
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState
@@ -32,6 +33,8 @@ class Call:
     request: Write | Score
     on_token: Callable[[int], None] | None = None
     """Called in the node's own thread or task."""
+    under_way: bool = True
+    """It goes on with an answer that was begun: never refused for a full queue."""
 
 
 Body = Generator[Sequence[Call], Sequence[Any], dict[str, Any]]
@@ -42,6 +45,8 @@ class CancelScope:
     """Cancels the model work of a run from outside, as when its stream is closed."""
 
     def __init__(self) -> None:
+        self.began = time.monotonic()
+        """When the run began, as its `timeout` is counted."""
         self.cancelled = False
         self._tickets: set[Ticket[Any]] = set()
         self._lock = threading.Lock()
@@ -85,7 +90,7 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
         try:
             calls = next(steps)
             while True:
-                calls = steps.send(_answers(calls, run.cancel))
+                calls = steps.send(_answers(calls, run, run.time_left(input)))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
@@ -103,7 +108,7 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
         try:
             calls = next(steps)
             while True:
-                calls = steps.send(await _answers_in_loop(calls, run.cancel))
+                calls = steps.send(await _answers_in_loop(calls, run, run.time_left(input)))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
@@ -113,7 +118,9 @@ def _submit(
 ) -> Ticket[Any]:
     """Hand a call to its engine; `put` gets its tokens, and None once it is resolved."""
     listening = call.on_token is not None
-    ticket: Ticket[Any] = call.engine.submit(call.request, put if listening else None)
+    ticket: Ticket[Any] = call.engine.submit(
+        call.request, put if listening else None, under_way=call.under_way
+    )
     if cancel is not None:
         cancel.watch(ticket)
     if listening:
@@ -121,22 +128,26 @@ def _submit(
     return ticket
 
 
-def _answers(calls: Sequence[Call], cancel: CancelScope | None) -> list[Any]:
+def _answers(calls: Sequence[Call], run: Run, seconds: float | None) -> list[Any]:
     tickets: list[Ticket[Any]] = []
+    left = _countdown(seconds)
     tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     try:
-        tickets.extend(_submit(call, cancel, tokens.put) for call in calls)
+        tickets.extend(_submit(call, run.cancel, tokens.put) for call in calls)
         for call in calls:
             if call.on_token is not None:
-                while (token := tokens.get()) is not None:
+                while (token := tokens.get(timeout=left())) is not None:
                     call.on_token(token)
-        return [ticket.result() for ticket in tickets]
+        return [ticket.result(left()) for ticket in tickets]
+    except (TimeoutError, queue.Empty):
+        _cancel(tickets)
+        raise _too_late(run) from None
     except BaseException:
         _cancel(tickets)
         raise
 
 
-async def _answers_in_loop(calls: Sequence[Call], cancel: CancelScope | None) -> list[Any]:
+async def _answers_in_loop(calls: Sequence[Call], run: Run, seconds: float | None) -> list[Any]:
     loop = asyncio.get_running_loop()
     tickets: list[Ticket[Any]] = []
     tokens: asyncio.Queue[int | None] = asyncio.Queue()
@@ -146,19 +157,39 @@ async def _answers_in_loop(calls: Sequence[Call], cancel: CancelScope | None) ->
             loop.call_soon_threadsafe(tokens.put_nowait, token)
 
     try:
-        tickets.extend(_submit(call, cancel, put) for call in calls)
-        for call in calls:
-            if call.on_token is not None:
-                while (token := await tokens.get()) is not None:
-                    call.on_token(token)
-        return [await asyncio.wrap_future(ticket.future) for ticket in tickets]
+        async with asyncio.timeout(seconds):
+            tickets.extend(_submit(call, run.cancel, put) for call in calls)
+            for call in calls:
+                if call.on_token is not None:
+                    while (token := await tokens.get()) is not None:
+                        call.on_token(token)
+            return [await asyncio.wrap_future(ticket.future) for ticket in tickets]
+    except TimeoutError:
+        _cancel(tickets)
+        raise _too_late(run) from None
     except RequestCancelledError:
-        if cancel is not None and cancel.cancelled:
+        if run.cancel is not None and run.cancel.cancelled:
             raise asyncio.CancelledError from None
         raise
     except BaseException:
         _cancel(tickets)
         raise
+
+
+def _countdown(seconds: float | None) -> Callable[[], float | None]:
+    """What is left of so many seconds, from now on."""
+    if seconds is None:
+        return lambda: None
+    end = time.monotonic() + seconds
+    return lambda: max(0.0, end - time.monotonic())
+
+
+def _too_late(run: Run) -> AnswerTimeoutError:
+    return AnswerTimeoutError(
+        f"the answer was not there within timeout={run.limits.timeout:g} seconds, and the models "
+        "have been told to stop. Set a longer timeout or a lower max_tokens, or ask fewer "
+        "questions at a time."
+    )
 
 
 def _cancel(tickets: Sequence[Ticket[Any]]) -> None:

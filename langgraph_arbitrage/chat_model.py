@@ -59,6 +59,15 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         fields = (n for n in ArbitrageSettings.model_fields if n not in ("router", "threshold"))
         return {name: getattr(self, name) for name in fields} | {"policy": repr(self.policy)}
 
+    def prepare(self) -> None:
+        """Check the checkpoints and load the tokenizers now rather than at the first answer.
+
+        Raises:
+            CheckpointError: A model cannot be loaded.
+            NotEnoughMemoryError: A model does not fit its device.
+        """
+        self._models.prepare(self.policy)
+
     def close(self) -> None:
         """Give the models back; those without another user are unloaded."""
         self._models.close()

@@ -20,7 +20,7 @@ from langgraph_arbitrage import embedded
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies import DraftConfidence, Policy
 
-__all__ = ["ArbitrageSettings", "Context", "Limits"]
+__all__ = ["ArbitrageSettings", "Context", "Limits", "refusal"]
 
 
 def _texts(value: Any) -> Any:
@@ -53,7 +53,7 @@ class ArbitrageSettings(BaseModel):
             try:
                 super().__init__(**settings)
             except ValidationError as error:  # pydantic wraps what a validator raises
-                raise _refusal(error) from None
+                raise refusal(error, type(self)) from None
 
     draft: ModelName = embedded.DRAFT
     """Small model that writes each step first: a local folder or a hub id."""
@@ -214,7 +214,7 @@ class Limits:
         return check_limits(replace(self, policy=policy, **given))
 
 
-def _refusal(error: ValidationError) -> SettingsError:
+def refusal(error: ValidationError, settings: type[BaseModel]) -> SettingsError:
     """What pydantic refused, as an error of ours."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
@@ -222,7 +222,7 @@ def _refusal(error: ValidationError) -> SettingsError:
         return cause
     name = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        known = ", ".join(ArbitrageSettings.model_fields)
+        known = ", ".join(settings.model_fields)
         return SettingsError(f"{name} is no setting; those known are {known}")
     return SettingsError(f"{name}: {first['msg']}, not {first['input']!r}")
 

@@ -43,6 +43,8 @@ _KINDS: dict[str, dict[str, Any]] = {
     "chat_template": {"type": _read, "metavar": "FILE"},
     "max_tokens": {"type": int, "metavar": "N"},
     "max_steps": {"type": int, "metavar": "N"},
+    "timeout": {"type": float, "metavar": "SECONDS"},
+    "batch_invariant": {"action": "store_true", "default": None},
     "temperature": {"type": float, "metavar": "T"},
     "top_p": {"type": float, "metavar": "P"},
     "top_k": {"type": int, "metavar": "K"},
@@ -66,7 +68,7 @@ def add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
         kind = _KINDS.get(name, {})
         field = ArbitrageSettings.model_fields[kind.get("dest", name)]
         text = (field.description or "") + _MORE_HELP.get(name, "")
-        if field.default is not None:
+        if field.default is not None and not isinstance(field.default, bool):
             text += f" (default: {_shown(field.default)})"
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, help=text.replace("%", "%%"), **kind)

@@ -163,7 +163,7 @@ async def test_a_full_queue_refuses_another_answer(schedulers: list[Scheduler]) 
     while not (await anext(stream)).text:
         pass
     waiting = asyncio.create_task(llm.ainvoke(QUESTIONS[1], max_tokens=20, max_step_tokens=5))
-    while llm._models.engine("target")._started._open < 2:
+    while llm._models.engine("target")._started._open < 2:  # noqa: ASYNC110 - no event tells
         await asyncio.sleep(0.001)
     with pytest.raises(EngineBusyError, match=r"busy: 2 requests .*max_queue=1"):
         await llm.ainvoke(QUESTIONS[2])

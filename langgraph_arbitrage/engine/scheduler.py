@@ -100,10 +100,12 @@ class Scheduler:
 
     def fail(self, error: BaseException) -> None:
         """End everything with an error."""
-        for row in [*self.running, *self.waiting]:
-            row.ticket.fail(error)
-        self.running.clear()
+        lost = [*self.running, *self.waiting]
+        for row in tuple(self.running):
+            self._leave(row)
         self.waiting.clear()
+        for row in lost:
+            row.ticket.fail(error)
 
     def _drop_cancelled(self) -> None:
         for row in [r for r in self.running if r.ticket.cancelled]:

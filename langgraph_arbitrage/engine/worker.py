@@ -60,6 +60,7 @@ class Worker:
         self._lock = ForkLock()
         self._thread: threading.Thread | None = None
         self._open = 0  # tickets that are not resolved
+        self._make: Callable[[PreTrainedModel], Backend] | None = None  # the backend that agreed
         self._closed = False
 
     def put(self, ticket: Ticket[Any], *, under_way: bool = True) -> None:
@@ -160,16 +161,21 @@ class Worker:
         return scheduler
 
     def _choose(self, model: PreTrainedModel) -> Scheduler:
-        """The slot engine if it agrees with a plain forward, else the plain one."""
+        """The slot engine if it agrees with a plain forward, else the plain one.
+
+        Checked once: a thread that follows one that died takes the same again.
+        """
         reuse = not self.spec.batch_invariant
-        candidates: list[Callable[[], Backend]] = [
-            lambda: SlotBackend(model, self.spec, self.context),
-            lambda: PlainBackend(model, cached=True, reuse=reuse),
+        candidates: list[Callable[[PreTrainedModel], Backend]] = [
+            lambda model: SlotBackend(model, self.spec, self.context),
+            lambda model: PlainBackend(model, cached=True, reuse=reuse),
+            lambda model: PlainBackend(model, cached=False, reuse=reuse),
         ]
-        for make in candidates[self.spec.engine == "plain" :]:
-            if agrees(self._scheduler(make()), model):
-                return self._scheduler(make())  # afresh, without what the check has cached
-        return self._scheduler(PlainBackend(model, cached=False, reuse=reuse))
+        if self._make is None:
+            asked = candidates[self.spec.engine == "plain" :]
+            found = (m for m in asked[:-1] if agrees(self._scheduler(m(model)), model))
+            self._make = next(found, asked[-1])
+        return self._scheduler(self._make(model))  # afresh, without what the check has cached
 
     def _scheduler(self, backend: Backend) -> Scheduler:
         return Scheduler(

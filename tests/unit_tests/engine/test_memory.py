@@ -1,6 +1,8 @@
 """Memory: where there is none for another slot, fewer rows run, and nobody is lost."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -163,3 +165,29 @@ def test_a_model_that_runs_out_of_memory_itself_is_told_and_started_afresh(
         engine.submit(Write([8], 3)).result()
     assert engine.submit(Write([8], 3)).result().ids == generate(PATH, [8], 3)
     assert loads == [PATH] * 2
+
+
+RUNS_SHORT = """
+import resource, sys
+import psutil
+from langgraph_arbitrage.engine import Engine, ModelSpec, Write
+path, prompts = sys.argv[1], [[n + 10] * 300 for n in range(40)]
+engine = Engine(ModelSpec(path))
+alone = [engine.submit(Write(p, 10)).result().ids for p in prompts[:4]]
+used = psutil.Process().memory_info().vms
+resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20, -1))
+together = [t.result().ids for t in [engine.submit(Write(p, 10)) for p in prompts]]
+assert together[:4] == alone and all(map(len, together))
+print("all answered")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
+def test_a_process_that_really_runs_out_of_memory_answers_all() -> None:
+    path = make("llama", endless=True, max_position_embeddings=8192, hidden_size=256)
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS_SHORT, path], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "all answered\n", done.stderr
+    assert "Set max_slots=" in done.stderr

@@ -27,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from langgraph_arbitrage.engine.requests import Write
 from langgraph_arbitrage.engine.scheduler import Scheduler, run_all
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
+from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Ticket
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -103,7 +104,8 @@ def measure(shape: str, device: str, dtype: torch.dtype, rounds: int) -> dict[st
     for parameter in model.parameters():
         if parameter.ndim == 2:
             parameter.normal_(std=0.05)
-    scheduler = Scheduler(SlotBackend(model, 32, 4096), None, frozenset(), 4096, 32)  # type: ignore[arg-type]
+    backend = SlotBackend(model, ModelSpec(shape, max_slots=32), 4096)
+    scheduler = Scheduler(backend, None, frozenset(), 4096)  # type: ignore[arg-type]
     row: dict[str, Any] = {"shape": shape, "parameters": model.num_parameters()}
     row["agreement"], row["worst_gap"] = agreement(scheduler, model)
     for batch in (1, 8, 32):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import copy_context
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -58,6 +59,15 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         fields = (n for n in ArbitrageSettings.model_fields if n not in ("router", "threshold"))
         return {name: getattr(self, name) for name in fields} | {"policy": repr(self.policy)}
 
+    def prepare(self) -> None:
+        """Check the checkpoints and load the tokenizers now rather than at the first answer.
+
+        Raises:
+            CheckpointError: A model cannot be loaded.
+            NotEnoughMemoryError: A model does not fit its device.
+        """
+        self._models.prepare(self.policy)
+
     def close(self) -> None:
         """Give the models back; those without another user are unloaded."""
         self._models.close()
@@ -80,7 +90,12 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         return create_arbitrage_graph(self._models).compile(checkpointer=False)
 
     def _call(
-        self, messages: list[BaseMessage], stop: list[str] | None, overrides: dict[str, Any]
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        overrides: dict[str, Any],
+        *,
+        quiet: bool = False,
     ) -> tuple[Any, dict[str, Any], Variables]:
         """Input and options of a run, and variables in which no parent graph is seen.
 
@@ -90,7 +105,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         given = {n: v for n in Context.OVERRIDES if (v := overrides.get(n)) is not None}
         if stop is not None:
             given["stop"] = tuple(stop)
-        context = Context(**given, cancel=CancelScope())
+        context = Context(**given, cancel=CancelScope(), quiet=quiet)
         config: RunnableConfig = {
             "recursion_limit": recursion_limit(Limits.of(self), context),
             "callbacks": [],
@@ -110,7 +125,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        start, options, variables = self._call(messages, stop, kwargs)
+        start, options, variables = self._call(messages, stop, kwargs, quiet=True)
         try:
             state = variables.run(lambda: self._graph.invoke(start, **options))
         except BaseException:
@@ -125,7 +140,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        start, options, variables = self._call(messages, stop, kwargs)
+        start, options, variables = self._call(messages, stop, kwargs, quiet=True)
         try:
             running = self._graph.ainvoke(start, **options)
             state = await asyncio.create_task(running, context=variables)
@@ -146,14 +161,19 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         start, options, variables = self._call(messages, stop, kwargs)
         parts: Any = self._graph.stream(start, stream_mode=["custom", "values"], **options)
         chunks = _Chunks(self._answer_stream(options["context"]))
+        # LangGraph, interrupted while it streams, waits for the node that runs. On a thread of its
+        # own it is not interrupted: Ctrl-C reaches the thread that waits here, and cancels.
+        beside = ThreadPoolExecutor(1)
+        step = partial(variables.run, partial(next, parts, None))
         try:
-            while (part := variables.run(next, parts, None)) is not None:
+            while (part := beside.submit(step).result()) is not None:
                 for chunk in chunks.take(part):
                     if run_manager:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
         finally:
             options["context"].cancel.cancel()
+            beside.shutdown()
             variables.run(parts.close)
 
     async def _astream(

@@ -1,11 +1,13 @@
 """Errors that a caller can act on: what arrived, what is allowed, what to do next."""
 
 __all__ = [
+    "AnswerTimeoutError",
     "ArbitrageError",
     "ChatTemplateError",
     "CheckpointError",
     "ContextLengthError",
     "DataError",
+    "EngineBusyError",
     "EngineClosedError",
     "EngineError",
     "MessageError",
@@ -47,8 +49,16 @@ class NotEnoughMemoryError(ArbitrageError, MemoryError):
     """A model does not fit the free memory of its device."""
 
 
+class AnswerTimeoutError(ArbitrageError, TimeoutError):
+    """An answer was not there within its `timeout`; the models no longer work on it."""
+
+
 class EngineError(ArbitrageError, RuntimeError):
     """A model failed while it ran; the message names the model and the cause."""
+
+
+class EngineBusyError(EngineError):
+    """More answers wait for a model than `max_queue` allows; nothing was begun."""
 
 
 class EngineClosedError(EngineError):

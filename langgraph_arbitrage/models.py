@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from langchain_core.messages import BaseMessage
 
 from langgraph_arbitrage.errors import ContextLengthError
+from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.policies import Ask, AskTarget, Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings
@@ -29,7 +29,7 @@ class Models:
     def __init__(self, settings: ArbitrageSettings) -> None:
         self.settings = settings
         self._engines: dict[ModelSpec, Engine] = {}
-        self._lock = threading.RLock()
+        self._lock = ForkLock()
 
     # --- engines -------------------------------------------------------------------------
 
@@ -43,7 +43,14 @@ class Models:
 
         s = self.settings
         return self._acquire(
-            ModelSpec(model, kind=kind, device=s.device, dtype=s.dtype, max_slots=s.max_slots)  # type: ignore[arg-type]
+            ModelSpec(
+                model,
+                kind=kind,  # type: ignore[arg-type]
+                device=s.device,
+                dtype=s.dtype,
+                max_slots=s.max_slots,
+                batch_invariant=s.batch_invariant,
+            )
         )
 
     def asked(self, ask: Ask) -> tuple[Engine, Score]:
@@ -96,6 +103,8 @@ class Models:
             trust_remote_code=s.trust_remote_code,
             chat_template=s.chat_template,
             max_slots=s.max_slots,
+            max_queue=s.max_queue,
+            batch_invariant=s.batch_invariant,
             model_kwargs=s.model_kwargs,
         )
 

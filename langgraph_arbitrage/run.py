@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from langgraph.runtime import get_runtime
@@ -31,6 +33,7 @@ class Run:
         limits: Policy, sampling and limits in force; the settings' own by default.
         cancel: Cancels the run's model work.
         emit: Where events go.
+        quiet: Nobody hears the events.
     """
 
     def __init__(
@@ -39,11 +42,14 @@ class Run:
         limits: Limits | None = None,
         cancel: Any = None,
         emit: Callable[[Any], None] = lambda event: None,
+        *,
+        quiet: bool = False,
     ) -> None:
         self.models = models
         self.limits = limits or Limits.of(models.settings)
         self.policy = self.limits.policy
         self.cancel = cancel
+        self.quiet = quiet
         self._emit = emit
 
     @classmethod
@@ -52,11 +58,31 @@ class Run:
         runtime = get_runtime(Context)
         limits = Limits.of(models.settings).overridden(runtime.context)
         cancel = getattr(runtime.context, "cancel", None)
-        return cls(models, limits, cancel, runtime.stream_writer)
+        quiet = getattr(runtime.context, "quiet", False)
+        return cls(models, limits, cancel, runtime.stream_writer, quiet=quiet)
 
     def emit(self, event: StepEvent) -> None:
         """Put an event on the graph's custom stream."""
         self._emit(event)
+
+    def time_left(self, state: ArbitrageState) -> float | None:
+        """Seconds until the answer's `timeout`; None without one.
+
+        Counted from the making of the run's `CancelScope`, or, in a run without one, by the time
+        of the models on the answer so far: a run may be resumed after days.
+        """
+        timeout = self.limits.timeout
+        if timeout is None:
+            return None
+        if self.cancel is not None:
+            began: float = self.cancel.began
+            return timeout - (time.monotonic() - began)
+        if begins_answer(state):
+            return timeout
+        pending = (state.get(name) for name in ("draft_step", "target_step", "verdict"))
+        parts: Iterator[Any] = chain(state["steps"], filter(None, pending))
+        spent: float = sum(part["seconds"] for part in parts)
+        return timeout - spent
 
     # --- the beginning of an answer ------------------------------------------------------
 

@@ -28,7 +28,7 @@ from langgraph_arbitrage.policies import (
     Policy,
 )
 
-__all__ = ["ArbitrageSettings", "Context", "Limits"]
+__all__ = ["ArbitrageSettings", "Context", "Limits", "refusal"]
 
 
 def _texts(value: Any) -> Any:
@@ -81,7 +81,7 @@ class ArbitrageSettings(BaseModel):
             try:
                 super().__init__(**settings)
             except ValidationError as error:  # pydantic wraps what a validator raises
-                raise _refusal(error) from None
+                raise refusal(error, type(self)) from None
 
     draft: ModelName = embedded.DRAFT
     """Small model that writes each step first: a local folder or a hub id."""
@@ -120,6 +120,8 @@ class ArbitrageSettings(BaseModel):
     """Seed for sampling: the same seed gives the same answer. Drawn anew where none is given."""
     stop: Texts = ()
     """Strings that end an answer; they are not part of it."""
+    timeout: float | None = None
+    """Seconds an answer may take, waiting and loading included; then AnswerTimeoutError."""
     separator: Texts = ("\n\n",)
     """What ends a step; several are allowed."""
     device: str = "auto"
@@ -136,6 +138,10 @@ class ArbitrageSettings(BaseModel):
     """Run code that comes with a checkpoint. Only for checkpoints that you have read."""
     max_slots: int = 64
     """Most answers that a model works on at a time; more wait."""
+    max_queue: int | None = None
+    """Most answers that wait for a model; one more gets EngineBusyError. None: all wait."""
+    batch_invariant: bool = False
+    """Exactly the same answer whatever else is asked: slower, one sequence at a time."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of transformers' from_pretrained, for both models."""
 
@@ -149,6 +155,8 @@ class ArbitrageSettings(BaseModel):
             )
         if self.max_slots < 1:
             raise SettingsError(f"max_slots must be at least 1, not {self.max_slots}")
+        if self.max_queue is not None and self.max_queue < 0:
+            raise SettingsError(f"max_queue must be at least 0, not {self.max_queue}")
         _ = self.policy  # a threshold outside the policy's range fails here
         return self
 
@@ -187,8 +195,11 @@ class Context:
     top_k: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
+    timeout: float | None = None
     cancel: Any = None
     """A `CancelScope`: cancelling it ends the run's model work within a token."""
+    quiet: bool = False
+    """Nobody hears this run's events: the target's tokens are then not told one by one."""
 
     OVERRIDES: ClassVar[tuple[str, ...]] = (
         "threshold",
@@ -201,6 +212,7 @@ class Context:
         "top_k",
         "seed",
         "stop",
+        "timeout",
     )
 
 
@@ -222,6 +234,7 @@ class Limits:
     top_k: int
     seed: int | None
     stop: tuple[str, ...]
+    timeout: float | None
 
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
@@ -269,7 +282,7 @@ class Limits:
         return limits
 
 
-def _refusal(error: ValidationError) -> ArbitrageError:
+def refusal(error: ValidationError, settings: type[BaseModel]) -> ArbitrageError:
     """What pydantic refused, as an error of ours."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
@@ -277,7 +290,7 @@ def _refusal(error: ValidationError) -> ArbitrageError:
         return cause
     name = str(first["loc"][0])  # what follows are pydantic's own names of types
     if first["type"] == "extra_forbidden":
-        known = ", ".join(ArbitrageSettings.model_fields)
+        known = ", ".join(settings.model_fields)
         return SettingsError(f"{name} is no setting; those known are {known}")
     return SettingsError(f"{name}: {first['msg']}, not {first['input']!r}")
 
@@ -288,8 +301,8 @@ def check_limits(limits: _T) -> _T:
         value = getattr(limits, name)
         if not isinstance(value, int) or value < 1:
             raise SettingsError(f"{name} must be at least 1, not {value}")
-    temperature, top_p, top_k, stop = (
-        getattr(limits, n) for n in ("temperature", "top_p", "top_k", "stop")
+    temperature, top_p, top_k, stop, timeout = (
+        getattr(limits, n) for n in ("temperature", "top_p", "top_k", "stop", "timeout")
     )
     if not (math.isfinite(temperature) and temperature >= 0):
         raise SettingsError(f"temperature must be 0 or more, not {temperature}")
@@ -304,6 +317,8 @@ def check_limits(limits: _T) -> _T:
     share = limits.max_target_share  # type: ignore[attr-defined]
     if not 0 <= share <= 1:
         raise SettingsError(f"max_target_share must be a number from 0 to 1, not {share}")
+    if timeout is not None and not timeout > 0:
+        raise SettingsError(f"timeout must be above 0 seconds, or None for no limit, not {timeout}")
     if not all(stop):
         raise SettingsError(f"a stop string must not be empty: {stop!r}")
     return limits

@@ -13,7 +13,9 @@ __all__ = ["draft"]
 def draft(state: ArbitrageState, run: Run) -> Body:
     """Write a step z_d from the prefix x."""
     state, update = run.opened(state)
-    (written,) = yield [Call(run.models.engine("draft"), run.write("draft", state))]
+    (written,) = yield [
+        Call(run.models.engine("draft"), run.write("draft", state), under_way=bool(state["steps"]))
+    ]
     step = run.pending("draft", state, written)
     run.emit(
         StepEvent(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,12 @@ from typing import Any
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langgraph_arbitrage.engine import Engine, Score, Ticket, Write
-from langgraph_arbitrage.errors import RequestCancelledError
+from langgraph_arbitrage.errors import AnswerTimeoutError, RequestCancelledError
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState
 
-__all__ = ["Body", "Call", "CancelScope", "Node", "answers_in_loop", "driven"]
+__all__ = ["Body", "Call", "CancelScope", "Deadline", "Node", "answers_in_loop", "driven"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Call:
     request: Write | Score
     on_token: Callable[[int], None] | None = None
     """Called in the node's own thread or task."""
+    under_way: bool = True
+    """It goes on with an answer that was begun: never refused for a full queue."""
 
 
 Body = Generator[Sequence[Call], Sequence[Any], dict[str, Any]]
@@ -42,6 +45,8 @@ class CancelScope:
     """Cancels the model work of a run from outside, as when its stream is closed."""
 
     def __init__(self) -> None:
+        self.began = time.monotonic()
+        """When the run began, as its `timeout` is counted."""
         self.cancelled = False
         self._tickets: set[Ticket[Any]] = set()
         self._lock = threading.Lock()
@@ -60,6 +65,35 @@ class CancelScope:
             if self.cancelled:
                 ticket.cancel()
         ticket.future.add_done_callback(lambda _: self._tickets.discard(ticket))
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When an answer's `timeout` is over, by the monotonic clock."""
+
+    timeout: float
+    end: float
+
+    @classmethod
+    def of(cls, run: Run, state: ArbitrageState) -> Deadline | None:
+        """The run's, or None where it has no `timeout`."""
+        left = run.time_left(state)
+        if left is None or run.limits.timeout is None:
+            return None
+        return cls(run.limits.timeout, time.monotonic() + left)
+
+    @property
+    def left(self) -> float:
+        """Seconds until then."""
+        return max(0.0, self.end - time.monotonic())
+
+    def missed(self) -> AnswerTimeoutError:
+        """What an answer raises that was not there by then."""
+        return AnswerTimeoutError(
+            f"the answer was not there within timeout={self.timeout:g} seconds, and the models "
+            "have been told to stop. Set a longer timeout or a lower max_tokens, or ask fewer "
+            "questions at a time."
+        )
 
 
 class Node(Runnable[ArbitrageState, dict[str, Any]]):
@@ -81,11 +115,12 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
     ) -> dict[str, Any]:
         """Run the body, waiting on futures."""
         run = Run.of_node(self._models)
-        steps = self._body(input, run)
+        deadline = Deadline.of(run, input)
+        body = self._body(input, run)
         try:
-            calls = next(steps)
+            calls = next(body)
             while True:
-                calls = steps.send(_answers(calls, run.cancel))
+                calls = body.send(_answers(calls, run.cancel, deadline))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
@@ -97,17 +132,20 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
     ) -> dict[str, Any]:
         """Run the body, waiting on the event loop."""
         run = Run.of_node(self._models)
+        deadline = Deadline.of(run, input)
         if not self._models.ready:
             await asyncio.to_thread(self._models.prepare, run.policy)
-        return await driven(self._body(input, run), run.cancel)
+        return await driven(self._body(input, run), run.cancel, deadline)
 
 
-async def driven(body: Body, cancel: CancelScope | None = None) -> dict[str, Any]:
+async def driven(
+    body: Body, cancel: CancelScope | None = None, deadline: Deadline | None = None
+) -> dict[str, Any]:
     """Run a body, waiting on the event loop; the state's update."""
     try:
         calls = next(body)
         while True:
-            calls = body.send(await answers_in_loop(calls, cancel))
+            calls = body.send(await answers_in_loop(calls, cancel, deadline))
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 
@@ -117,7 +155,9 @@ def _submit(
 ) -> Ticket[Any]:
     """Hand a call to its engine; `put` gets its tokens, and None once it is resolved."""
     listening = call.on_token is not None
-    ticket: Ticket[Any] = call.engine.submit(call.request, put if listening else None)
+    ticket: Ticket[Any] = call.engine.submit(
+        call.request, put if listening else None, under_way=call.under_way
+    )
     if cancel is not None:
         cancel.watch(ticket)
     if listening:
@@ -125,22 +165,29 @@ def _submit(
     return ticket
 
 
-def _answers(calls: Sequence[Call], cancel: CancelScope | None) -> list[Any]:
+def _answers(
+    calls: Sequence[Call], cancel: CancelScope | None, deadline: Deadline | None
+) -> list[Any]:
     tickets: list[Ticket[Any]] = []
     tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     try:
         tickets.extend(_submit(call, cancel, tokens.put) for call in calls)
         for call in calls:
             if call.on_token is not None:
-                while (token := tokens.get()) is not None:
+                while (token := tokens.get(timeout=_left(deadline))) is not None:
                     call.on_token(token)
-        return [ticket.result() for ticket in tickets]
+        return [ticket.result(_left(deadline)) for ticket in tickets]
+    except (TimeoutError, queue.Empty):
+        _cancel(tickets)
+        raise _missed(deadline) from None
     except BaseException:
         _cancel(tickets)
         raise
 
 
-async def answers_in_loop(calls: Sequence[Call], cancel: CancelScope | None = None) -> list[Any]:
+async def answers_in_loop(
+    calls: Sequence[Call], cancel: CancelScope | None = None, deadline: Deadline | None = None
+) -> list[Any]:
     """The engines' answers, waited for on the event loop; being cancelled cancels the calls."""
     loop = asyncio.get_running_loop()
     tickets: list[Ticket[Any]] = []
@@ -151,12 +198,16 @@ async def answers_in_loop(calls: Sequence[Call], cancel: CancelScope | None = No
             loop.call_soon_threadsafe(tokens.put_nowait, token)
 
     try:
-        tickets.extend(_submit(call, cancel, put) for call in calls)
-        for call in calls:
-            if call.on_token is not None:
-                while (token := await tokens.get()) is not None:
-                    call.on_token(token)
-        return [await asyncio.wrap_future(ticket.future) for ticket in tickets]
+        async with asyncio.timeout(_left(deadline)):
+            tickets.extend(_submit(call, cancel, put) for call in calls)
+            for call in calls:
+                if call.on_token is not None:
+                    while (token := await tokens.get()) is not None:
+                        call.on_token(token)
+            return [await asyncio.wrap_future(ticket.future) for ticket in tickets]
+    except TimeoutError:
+        _cancel(tickets)
+        raise _missed(deadline) from None
     except RequestCancelledError:
         if cancel is not None and cancel.cancelled:
             raise asyncio.CancelledError from None
@@ -164,6 +215,14 @@ async def answers_in_loop(calls: Sequence[Call], cancel: CancelScope | None = No
     except BaseException:
         _cancel(tickets)
         raise
+
+
+def _left(deadline: Deadline | None) -> float | None:
+    return None if deadline is None else deadline.left
+
+
+def _missed(deadline: Deadline | None) -> TimeoutError:
+    return TimeoutError() if deadline is None else deadline.missed()
 
 
 def _cancel(tickets: Sequence[Ticket[Any]]) -> None:

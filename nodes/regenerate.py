@@ -28,8 +28,11 @@ def regenerate(state: ArbitrageState, run: Run) -> Body:
             run.emit(StepEvent(type="writing", step=index, writer="target", text=text[len(told) :]))
             told = text
 
-    listener = None if run.policy.needs_target_step else tell
-    (written,) = yield [Call(run.models.engine("target"), run.write("target", state), listener)]
+    listener = None if run.policy.needs_target_step or run.quiet else tell
+    under_way = bool(state["steps"] or state.get("draft_step"))
+    (written,) = yield [
+        Call(run.models.engine("target"), run.write("target", state), listener, under_way)
+    ]
     step = run.pending("target", state, written)
     return {**update, "target_step": step, **({} if state.get("draft_step") else _NO_DRAFT)}
 

@@ -85,6 +85,8 @@ _KINDS: dict[str, dict[str, Any]] = {
     "chat_template": {"type": _read, "metavar": "FILE"},
     "max_tokens": {"type": int, "metavar": "N"},
     "max_steps": {"type": int, "metavar": "N"},
+    "timeout": {"type": float, "metavar": "SECONDS"},
+    "batch_invariant": {"action": "store_true", "default": None},
     "temperature": {"type": float, "metavar": "T"},
     "top_p": {"type": float, "metavar": "P"},
     "top_k": {"type": int, "metavar": "K"},

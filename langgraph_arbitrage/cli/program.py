@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from langgraph_arbitrage.cli import ask, calibrate, collect, demo, graph, train
+from langgraph_arbitrage.cli import ask, batch, calibrate, collect, demo, graph, train
 from langgraph_arbitrage.errors import ArbitrageError
 
 __all__ = ["main"]
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; those of the process by default.
 
     Returns:
-        0, or 2 after an error of the user's, or 130 after Ctrl-C.
+        0, or 1 after a batch job that has lines without an answer, or 2 after an error of the
+        user's, or 130 after Ctrl-C.
     """
     try:
         status = _run(argv)
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _parser().parse_args(argv)
-        args.run(args)
+        return args.run(args) or 0
     except SystemExit as end:  # argparse: help, version, a wrong argument
         return end.code if isinstance(end.code, int) else FAILED
     except ArbitrageError as error:
@@ -57,7 +58,6 @@ def _run(argv: Sequence[str] | None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
 
 
 def print_error(message: str) -> None:
@@ -81,6 +81,6 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"arbitrage {version('langgraph-arbitrage')}"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (ask, demo, graph, collect, train, calibrate):
+    for command in (ask, batch, demo, graph, collect, train, calibrate):
         command.add_command(commands)
     return parser

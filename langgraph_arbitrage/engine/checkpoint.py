@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import psutil
 import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
+from langgraph_arbitrage.engine import memory
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.errors import CheckpointError, NotEnoughMemoryError, SettingsError
 from langgraph_arbitrage.weights import NAMES, shard_files, tensor_shapes
@@ -120,13 +120,6 @@ def local_weights(spec: ModelSpec) -> list[Path]:
     return []
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
-
-
 def check_memory(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
     """Compare the bytes needed with the bytes free.
 
@@ -136,7 +129,7 @@ def check_memory(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> N
     weights = weight_bytes(spec, dtype)
     if weights is None or spec.model_kwargs.keys() & {"quantization_config", "device_map"}:
         return
-    needed, free = int(weights * HEADROOM), free_bytes(device)
+    needed, free = int(weights * HEADROOM), memory.free_bytes(device)
     if needed > free:
         raise NotEnoughMemoryError(
             f"{spec.name} needs about {needed / 2**30:.2f} GiB on {device} in {dtype}, and "

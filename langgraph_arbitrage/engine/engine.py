@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import os
 from functools import cached_property
 from typing import overload
 
@@ -20,6 +20,7 @@ from langgraph_arbitrage.engine.ticket import Listener, Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
 from langgraph_arbitrage.engine.worker import Worker
 from langgraph_arbitrage.errors import ContextLengthError, EngineClosedError, SettingsError
+from langgraph_arbitrage.forks import ForkLock
 
 __all__ = ["Engine"]
 
@@ -52,7 +53,7 @@ class Engine:
         check_memory(spec, device, choose_dtype(spec, device))
         self.context = context_length(self.config)
         """Most tokens that the model reads; None without a limit."""
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._started: Worker | None = None
         self._closed = False
 
@@ -64,7 +65,8 @@ class Engine:
     @property
     def _worker(self) -> Worker:
         with self._lock:
-            if self._started is None:
+            # A forked child has none of its parent's threads: it starts its own worker.
+            if self._started is None or self._started.pid != os.getpid():
                 if self._closed:
                     raise EngineClosedError(f"{self.spec.name} was closed")
                 ends = end_ids(self.spec, self.config, self.tokenizer.hf.eos_token_id)
@@ -77,25 +79,35 @@ class Engine:
         return self._started.backend_name if self._started else None
 
     @overload
-    def submit(self, request: Write, listener: Listener | None = None) -> Ticket[Written]: ...
-    @overload
-    def submit(self, request: Score, listener: Listener | None = None) -> Ticket[Reading]: ...
     def submit(
-        self, request: Write | Score, listener: Listener | None = None
+        self, request: Write, listener: Listener | None = None, *, under_way: bool = False
+    ) -> Ticket[Written]: ...
+    @overload
+    def submit(
+        self, request: Score, listener: Listener | None = None, *, under_way: bool = False
+    ) -> Ticket[Reading]: ...
+    def submit(
+        self,
+        request: Write | Score,
+        listener: Listener | None = None,
+        *,
+        under_way: bool = False,
     ) -> Ticket[Written] | Ticket[Reading]:
-        """Queue a request.
+        """Queue a request: first come, first served.
 
         Args:
             request: What is asked.
             listener: Called with each new token id on the worker's thread.
+            under_way: It goes on with an answer that was begun: never refused for a full queue.
 
         Raises:
             ContextLengthError: The request's ids do not fit the context.
+            EngineBusyError: The spec's `max_queue` requests wait already.
             EngineClosedError: The engine was closed.
         """
         self._check(request)
         ticket: Ticket[Written] = Ticket(request, listener)
-        self._worker.put(ticket)
+        self._worker.put(ticket, under_way=under_way)
         return ticket
 
     def _check(self, request: Write | Score) -> None:

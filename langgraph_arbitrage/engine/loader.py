@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,11 +30,12 @@ from langgraph_arbitrage.engine.checkpoint import (
 from langgraph_arbitrage.engine.heads import HEADS, read_head
 from langgraph_arbitrage.engine.spec import Kind, ModelSpec
 from langgraph_arbitrage.errors import CheckpointError
+from langgraph_arbitrage.forks import ForkLock
 
 __all__ = ["load_model"]
 
 # While it loads, transformers changes what all threads see: default dtype, device, progress bars.
-_loading = threading.Lock()
+_loading = ForkLock()
 
 LONG_LOAD = 2**30  # bytes of weights from which loading shows a progress bar
 

@@ -26,26 +26,29 @@ class PlainBackend:
     """Feeds one row at a time; a rollback reads everything again."""
 
     name = "plain"
+    max_rows = 1
 
-    def __init__(self, model: PreTrainedModel, *, cached: bool) -> None:
+    def __init__(self, model: PreTrainedModel, *, cached: bool, reuse: bool = True) -> None:
         self.model = model
         self.cached = cached
+        self.reuse = reuse
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
         self._slot = Slot(length=0, index=0)
         self._cache: Any = None
 
     def admit(self, row: Row, others: Sequence[Row]) -> bool:
-        """Give the row the only slot; False where it has to wait."""
-        if others:
-            return False
+        """Give the row the only slot."""
         held = len(self._slot.ids)
         useful = row.prompt_length - row.trailing
         grows = common_prefix(self._slot.ids, row.tokens) == held <= useful
-        if not grows or len(row.tokens) - held > CATCH_UP:
+        if not grows or len(row.tokens) - held > CATCH_UP or not self.reuse:
             self.forget()
         row.take(self._slot, len(self._slot.ids))
         return True
+
+    def make_room(self, row: Row) -> None:
+        """Its cache grows by itself."""
 
     def leave(self, row: Row) -> None:
         """The row is done; what was read stays for a request that goes on from there."""

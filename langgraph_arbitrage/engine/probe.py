@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langgraph_arbitrage.engine.memory import out_of_memory
 from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
 from langgraph_arbitrage.engine.scheduler import Scheduler, run_all
 from langgraph_arbitrage.engine.ticket import Ticket
@@ -58,6 +59,8 @@ def agrees(scheduler: Scheduler, model: PreTrainedModel) -> bool:
             scheduler, model, [p[:-2] + ids(5) for p in prompts], [len(p) - 2 for p in prompts]
         )
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        if out_of_memory(error):
+            raise  # that says nothing of the backend
         logger.debug("the capability check ended in %r", error, exc_info=True)
         return False
 

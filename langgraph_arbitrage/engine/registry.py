@@ -38,13 +38,9 @@ def release(engine: Engine) -> None:
     engine.close()
 
 
-def _forget() -> None:
-    """A forked child has no worker threads: it loads its own models."""
-    _engines.clear()
-    _users.clear()
-    _lock.release()
-
-
 if hasattr(os, "register_at_fork"):
-    # Held over the fork, so that the child finds the tables whole.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forget)
+    # Held over the fork, so that the child finds the tables whole. An engine in the child starts
+    # a worker of its own at its first request.
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )

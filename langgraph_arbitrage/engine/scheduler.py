@@ -15,6 +15,7 @@ from langgraph_arbitrage.engine.sampler import choose
 from langgraph_arbitrage.engine.step_ends import step_ends
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
+from langgraph_arbitrage.errors import NotEnoughMemoryError
 
 __all__ = ["Backend", "Scheduler", "run_all"]
 
@@ -24,8 +25,23 @@ class Backend(Protocol):
 
     name: str
 
+    @property
+    def max_rows(self) -> int:
+        """Most rows that can run at a time."""
+
     def admit(self, row: Row, others: Sequence[Row]) -> bool:
-        """Give the row a slot beside the others; False where it has to wait."""
+        """Give the row a slot beside the others; False where it has to wait.
+
+        Raises:
+            NotEnoughMemoryError: There is no memory for it beside them.
+        """
+
+    def make_room(self, row: Row) -> None:
+        """See that a running row can go on.
+
+        Raises:
+            NotEnoughMemoryError: There is no memory for that beside the others.
+        """
 
     def leave(self, row: Row) -> None:
         """Free the row's slot."""
@@ -46,7 +62,6 @@ class Scheduler:
         tokenizer: Tokenizer,
         end_ids: frozenset[int],
         context: int | None,
-        max_rows: int,
         *,
         classifies: bool = False,
     ) -> None:
@@ -54,7 +69,6 @@ class Scheduler:
         self.tokenizer = tokenizer
         self.end_ids = end_ids
         self.context = context
-        self.max_rows = max_rows
         self.classifies = classifies
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []
@@ -82,16 +96,19 @@ class Scheduler:
     def step(self) -> None:
         """Let rows go and come, then feed every running row once."""
         self._drop_cancelled()
+        self._make_room()
         self._admit()
         for batch in self.backend.batches(self.running):
             self._absorb(batch, self.backend.forward(batch))
 
     def fail(self, error: BaseException) -> None:
         """End everything with an error."""
-        for row in [*self.running, *self.waiting]:
-            row.ticket.fail(error)
-        self.running.clear()
+        lost = [*self.running, *self.waiting]
+        for row in tuple(self.running):
+            self._leave(row)
         self.waiting.clear()
+        for row in lost:
+            row.ticket.fail(error)
 
     def _drop_cancelled(self) -> None:
         for row in [r for r in self.running if r.ticket.cancelled]:
@@ -101,11 +118,28 @@ class Scheduler:
             self.waiting.remove(row)
             row.ticket.fail()
 
+    def _make_room(self) -> None:
+        """Rows for which there is no memory beside the others wait again, first in the queue."""
+        for row in list(self.running):
+            try:
+                self.backend.make_room(row)
+            except NotEnoughMemoryError:
+                self._leave(row)
+                self.waiting.appendleft(row)
+
     def _admit(self) -> None:
         for row in list(self.waiting):
-            if len(self.running) >= self.max_rows:
+            if len(self.running) >= self.backend.max_rows:
                 return
-            if self.backend.admit(row, self.running):
+            try:
+                admitted = self.backend.admit(row, self.running)
+            except NotEnoughMemoryError as error:
+                if self.running:
+                    return  # once they have left there may be
+                self.waiting.remove(row)
+                row.ticket.fail(error)
+                continue
+            if admitted:
                 self.waiting.remove(row)
                 self.running.append(row)
 

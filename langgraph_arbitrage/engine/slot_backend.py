@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,12 @@ from transformers import PreTrainedModel
 from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
 from langgraph_arbitrage.engine.slots import Claim, SlotTable, common_prefix
+from langgraph_arbitrage.engine.spec import ModelSpec
+from langgraph_arbitrage.errors import NotEnoughMemoryError
 
 __all__ = ["SlotBackend"]
+
+logger = logging.getLogger(__name__)
 
 CHUNK = {"cpu": 256, "cuda": 2048}  # prompt tokens a forward, so that other rows wait little
 GROW = 64  # tokens a row may write before it is moved to a longer slot
@@ -26,12 +31,13 @@ class SlotBackend:
 
     name = "slot"
 
-    def __init__(self, model: PreTrainedModel, max_slots: int, context: int | None) -> None:
+    def __init__(self, model: PreTrainedModel, spec: ModelSpec, context: int | None) -> None:
         self.model = model
+        self.spec = spec
         self.device = model.device
         text = model.config.get_text_config()
         self.cache = SlotCache(text.num_hidden_layers)
-        self.table = SlotTable(max_slots, context)
+        self.table = SlotTable(spec.max_slots, context)
         self.chunk = CHUNK.get(self.device.type, CHUNK["cuda"])
         self._layer_types: list[str] = sorted(set(getattr(text, "layer_types", None) or []))
         self._window: int | None = getattr(text, "sliding_window", None)
@@ -41,20 +47,75 @@ class SlotBackend:
 
     # --- slots ---------------------------------------------------------------------------
 
+    @property
+    def max_rows(self) -> int:
+        """Most rows at a time: `max_slots`, or what there was memory for."""
+        return self.table.max_slots
+
     def admit(self, row: Row, others: Sequence[Row]) -> bool:
         """Give the row a slot; False where it has to wait."""
-        ids = row.tokens
-        here = self.table.overlap(ids)
-        for other in others:
-            shared = common_prefix(other.tokens, ids)
-            if shared - max(here, len(other.slot.ids)) >= WORTH_WAITING:
-                return False  # it is being read right now: copy it once it is there
-        claim = self.table.claim(ids, len(ids) + GROW)
+        if others and not self.cache.shaped:
+            return False  # the first forward tells how much memory a slot takes
+        ids, reuse = row.tokens, not self.spec.batch_invariant
+        if reuse and self._is_read_now(ids, others):
+            return False
+        claim = self._claimed(ids, reuse=reuse)
         if claim is None:
             return False
         self._copy(claim)
         row.take(claim.slot, claim.cached)
         return True
+
+    def _is_read_now(self, ids: list[int], others: Sequence[Row]) -> bool:
+        """Whether another row is reading a long common beginning: it is copied once it is there."""
+        here = self.table.overlap(ids)
+        return any(
+            common_prefix(other.tokens, ids) - max(here, len(other.slot.ids)) >= WORTH_WAITING
+            for other in others
+        )
+
+    def _claimed(self, ids: list[int], *, reuse: bool) -> Claim | None:
+        """A slot with memory behind it; None when all are busy.
+
+        Raises:
+            NotEnoughMemoryError: There is no memory; from now on fewer rows run at a time.
+        """
+        tokens = len(ids) + GROW
+        for _ in range(2):  # a new slot, and where there is no memory for it, one that is there
+            claim = self.table.claim(ids, tokens, reuse=reuse)
+            if claim is None or self._fits(claim):
+                return claim
+        length = self.table.arena_length(tokens)
+        if self.table.shrink():
+            logger.warning(
+                "no memory for another sequence of %d tokens: %s now works on %d at a time. Set "
+                "max_slots=%d or a lower max_tokens, or dtype='bfloat16', to have it so from the "
+                "start.",
+                length,
+                self.spec.name,
+                self.table.max_slots,
+                self.table.max_slots,
+            )
+        raise self._no_memory(length)
+
+    def _fits(self, claim: Claim) -> bool:
+        """Whether there is memory for a claimed slot, if need be that of idle ones."""
+        length = claim.slot.length
+        slots, most = len(self.table.arenas[length]), self.spec.max_slots
+        if not self.cache.shaped or self.cache.reserve(length, slots, most):
+            return True
+        for idle in self.table.drop_idle(claim):
+            self.cache.drop(idle)
+        if self.cache.reserve(length, slots, most):
+            return True
+        self.table.withdraw(claim)
+        return False
+
+    def _no_memory(self, length: int) -> NotEnoughMemoryError:
+        return NotEnoughMemoryError(
+            f"{self.spec.name} has no memory for a sequence of {length} tokens. Lower max_tokens "
+            "or max_slots, set dtype='bfloat16', or shorten the conversation."
+        )
 
     def leave(self, row: Row) -> None:
         """The row is done; its slot keeps what it holds for whoever goes on from there."""
@@ -70,10 +131,14 @@ class SlotBackend:
                 len(self.table.arenas[slot.length]),
             )
 
-    def _make_room(self, row: Row, count: int) -> None:
+    def make_room(self, row: Row) -> None:
+        """Move a row that outgrows its slot to a longer one."""
+        count = row.chunk(self.chunk)
         if len(row.slot.ids) + count + 1 > row.slot.length:
             old = row.slot
             claim = self.table.move(old, len(old.ids) + count + GROW)
+            if not self._fits(claim):
+                raise self._no_memory(claim.slot.length)
             self._copy(claim)
             row.slot = claim.slot
             self.table.release(old)
@@ -82,8 +147,8 @@ class SlotBackend:
 
     def batches(self, rows: Sequence[Row]) -> list[Batch]:
         """What goes through the model next: one decode batch an arena, and prompts in chunks."""
-        for row in rows:
-            self._make_room(row, row.chunk(self.chunk))
+        if self.spec.batch_invariant:
+            return [Batch([row], [row.chunk(self.chunk)]) for row in rows]
         found = []
         for length in sorted({r.slot.length for r in rows}):
             here = [r for r in rows if r.slot.length == length]
@@ -96,15 +161,18 @@ class SlotBackend:
         return found
 
     def _reading_batch(self, rows: list[Row]) -> Batch:
-        """Rows with similar numbers of tokens to read, up to a chunk with its padding."""
-        rows = sorted(rows, key=lambda r: -r.chunk(self.chunk))
-        width = rows[0].chunk(self.chunk)
-        chosen = [
-            row
-            for i, row in enumerate(rows)
-            if i == 0 or (2 * row.chunk(self.chunk) >= width and (i + 1) * width <= self.chunk)
-        ]
-        return Batch(chosen, [r.chunk(self.chunk) for r in chosen])
+        """Rows with similar numbers of tokens to read, up to a chunk with its padding.
+
+        The one that came first is always among them, so that none waits for ever.
+        """
+        chosen, counts = rows[:1], [rows[0].chunk(self.chunk)]
+        for row in rows[1:]:
+            count = row.chunk(self.chunk)
+            shortest, width = min(count, *counts), max(count, *counts)
+            if 2 * shortest >= width and (len(chosen) + 1) * width <= self.chunk:
+                chosen.append(row)
+                counts.append(count)
+        return Batch(chosen, counts)
 
     def forward(self, batch: Batch) -> Tensor:
         """Feed a batch; logits of the trailing positions, [B, keep, V], or [B, labels]."""

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from langgraph_arbitrage.engine import memory
+
 __all__ = ["Place", "SlotCache"]
+
+FIRST_SLOTS = 8  # an arena begins with so many where there is memory
+HEADROOM = 1.1  # what a forward needs beside the cache
 
 
 @dataclass
@@ -45,6 +50,8 @@ class SlotLayer(CacheLayerMixin):
         super().__init__()  # type: ignore[no-untyped-call]
         self.cache = cache
         self.arenas: dict[int, tuple[Tensor, Tensor]] = {}  # L → keys, values [S, H, L, D]
+        self.shape: tuple[Tensor, Tensor] | None = None
+        """Keys and values of no slots, once a forward has told their heads and widths."""
         self.is_initialized = True
 
     def update(
@@ -52,6 +59,8 @@ class SlotLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         """Store new keys and values [B, H, Q, D]; return those to attend to [B, H, view, D]."""
         place = self.cache.place
+        if self.shape is None:
+            self.shape = _room(0, 1, key_states), _room(0, 1, value_states)
         keys, values = self._arena(place.length, place.slots, (key_states, value_states))
         for stored, new in ((keys, key_states), (values, value_states)):
             if place.first is not None:
@@ -75,7 +84,7 @@ class SlotLayer(CacheLayerMixin):
             new[target[1], :, :tokens] = old[source[1], :, :tokens]
 
     def _arena(self, length: int, slots: int, like: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The pair of an arena with room for `slots`; it doubles when it has to grow."""
+        """The pair of an arena with room for `slots`."""
         pair = self.arenas.get(length)
         if pair is None:
             self.arenas[length] = pair = (
@@ -83,12 +92,16 @@ class SlotLayer(CacheLayerMixin):
                 _room(slots, length, like[1]),
             )
         elif pair[0].shape[0] < slots:
-            wider = max(slots, 2 * pair[0].shape[0])
-            grown = (_room(wider, length, pair[0]), _room(wider, length, pair[1]))
+            grown = (_room(slots, length, pair[0]), _room(slots, length, pair[1]))
             for old, new in zip(pair, grown, strict=True):
                 new[: old.shape[0]] = old
             self.arenas[length] = pair = grown
         return pair
+
+    def grow(self, length: int, slots: int) -> None:
+        """Have room for `slots` in an arena, once a forward has told the shapes."""
+        if self.shape:  # layers that share another layer's keys hold none
+            self._arena(length, slots, self.shape)
 
     # Asked only where a single row is read, which is all that there is to attend to.
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
@@ -119,6 +132,52 @@ class SlotCache(Cache):
         for layer in self._slot_layers:
             if layer.arenas:  # layers that share another layer's keys hold none
                 layer.copy(source, target, tokens, slots)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether a forward has told the shapes of keys and values."""
+        return any(layer.shape for layer in self._slot_layers)
+
+    def reserve(self, length: int, slots: int, most: int) -> bool:
+        """Have room for `slots` in an arena; it doubles, up to `most`, where there is memory.
+
+        Returns:
+            Whether there was memory.
+        """
+        have = self._capacity(length)
+        if slots <= have:
+            return True
+        doubled = min(max(2 * have, FIRST_SLOTS), most)
+        sizes = sorted({max(doubled, slots), slots}, reverse=True)
+        return any(self._grown(length, wider, have) for wider in sizes)
+
+    def _grown(self, length: int, slots: int, have: int) -> bool:
+        pairs = [layer.shape for layer in self._slot_layers if layer.shape]
+        # Bytes of a slot in each layer: heads × width × length, for keys and values.
+        a_slot = [sum(t.shape[1] * t.shape[3] * t.itemsize for t in p) * length for p in pairs]
+        # One layer after another: beside its old tensors, for a moment.
+        needed = sum(a_slot) * (slots - have) + max(a_slot) * have
+        # Asked first: a CPU hands out memory that it does not have, and ends the process later.
+        if HEADROOM * needed > memory.free_bytes(pairs[0][0].device):
+            return False
+        try:
+            for layer in self._slot_layers:
+                layer.grow(length, slots)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _capacity(self, length: int) -> int:
+        """Slots of an arena for which every layer has room."""
+        found = (layer.arenas.get(length) for layer in self._slot_layers if layer.shape)
+        return min((pair[0].shape[0] if pair else 0 for pair in found), default=0)
+
+    def drop(self, length: int) -> None:
+        """Free an arena."""
+        for layer in self._slot_layers:
+            layer.arenas.pop(length, None)
 
     def bytes(self) -> int:
         """Memory held."""

@@ -54,6 +54,7 @@ class SlotTable:
         self.context = context
         self.arenas: dict[int, list[Slot]] = {}
         self._clock = itertools.count(1)
+        self._full: set[int] = set()  # arenas for which there was no more memory
 
     def arena_length(self, tokens: int) -> int:
         """Length of the smallest arena whose slots have room for `tokens` and one spare.
@@ -69,7 +70,7 @@ class SlotTable:
         """Slots with a row in them."""
         return [s for arena in self.arenas.values() for s in arena if s.busy]
 
-    def claim(self, ids: Sequence[int], tokens: int) -> Claim | None:
+    def claim(self, ids: Sequence[int], tokens: int, *, reuse: bool = True) -> Claim | None:
         """Take the best slot for a request, or None when all are busy.
 
         The free slot with the longest common prefix is taken in place when that does not wreck
@@ -78,9 +79,12 @@ class SlotTable:
         Args:
             ids: The request's ids; at least the last one will be fed.
             tokens: Room wanted from the start.
+            reuse: Whether to go on from what a slot holds.
         """
         if len(self.busy()) >= self.max_slots:
             return None
+        if not reuse:
+            return self._take(self._vacant(self.arena_length(tokens), keep=None), None, 0)
         useful = len(ids) - 1  # the last token is always fed: its logits are wanted
         length = self.arena_length(tokens)
         free = [s for arena in self.arenas.values() for s in arena if not s.busy]
@@ -110,6 +114,25 @@ class SlotTable:
         """Free a slot; what it holds stays for those who come with the same beginning."""
         slot.busy = False
 
+    def withdraw(self, claim: Claim) -> None:
+        """Take back a new slot for which there is no memory; its arena grows no more at will."""
+        self.arenas[claim.slot.length].remove(claim.slot)
+        self._full.add(claim.slot.length)
+
+    def shrink(self) -> bool:
+        """Have no more rows at a time than now; whether that is fewer than before."""
+        before, self.max_slots = self.max_slots, max(1, len(self.busy()))
+        return self.max_slots < before
+
+    def drop_idle(self, claim: Claim) -> list[int]:
+        """Forget the arenas that nobody is in and that the claim does not need; their lengths."""
+        needed = {s.length for s in (*self.busy(), claim.slot, claim.source) if s is not None}
+        idle = [length for length in self.arenas if length not in needed]
+        for length in idle:
+            del self.arenas[length]
+        self._full.difference_update(idle)
+        return idle
+
     def _take(self, slot: Slot, source: Slot | None, overlap: int) -> Claim:
         if source is not None:
             slot.ids = source.ids[:overlap]
@@ -124,7 +147,8 @@ class SlotTable:
         free = [s for s in arena if not s.busy and s is not keep]
         if empty := [s for s in free if not s.ids]:
             return min(empty, key=lambda s: s.index)
-        if not free or (len(free) < KEEP_IDLE and len(arena) < self.max_slots):
+        may_grow = len(arena) < self.max_slots and length not in self._full
+        if not free or (len(free) < KEEP_IDLE and may_grow):
             slot = Slot(length, len(arena))
             arena.append(slot)
             return slot

@@ -42,6 +42,10 @@ class ModelSpec:
     """Jinja chat template for a checkpoint that has none of its own."""
     max_slots: int = 64
     """Most sequences decoded at a time; slots are allocated as they are needed."""
+    max_queue: int | None = None
+    """Most requests that wait for a slot; one more is refused. None: all wait."""
+    batch_invariant: bool = False
+    """Feed one sequence at a time, each read from its start: exact, whatever else is asked."""
     threads: int | None = None
     """Compute threads of the worker on a CPU; None chooses by the model's size."""
     engine: Literal["auto", "plain"] = "auto"
@@ -56,6 +60,8 @@ class ModelSpec:
             raise SettingsError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         if self.max_slots < 1:
             raise SettingsError(f"max_slots must be at least 1, not {self.max_slots}")
+        if self.max_queue is not None and self.max_queue < 0:
+            raise SettingsError(f"max_queue must be at least 0, not {self.max_queue}")
 
     @property
     def name(self) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import queue
 import threading
+import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.loader import load_model
+from langgraph_arbitrage.engine.memory import out_of_memory
 from langgraph_arbitrage.engine.plain_backend import PlainBackend
 from langgraph_arbitrage.engine.probe import agrees
 from langgraph_arbitrage.engine.scheduler import Backend, Scheduler
@@ -19,7 +24,13 @@ from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
-from langgraph_arbitrage.errors import ArbitrageError, EngineClosedError, EngineError
+from langgraph_arbitrage.errors import (
+    ArbitrageError,
+    EngineBusyError,
+    EngineClosedError,
+    EngineError,
+)
+from langgraph_arbitrage.forks import ForkLock
 
 __all__ = ["Worker"]
 
@@ -29,7 +40,10 @@ SMALL = 100_000_000  # parameters up to which one thread beats several (launch c
 
 
 class Worker:
-    """Loads the model on its own thread at the first ticket, then serves tickets until closed."""
+    """Loads the model on its own thread at the first ticket, then serves tickets until closed.
+
+    A thread that dies tells everyone who waits; the next ticket starts a fresh one.
+    """
 
     def __init__(
         self, spec: ModelSpec, tokenizer: Tokenizer, end_ids: frozenset[int], context: int | None
@@ -38,26 +52,57 @@ class Worker:
         self.tokenizer = tokenizer
         self.end_ids = end_ids
         self.context = context
+        self.pid = os.getpid()
+        """The process whose thread this is."""
         self.model: PreTrainedModel | None = None
         self.backend_name: str | None = None
         self._inbox: queue.SimpleQueue[Ticket[Any] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._thread: threading.Thread | None = None
+        self._open = 0  # tickets that are not resolved
+        self._make: Callable[[PreTrainedModel], Backend] | None = None  # the backend that agreed
         self._closed = False
 
-    def put(self, ticket: Ticket[Any]) -> None:
-        """Hand over a ticket; starts the thread when there is none."""
+    def put(self, ticket: Ticket[Any], *, under_way: bool = True) -> None:
+        """Hand over a ticket; starts the thread when there is none.
+
+        Raises:
+            EngineBusyError: The queue is full, and the ticket begins an answer.
+            EngineClosedError: The worker was closed.
+        """
         with self._lock:
             if self._closed:
                 raise EngineClosedError(
                     f"{self.spec.name} was closed; make a new chat model or graph"
                 )
+            if not under_way:
+                self._check_queue()
+            self._open += 1
             self._inbox.put(ticket)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name=f"arbitrage-{self.spec.name}", daemon=True
-                )
-                self._thread.start()
+                self._start()
+        ticket.future.add_done_callback(self._resolved)
+
+    def _check_queue(self) -> None:
+        queue, rows = self.spec.max_queue, self.spec.max_slots
+        if self.backend_name == "plain":
+            rows = 1
+        if queue is not None and self._open >= rows + queue:
+            raise EngineBusyError(
+                f"{self.spec.name} is busy: {self._open} requests run or wait, and max_slots="
+                f"{self.spec.max_slots} and max_queue={queue} allow no more ({rows} run at a "
+                "time). Ask again later, or raise max_queue; with max_queue=None all wait."
+            )
+
+    def _resolved(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._open -= 1
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(
+            target=self._run, name=f"arbitrage-{self.spec.name}", daemon=True
+        )
+        self._thread.start()
 
     def close(self) -> None:
         """End the thread; whoever waits gets `EngineClosedError`."""
@@ -71,16 +116,40 @@ class Worker:
     # --- on the worker's thread ----------------------------------------------------------
 
     def _run(self) -> None:
+        error = self._serve()
+        if error is not None:
+            # Whoever keeps the error would keep the model and its cache, by the frames it names.
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+        with self._lock:
+            self._thread = None
+            if not self._closed and not self._inbox.empty():
+                self._start()  # for what came in after the failure
+            lost = self._drained() if self._closed else []
+        for ticket in lost:
+            ticket.fail(EngineClosedError(f"{self.spec.name} was closed"))
+
+    def _serve(self) -> BaseException | None:
+        """Serve tickets until closed (None), or until something fails: what it was."""
         scheduler: Scheduler | None = None
         try:
             with torch.inference_mode():
                 scheduler = self._load()
                 while self._take(scheduler):
                     scheduler.step()
-        except Exception as error:
-            self._end(error, scheduler)
+        except BaseException as error:  # a thread that ends unseen would leave all waiting for ever
+            failure = self._failure(error)
+            lost = self._drained()
+            if scheduler is not None:
+                scheduler.fail(failure)
+            for ticket in lost:
+                ticket.fail(failure)
+            return error
         finally:
             self.model = None
+        return None
 
     def _load(self) -> Scheduler:
         model = load_model(self.spec)
@@ -92,15 +161,21 @@ class Worker:
         return scheduler
 
     def _choose(self, model: PreTrainedModel) -> Scheduler:
-        """The slot engine if it agrees with a plain forward, else the plain one."""
-        candidates: list[Callable[[], Backend]] = [
-            lambda: SlotBackend(model, self.spec.max_slots, self.context),
-            lambda: PlainBackend(model, cached=True),
+        """The slot engine if it agrees with a plain forward, else the plain one.
+
+        Checked once: a thread that follows one that died takes the same again.
+        """
+        reuse = not self.spec.batch_invariant
+        candidates: list[Callable[[PreTrainedModel], Backend]] = [
+            lambda model: SlotBackend(model, self.spec, self.context),
+            lambda model: PlainBackend(model, cached=True, reuse=reuse),
+            lambda model: PlainBackend(model, cached=False, reuse=reuse),
         ]
-        for make in candidates[self.spec.engine == "plain" :]:
-            if agrees(self._scheduler(make()), model):
-                return self._scheduler(make())  # afresh, without what the check has cached
-        return self._scheduler(PlainBackend(model, cached=False))
+        if self._make is None:
+            asked = candidates[self.spec.engine == "plain" :]
+            found = (m for m in asked[:-1] if agrees(self._scheduler(m(model)), model))
+            self._make = next(found, asked[-1])
+        return self._scheduler(self._make(model))  # afresh, without what the check has cached
 
     def _scheduler(self, backend: Backend) -> Scheduler:
         return Scheduler(
@@ -108,7 +183,6 @@ class Worker:
             self.tokenizer,
             self.end_ids,
             self.context,
-            self.spec.max_slots,
             classifies=self.spec.kind != "causal-lm",
         )
 
@@ -121,32 +195,33 @@ class Worker:
             except queue.Empty:
                 return True
             if ticket is None:
-                scheduler.fail(EngineClosedError(f"{self.spec.name} was closed"))
-                self._drain(EngineClosedError(f"{self.spec.name} was closed"))
+                closed = EngineClosedError(f"{self.spec.name} was closed")
+                scheduler.fail(closed)
+                for lost in self._drained():
+                    lost.fail(closed)
                 return False
             scheduler.add(ticket)
             block = False
 
-    def _end(self, error: Exception, scheduler: Scheduler | None) -> None:
-        """Tell everyone who waits; the next ticket starts a fresh thread."""
-        if not isinstance(error, ArbitrageError):
-            cause = f"{type(error).__name__}: {error}"
-            failure: Exception = EngineError(f"{self.spec.name} failed: {cause}")
-            failure.__cause__ = error
-            logger.error("%s failed", self.spec.name, exc_info=error)
-        else:
-            failure = error
-        with self._lock:
-            self._thread = None
-            if scheduler is not None:
-                scheduler.fail(failure)
-            self._drain(failure)
+    def _failure(self, error: BaseException) -> ArbitrageError:
+        """What those who wait are told."""
+        if isinstance(error, ArbitrageError):
+            return error
+        cause = f"{type(error).__name__}: {error}"
+        if out_of_memory(error):
+            cause += ". Lower max_slots or max_tokens, or set dtype='bfloat16'."
+        failure = EngineError(f"{self.spec.name} failed: {cause}")
+        failure.__cause__ = error
+        logger.error("%s failed", self.spec.name, exc_info=error)
+        return failure
 
-    def _drain(self, error: Exception) -> None:
+    def _drained(self) -> list[Ticket[Any]]:
+        """The tickets that are in the inbox now, taken out."""
+        found: list[Ticket[Any]] = []
         while True:
             try:
                 ticket = self._inbox.get(block=False)
             except queue.Empty:
-                return
+                return found
             if ticket is not None:
-                ticket.fail(error)
+                found.append(ticket)

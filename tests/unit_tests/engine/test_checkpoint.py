@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from langgraph_arbitrage.engine import Engine, ModelSpec, Write, checkpoint
+from langgraph_arbitrage.engine import Engine, ModelSpec, Write, checkpoint, memory
 from langgraph_arbitrage.errors import (
     ArbitrageError,
     CheckpointError,
@@ -109,7 +109,7 @@ def test_too_little_memory_is_told_before_loading(
     monkeypatch: pytest.MonkeyPatch, loads: list[str]
 ) -> None:
     path = make("llama", hidden_size=512, intermediate_size=2048)
-    monkeypatch.setattr(checkpoint, "free_bytes", lambda device: 11 * 2**20)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 11 * 2**20)
     needed = checkpoint.HEADROOM * (Path(path) / "model.safetensors").stat().st_size
     told = rf"needs about {needed / 2**30:.2f} GiB on cpu in torch.float32, and 0\.01 GiB are free"
     with pytest.raises(NotEnoughMemoryError, match=told) as refusal:

@@ -14,9 +14,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from langgraph_arbitrage.engine import Engine, Score, Write
+from langgraph_arbitrage.engine import Engine, Score, Write, worker
 from langgraph_arbitrage.engine.plain_backend import PlainBackend
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
+from langgraph_arbitrage.errors import EngineError
 from tiny import QUESTIONS, generate, make, prompt, random_ids
 
 Make = Callable[..., Engine]
@@ -197,3 +198,20 @@ def test_an_encoder_scores_on_the_plain_engine(bert: tuple[Path, str, Any], engi
         assert found.logits == pytest.approx(want.tolist(), abs=1e-4)
         assert (found.fed, found.cached) == (len(ids), 0)
     assert scorer.backend == "plain"
+
+
+def test_the_engine_is_chosen_once_and_taken_again_after_a_failure(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that an ailing model fails would leave it with the slow engine for good."""
+    engine, ids = fresh(make("llama")), random_ids(9)
+    want = engine.submit(Write(ids, 3)).result().ids
+
+    def on_token(_: int) -> None:
+        raise RuntimeError("the model falls over")
+
+    monkeypatch.setattr(worker, "agrees", lambda *_: False)
+    with pytest.raises(EngineError):
+        engine.submit(Write(ids, 3), on_token).result()
+    assert engine.submit(Write(ids, 3)).result().ids == want
+    assert engine.backend == "slot"

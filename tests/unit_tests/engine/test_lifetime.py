@@ -1,8 +1,10 @@
 """Cancellation, failure, closing, sharing: nobody waits for ever, nobody else is harmed."""
 
+import gc
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,6 +142,60 @@ def test_a_failing_model_fails_every_waiting_call_and_serves_the_next(
         assert isinstance(e.value.__cause__, OutOfLuckError)
     again = engine.submit(Write(random_ids(30), 5)).result()
     assert again.ids == generate(PATH, random_ids(30), 5)
+
+
+def test_a_thread_that_is_ended_from_inside_is_told_and_followed_by_another(fresh: Make) -> None:
+    """Not an `Exception`, so that nothing else catches it."""
+
+    def on_token(_: int) -> None:
+        raise SystemExit("somebody calls exit()")
+
+    engine = fresh(PATH)
+    with pytest.raises(EngineError, match="SystemExit: somebody calls exit"):
+        engine.submit(Write(random_ids(5), 5), on_token).result(60)
+    ids = random_ids(9)
+    assert engine.submit(Write(ids, 5)).result(60).ids == generate(PATH, ids, 5)
+
+
+def test_one_who_asks_again_as_soon_as_the_model_failed_is_answered(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the failed future's own callback, which runs on the thread that is about to end."""
+    engine, ids = fresh(PATH), random_ids(9)
+    engine.submit(Write([7], 1)).result()
+    forward, again = LlamaForCausalLM.forward, []
+
+    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+        raise OutOfLuckError("the device is gone")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
+    ticket = engine.submit(Write(ids, 5), lambda _: None)
+    ticket.future.add_done_callback(lambda _: again.append(engine.submit(Write(ids, 5))))
+    with pytest.raises(EngineError, match="the device is gone"):
+        ticket.result(60)
+    assert again[0].result(60).ids == generate(PATH, ids, 5)
+
+
+def test_an_error_that_is_kept_does_not_keep_the_model(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fresh(PATH)
+    engine.submit(Write([7], 1)).result()
+    model = weakref.ref(engine._started.model)
+    forward = LlamaForCausalLM.forward
+
+    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+        raise OutOfLuckError("the device is gone")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
+    with pytest.raises(EngineError) as kept:
+        engine.submit(Write([8], 1)).result()
+    engine._started._thread and engine._started._thread.join(60)
+    gc.collect()
+    assert kept.value.__cause__ is not None
+    assert model() is None
 
 
 def test_a_failing_listener_does_not_hang_its_caller(fresh: Make) -> None:

@@ -1,13 +1,16 @@
 """Scores are those of a plain forward of the model by `transformers` alone."""
 
+import threading
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    LlamaForCausalLM,
 )
 
 from langgraph_arbitrage.engine import Engine, Reading, Score, Write
@@ -122,3 +125,43 @@ def test_a_classifier_reads_as_many_tokens_as_its_context_holds(engine: Make) ->
     assert model.submit(Score(ids)).result().logits == pytest.approx(want, abs=2e-4)
     with pytest.raises(ContextLengthError, match=r"65 tokens .* reads 64"):
         model.submit(Score(random_ids(65)))
+
+
+def test_scores_that_come_together_are_read_together(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, widths = fresh(make("llama")), []
+    engine.submit(Score(random_ids(9))).result()
+    forward = LlamaForCausalLM.forward
+
+    def noting(self: Any, input_ids: Any = None, *args: Any, **kwargs: Any) -> Any:
+        widths.append(len(input_ids))
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", noting)
+    for ticket in [engine.submit(Score(random_ids(20 + n, seed=n))) for n in range(9)]:
+        ticket.result()
+    assert len(widths) < 5
+    assert max(widths) >= 7
+
+
+def test_models_work_at_the_same_time(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one model is in the middle of a forward, another one answers."""
+    slow, other = fresh(make("llama")), fresh(make("llama", num_hidden_layers=2))
+    for engine in (slow, other):
+        engine.submit(Score(random_ids(9))).result()
+    forward, inside, goes_on = LlamaForCausalLM.forward, threading.Event(), threading.Event()
+
+    def waiting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.config.num_hidden_layers == 3:
+            inside.set()
+            assert goes_on.wait(60)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", waiting)
+    held = slow.submit(Score(random_ids(12)))
+    assert inside.wait(60)
+    assert other.submit(Score(random_ids(12))).result(60).logprobs
+    assert not held.future.done()
+    goes_on.set()
+    assert held.result(60).logprobs

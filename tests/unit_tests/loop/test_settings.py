@@ -42,12 +42,15 @@ LIMITS = [
     ({"max_target_tokens": -1}, "max_target_tokens must be a whole number, 0 or more, not -1"),
     ({"stop": [""]}, "stop string must not be empty"),
     ({"stop": ["x", ""]}, "stop string must not be empty"),
+    ({"timeout": 0}, "timeout must be above 0 seconds, or None for no limit, not 0"),
+    ({"timeout": float("nan")}, "timeout must be above 0 seconds, or None for no limit, not nan"),
 ]
 SETTINGS = [
     ({"separator": ""}, "separator must be one or more texts, none of them empty"),
     ({"separator": []}, "separator must be one or more texts, none of them empty"),
     ({"separator": ["\n", ""]}, "separator must be one or more texts, none of them empty"),
     ({"max_slots": 0}, "max_slots must be at least 1, not 0"),
+    ({"max_queue": -1}, "max_queue must be at least 0, not -1"),
     ({"router": AlwaysDraft(), "threshold": 0.5}, r"threshold=0\.5 .* AlwaysDraft has no thresh"),
     ({"router": Random(0.5), "threshold": 2}, "rate of Random must be a number from 0 to 1, not 2"),
     ({"router": 7}, "router"),

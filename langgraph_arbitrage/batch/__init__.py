@@ -1,0 +1,7 @@
+"""Batch jobs: files of questions in, files of answers out, resumable at every line."""
+
+from langgraph_arbitrage.batch.job import BatchJob, arun_batch, run_batch
+from langgraph_arbitrage.batch.settings import BatchSettings
+from langgraph_arbitrage.batch.summary import BatchSummary
+
+__all__ = ["BatchJob", "BatchSettings", "BatchSummary", "arun_batch", "run_batch"]

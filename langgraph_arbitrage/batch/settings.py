@@ -1,0 +1,69 @@
+"""How a job is run. The texts under the fields are the command's help too."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.settings import refusal
+
+__all__ = ["BatchSettings"]
+
+_SHARD = re.compile(r"([0-9]+)/([0-9]+)")
+
+
+class BatchSettings(BaseModel):
+    """How a job is run: the same for the command and the Python calls."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", frozen=True)
+
+    if not TYPE_CHECKING:  # type checkers see the fields
+
+        def __init__(self, **settings: Any) -> None:
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:  # pydantic wraps what a validator raises
+                raise refusal(error, type(self)) from None
+
+    concurrency: int = 32
+    """Most questions that are answered at a time."""
+    retry_failed: bool = False
+    """Ask again what the output file tells as failed; those lines are replaced."""
+    max_time: float | None = None
+    """Seconds after which the job stops; what it has not answered is asked the next time."""
+    shard: str | None = None
+    """I/N: only every N-th line, from the I-th on, so that N machines share one input."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.concurrency < 1:
+            raise SettingsError(f"concurrency must be at least 1, not {self.concurrency}")
+        if self.max_time is not None and not self.max_time > 0:
+            raise SettingsError(f"max_time must be above 0 seconds, not {self.max_time}")
+        _ = self.part
+        return self
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of how many, from 1: (1, 1) without `shard`.
+
+        Raises:
+            SettingsError: `shard` is not I/N with 1 <= I <= N.
+        """
+        if self.shard is None:
+            return 1, 1
+        found = _SHARD.fullmatch(self.shard)
+        index, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= index <= count:
+            raise SettingsError(
+                f"shard must be I/N with I from 1 to N, such as 1/4, not {self.shard!r}"
+            )
+        return index, count
+
+    def has(self, number: int) -> bool:
+        """Whether a line of the input, counted from 1, belongs to this shard."""
+        index, count = self.part
+        return (number - index) % count == 0

@@ -1,0 +1,164 @@
+"""The command `batch`: its options, its statuses, stdin and stdout."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_lines import read, request_line, write
+from langgraph_arbitrage.batch import BatchSettings
+
+
+@pytest.fixture
+def batch(arbitrage: Any, models: list[str], tmp_path: Path) -> Any:
+    """Run the command over a file in a folder of the test; status, stdout and stderr."""
+
+    def run(*argv: str, source: str = "in.jsonl", output: str = "out.jsonl") -> Any:
+        files = [x if x == "-" else str(tmp_path / x) for x in (source, output)]
+        return arbitrage("batch", files[0], "-o", files[1], *models, "--max-tokens", "6", *argv)
+
+    return run
+
+
+def test_a_file_of_questions_becomes_a_file_of_answers(batch: Any, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", *(request_line(n) for n in range(5)))
+    status, out, err = batch("--concurrency", "2", "--policy", "random", "--timeout", "60")
+    assert (status, out) == (0, "")
+    assert {row["custom_id"] for row in read(tmp_path / "out.jsonl")} == {f"q{n}" for n in range(5)}
+    figures = r"5 done, 0 failed · \d+ \+ \d+ tokens · \d+% of the steps escalated .*questions/s"
+    assert re.match(figures, err)
+
+
+def test_the_status_tells_whether_every_line_has_its_answer(batch: Any, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", request_line(0), b"not json")
+    status, _, err = batch()
+    assert status == 1
+    assert "1 done, 1 failed" in err
+    assert "--retry-failed asks them again" in err
+    assert batch()[0] == 1  # the failure is still there
+    write(tmp_path / "in.jsonl", request_line(0), request_line(1))
+    status, _, err = batch("--retry-failed")
+    assert status == 0
+    assert "1 done, 0 failed, 1 done before" in err
+    status, _, err = batch()
+    assert status == 0
+    assert "0 done, 0 failed, 2 done before" in err
+
+
+def test_what_time_did_not_suffice_for_is_told(batch: Any, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", *(request_line(n) for n in range(5)))
+    status, _, err = batch("--max-time", "0.0001")
+    assert status == 1
+    assert "5 not asked" in err
+    assert "stopped by max_time: the same command goes on" in err
+
+
+def test_stdin_and_stdout_may_be_the_files(
+    batch: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = b'{"prompt": "How many?"}\nnot json\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    status, out, _ = batch(source="-", output="-")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert [row["response"]["status_code"] for row in rows] == [400, 200]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feeder = threading.Thread(target=pipe.write_bytes, args=(lines,))
+    feeder.start()
+    assert batch("--shard", "1/2", source="pipe", output="-")[0] == 0
+    feeder.join()
+
+
+def test_every_setting_of_a_job_is_an_option_with_its_own_text(arbitrage: Any) -> None:
+    told = " ".join(arbitrage("batch", "--help")[1].split())
+    for name, field in BatchSettings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in told
+        assert " ".join((field.description or "").split()) in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--concurrency", "0"], "concurrency must be at least 1, not 0"),
+        (["--concurrency", "few"], "invalid int value: 'few'"),
+        (["--shard", "5/4"], "shard must be I/N"),
+        (["--max-time", "-1"], "max_time must be above 0 seconds"),
+        (["--timeout", "0"], "timeout must be above 0 seconds"),
+        (["--threshold", "2"], "must be a number from 0 to 1, not 2.0"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(
+    argv: list[str], told: str, batch: Any, tmp_path: Path
+) -> None:
+    write(tmp_path / "in.jsonl", request_line(0))
+    status, out, err = batch(*argv)
+    assert (status, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_bad_files_are_refused_in_one_line(batch: Any, tmp_path: Path) -> None:
+    status, _, err = batch()
+    assert status == 2
+    assert "in.jsonl cannot be read: No such file or directory" in err
+    write(tmp_path / "in.jsonl", request_line(0))
+    write(tmp_path / "out.jsonl", {"id": "x", "custom_id": "y", "response": None, "error": {}})
+    status, _, err = batch()
+    assert status == 2
+    assert "it belongs to another job" in err
+    assert err.count("\n") == 1
+
+
+def test_progress_is_told_now_and_then_where_nobody_looks_at_a_terminal(
+    batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langgraph_arbitrage.cli.batch.EVERY", 0.0)
+    write(tmp_path / "in.jsonl", *(request_line(n) for n in range(3)))
+    _, _, err = batch("--concurrency", "1")
+    assert re.match(r"1 of 3, \d+\.\d questions/s, 0:00:\d\d left\n2 of 3, .*\n3 of 3, ", err)
+
+
+def test_a_terminal_sees_a_bar_with_rate_and_time_left(
+    batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    write(tmp_path / "in.jsonl", *(request_line(n) for n in range(3)))
+    _, _, err = batch()
+    assert "3/3" in err
+    assert "questions/s, 0:00:00 left" in err
+
+
+def test_ctrl_c_keeps_what_is_written_and_the_same_command_goes_on(
+    batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from langgraph_arbitrage.batch import BatchSummary
+
+    count, pressed = BatchSummary.count, []
+
+    def counting(self: BatchSummary, *args: Any, **kwargs: Any) -> None:
+        count(self, *args, **kwargs)
+        if self.done == 2 and not pressed:
+            pressed.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(BatchSummary, "count", counting)
+    write(tmp_path / "in.jsonl", *(request_line(n) for n in range(9)))
+    status, _, err = batch("--concurrency", "1")
+    assert status == 130
+    assert "2 done" in err
+    assert len(read(tmp_path / "out.jsonl")) == 2
+    assert batch()[0] == 0
+    assert len(read(tmp_path / "out.jsonl")) == 9

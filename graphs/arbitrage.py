@@ -5,7 +5,9 @@ START → draft → route ─┬─ accept ────────────�
           └───────────────────────────────────────────────┘
 
 A policy that compares both steps (the oracle) has regenerate run before route; one that knows
-beforehand that the target will write has the draft left out.
+beforehand that the target will write has the draft left out. Where a human approves of steps
+(`approve=`), regenerate asks before the target writes, and also about a step that the policy would
+have accepted. Once a budget is spent, the draft may finish alone (`at_limit=`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from langgraph.graph import END, START, StateGraph
 
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import Node, commit, draft, regenerate, route
-from langgraph_arbitrage.run import step_view
+from langgraph_arbitrage.run import Run, step_view
 from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
 from langgraph_arbitrage.state import ArbitrageState, MessagesInput
 
@@ -53,14 +55,15 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
 
     def next_writer(state: ArbitrageState) -> str:
         """Who writes the next step: the target at once where the policy skips the draft."""
-        return "regenerate" if policy.skips_draft(step_view(state)) else "draft"
+        skips = policy.skips_draft(step_view(state)) and not Run(models).draft_alone(state)
+        return "regenerate" if skips else "draft"
 
     def after_commit(state: ArbitrageState) -> str:
         return END if state.get("finish_reason") else next_writer(state)
 
     def after_route(state: ArbitrageState) -> str:
         verdict = state.get("verdict")
-        escalates = verdict is not None and verdict["escalate"]
+        escalates = verdict is not None and (verdict["escalate"] or verdict["ask"])
         return "regenerate" if escalates and not state.get("target_step") else "commit"
 
     def after_regenerate(state: ArbitrageState) -> str:

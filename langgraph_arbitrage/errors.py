@@ -1,6 +1,7 @@
 """Errors that a caller can act on: what arrived, what is allowed, what to do next."""
 
 __all__ = [
+    "ApprovalError",
     "ArbitrageError",
     "ChatTemplateError",
     "CheckpointError",
@@ -10,8 +11,10 @@ __all__ = [
     "EngineError",
     "MessageError",
     "NotEnoughMemoryError",
+    "OtherModelsError",
     "RequestCancelledError",
     "SettingsError",
+    "ThreadError",
 ]
 
 
@@ -41,6 +44,18 @@ class ContextLengthError(ArbitrageError, ValueError):
 
 class DataError(ArbitrageError, ValueError):
     """Questions or training rows are missing, or are not what they should be."""
+
+
+class ThreadError(ArbitrageError, ValueError):
+    """There is no such thread, or no such step in it."""
+
+
+class OtherModelsError(ArbitrageError, ValueError):
+    """A checkpoint was written by other models than those that are to go on with it."""
+
+
+class ApprovalError(ArbitrageError, ValueError):
+    """A run that waits for a human was resumed with an answer that is none."""
 
 
 class NotEnoughMemoryError(ArbitrageError, MemoryError):

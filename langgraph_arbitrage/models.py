@@ -13,7 +13,7 @@ from langgraph_arbitrage.errors import ContextLengthError
 from langgraph_arbitrage.policies import Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings
-from langgraph_arbitrage.state import StepRecord
+from langgraph_arbitrage.state import ModelIdentity, StepRecord
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Engine, ModelSpec, Tokenizer
@@ -30,6 +30,7 @@ class Models:
         self.settings = settings
         self._engines: dict[ModelSpec, Engine] = {}
         self._lock = threading.RLock()
+        self._identities: dict[Writer, ModelIdentity] = {}
 
     # --- engines -------------------------------------------------------------------------
 
@@ -79,7 +80,20 @@ class Models:
         """Check the checkpoints that the policy uses and load the tokenizers; blocks on files."""
         for role in self.roles(policy):
             self.engine(role)
+        for role in ("draft", "target"):
+            self.identity(role)
         _ = self._shared
+
+    def identity(self, role: Writer) -> ModelIdentity:
+        """Which model plays a role, as the state names it."""
+        found = self._identities.get(role)
+        if found is None:
+            from langgraph_arbitrage.engine.fingerprint import fingerprint
+
+            spec = self._spec(role)
+            found = ModelIdentity(path=spec.path, digest=fingerprint(spec))
+            self._identities[role] = found
+        return found
 
     def close(self) -> None:
         """Give the engines back; a model without another user is unloaded."""
@@ -117,8 +131,15 @@ class Models:
     def _shared(self) -> bool:
         return self.tokenizer("draft").shares_vocabulary(self.tokenizer("target"))
 
-    def prompts(self, messages: Sequence[BaseMessage], policy: Policy) -> dict[str, list[int]]:
+    def prompts(
+        self, messages: Sequence[BaseMessage], policy: Policy, also: Sequence[Writer] = ()
+    ) -> dict[str, list[int]]:
         """The conversation's ids for each model, through its own template.
+
+        Args:
+            messages: The conversation.
+            policy: Its models, and the target, are those asked for.
+            also: Further ones.
 
         Raises:
             ContextLengthError: It does not fit a model that the policy uses.
@@ -126,7 +147,7 @@ class Models:
         """
         plain = template_messages(messages)
         # Usage is counted by the target's tokenizer, whoever writes.
-        roles: set[Writer] = {*self.roles(policy), "target"}
+        roles: set[Writer] = {*self.roles(policy), *also, "target"}
         found: dict[str, list[int]] = {r: self.tokenizer(r).render(plain) for r in sorted(roles)}
         for role in self.roles(policy):
             engine, tokens = self.engine(role), len(found[role])
@@ -152,7 +173,8 @@ class Models:
 
     def step_ids(self, role: Writer, step: StepRecord) -> list[int]:
         """A step's ids in a model's vocabulary."""
-        if self._shared or step["writer"] == role:
+        home = "target" if step["writer"] == "human" else step["writer"]
+        if self._shared or home == role:
             return step["ids"]
         return list(_encoded(self.tokenizer(role), step["text"]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from langgraph_arbitrage import embedded
+from langgraph_arbitrage.approval import check_approval
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies import DraftConfidence, Policy
 
@@ -69,6 +70,21 @@ class ArbitrageSettings(BaseModel):
     """Most steps of an answer."""
     max_step_tokens: int = 512
     """Most tokens of one step; a longer one goes on as the next."""
+    max_target_tokens: int | None = None
+    """Most tokens that the target writes for an answer, those of discarded steps included; what
+    happens then says at_limit. No limit by default."""
+    max_seconds: float | None = None
+    """Most seconds that models spend on an answer, waiting for a busy model included, lying still
+    on a disk or before a human not; a step under way is finished. What happens then says at_limit.
+    No limit by default."""
+    at_limit: Literal["end", "draft"] = "end"
+    """At max_target_tokens or max_seconds: end the answer as it is, or have the draft finish it
+    alone."""
+    approve: str | None = None
+    """Ask a human, by a LangGraph interrupt: before all "escalations"; at the "budget", that is
+    before each escalation once the target has written max_target_tokens; or about each step on
+    whose tokens the draft's mean probability is "below:0.8". Needs a checkpointer; off by
+    default."""
     temperature: float = 0.0
     """0 takes the most probable token each time; higher is more varied."""
     top_p: float = 1.0
@@ -130,19 +146,31 @@ class Context:
     max_tokens: int | None = None
     max_steps: int | None = None
     max_step_tokens: int | None = None
+    max_target_tokens: int | None = None
+    max_seconds: float | None = None
+    at_limit: Literal["end", "draft"] | None = None
+    approve: str | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
+    other_models: bool | None = None
+    """Go on with a checkpoint that other models wrote: steps cross as text to these ones."""
     cancel: Any = None
     """A `CancelScope`: cancelling it ends the run's model work within a token."""
+    listener: Any = None
+    """A function that gets each `StepEvent` in place of the custom stream."""
 
     OVERRIDES: ClassVar[tuple[str, ...]] = (
         "threshold",
         "max_tokens",
         "max_steps",
         "max_step_tokens",
+        "max_target_tokens",
+        "max_seconds",
+        "at_limit",
+        "approve",
         "temperature",
         "top_p",
         "top_k",
@@ -164,6 +192,10 @@ class Limits:
     top_k: int
     seed: int | None
     stop: tuple[str, ...]
+    max_target_tokens: int | None = None
+    max_seconds: float | None = None
+    at_limit: Literal["end", "draft"] = "end"
+    approve: str | None = None
 
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
@@ -178,6 +210,10 @@ class Limits:
             settings.top_k,
             settings.seed,
             settings.stop,
+            settings.max_target_tokens,
+            settings.max_seconds,
+            settings.at_limit,
+            settings.approve,
         )
 
     def overridden(self, context: Context | None) -> Limits:
@@ -219,6 +255,13 @@ def check_limits(limits: _T) -> _T:
         value = getattr(limits, name)
         if not isinstance(value, int) or value < 1:
             raise SettingsError(f"{name} must be at least 1, not {value}")
+    for name in ("max_target_tokens", "max_seconds"):
+        value = getattr(limits, name)
+        if value is not None and not value > 0:
+            raise SettingsError(f"{name} must be above 0, or None for no limit, not {value}")
+    if limits.at_limit not in ("end", "draft"):  # type: ignore[attr-defined]
+        raise SettingsError(f"at_limit must be 'end' or 'draft', not {limits.at_limit!r}")  # type: ignore[attr-defined]
+    check_approval(limits)
     temperature, top_p, top_k, stop = (
         getattr(limits, n) for n in ("temperature", "top_p", "top_k", "stop")
     )

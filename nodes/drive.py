@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.types import Overwrite
 
+from langgraph_arbitrage.adoption import adopted
 from langgraph_arbitrage.engine import Engine, Score, Ticket, Write
 from langgraph_arbitrage.errors import RequestCancelledError
 from langgraph_arbitrage.models import Models
@@ -81,7 +83,7 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
     ) -> dict[str, Any]:
         """Run the body, waiting on futures."""
         run = Run(self._models)
-        steps = self._body(input, run)
+        steps = self._begun(input, run)
         try:
             calls = next(steps)
             while True:
@@ -99,13 +101,21 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
         run = Run(self._models)
         if not self._models.ready:
             await asyncio.to_thread(self._models.prepare, run.policy)
-        steps = self._body(input, run)
+        steps = self._begun(input, run)
         try:
             calls = next(steps)
             while True:
                 calls = steps.send(await _answers_in_loop(calls, run.cancel))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+
+    def _begun(self, state: ArbitrageState, run: Run) -> Body:
+        """The body, on a state that the run's models can go on with."""
+        state, update = adopted(state, run)
+        more = yield from self._body(state, run)
+        if "steps" in update and isinstance(added := more.get("steps"), list):
+            more["steps"] = Overwrite([*update["steps"].value, *added])
+        return {**update, **more}
 
 
 def _submit(

@@ -203,7 +203,8 @@ def _list_steps(config: RunnableConfig) -> _Body[list[StepRecord]]:
 
 def _resume(config: RunnableConfig, context: Context | None) -> _Body[ArbitrageState]:
     snapshot = yield from _snapshot(config)
-    if not snapshot.next:
+    # A process that was killed while it stored its last node leaves no next node and no end.
+    if not snapshot.next and snapshot.values.get("finish_reason") is not None:
         return snapshot.values  # type: ignore[return-value]
     state: ArbitrageState = yield _Call("invoke", (None, _head(config)), {"context": context})
     return state

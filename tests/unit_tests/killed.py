@@ -1,6 +1,6 @@
-"""A program: runs of the graph that kill themselves with SIGKILL, until one reaches the end.
+"""Runs of the graph that kill themselves with SIGKILL, until one reaches the end.
 
-The models are named on the command line; each run is a process of its own, forked from this one,
+`killed` starts this file as a program. Each run is a process of its own, forked from that program,
 which has loaded the libraries and nothing else. It prints what happened as JSON.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,6 +19,39 @@ from typing import Any
 from langgraph_arbitrage import Random, create_arbitrage_graph
 
 QUESTION = {"messages": [("user", "Ann has 3 apples and buys 4. How many has she?")]}
+
+
+def killed(address: str, *, kills: int, tokens: int, temperature: float) -> dict[str, Any]:
+    """What the program told: kills, answer and steps, and those of a whole run."""
+    from tiny import pair
+
+    options = {"--kills": kills, "--tokens": tokens, "--temperature": temperature}
+    command = [sys.executable, __file__, address, *pair(endless=True, words=True).values()]
+    done = subprocess.run(
+        [*command, *(str(part) for option in options.items() for part in option)],
+        env=os.environ | {"LANGGRAPH_STRICT_MSGPACK": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "msgpack" not in done.stderr.lower()
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def check(told: dict[str, Any], *, kills: int, steps: int) -> None:
+    """The killed run's answer is the whole run's, which has at least so many steps."""
+    whole = told["whole"]
+    assert told["kills"] == kills
+    assert len(whole["steps"]) >= steps
+    assert {writer for writer, _ in whole["steps"]} == {"draft", "target"}
+    assert told["answer"] == whole["answer"]
+    assert told["steps"] == whole["steps"]
+    assert told["begun"] > 0  # the last process found what those before it had stored
+
+
+# --- the program -------------------------------------------------------------------------
 
 
 def checkpointer(address: str) -> AbstractContextManager[Any]:
@@ -95,12 +129,12 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     options = parser.parse_args()
     drawn = random.Random(0)
-    killed, answer = 0, None
+    times, answer = 0, None
     while answer is None:
-        dies = killed < options.kills
+        dies = times < options.kills
         answer = forked(options, "killed", drawn.randint(1, 4) if dies else None)
-        killed += answer is None
-    told = {"kills": killed, **answer, "whole": forked(options, "whole", None)}
+        times += answer is None
+    told = {"kills": times, **answer, "whole": forked(options, "whole", None)}
     sys.stdout.write(json.dumps(told))
 
 

@@ -31,7 +31,7 @@ def cluster(folder: Path) -> Iterator[str]:
     The server refuses to run as root, so that root starts it as another user.
     """
     options: dict[str, Any] = {"user": _other_user()} if os.geteuid() == 0 else {}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "check": False}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     # Not in pytest's folder: that one is closed to other users, and its name is too long.
     home = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     if options:
@@ -40,7 +40,7 @@ def cluster(folder: Path) -> Iterator[str]:
 
     def call(name: str, *arguments: str) -> None:
         command = [str(folder / name), "-D", str(data), *arguments]
-        done = subprocess.run(command, cwd=home, **quiet, **options)
+        done = subprocess.run(command, check=False, cwd=home, **quiet, **options)
         told = log.read_text() if log.exists() else ""
         assert done.returncode == 0, done.stderr.decode() + told
 

@@ -7,6 +7,7 @@ which has loaded the libraries and nothing else. It prints what happened as JSON
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -17,6 +18,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from langgraph_arbitrage import Random, create_arbitrage_graph
+
+# Loaded before the forks, and not by each of them.
+for part in ("models.llama.modeling_llama", "models.auto.modeling_auto", "generation"):
+    importlib.import_module(f"transformers.{part}")
 
 QUESTION = {"messages": [("user", "Ann has 3 apples and buys 4. How many has she?")]}
 

@@ -24,7 +24,7 @@ POLICIES: dict[str, type[Policy]] = {
 """What `--policy` may name."""
 
 MODELS = ("draft", "target", "policy", "threshold", "device", "dtype", "chat_template")
-LIMITS = ("max_tokens", "max_steps")
+LIMITS = ("max_tokens", "max_steps", "max_target_tokens", "max_seconds", "at_limit")
 SAMPLING = ("temperature", "top_p", "top_k", "seed", "separator")
 
 
@@ -43,6 +43,9 @@ _KINDS: dict[str, dict[str, Any]] = {
     "chat_template": {"type": _read, "metavar": "FILE"},
     "max_tokens": {"type": int, "metavar": "N"},
     "max_steps": {"type": int, "metavar": "N"},
+    "max_target_tokens": {"type": int, "metavar": "N"},
+    "max_seconds": {"type": float, "metavar": "S"},
+    "at_limit": {"choices": ["end", "draft"]},
     "temperature": {"type": float, "metavar": "T"},
     "top_p": {"type": float, "metavar": "P"},
     "top_k": {"type": int, "metavar": "K"},

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["STYLES", "StepsView", "comparison", "interactive", "summary", "waiting"]
 
-STYLES = {"draft": "cyan", "target": "magenta"}
+STYLES = {"draft": "cyan", "target": "magenta", "human": "yellow"}
 """Colour of each writer; its name stands beside it."""
 
 FINISHES = {
     "stop": "finished",
     "length": "stopped by --max-tokens",
     "max_steps": "stopped by --max-steps",
+    "max_target_tokens": "stopped by --max-target-tokens",
+    "max_seconds": "stopped by --max-seconds",
     "context": "stopped: a model's context is full",
 }
 

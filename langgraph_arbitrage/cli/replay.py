@@ -85,7 +85,11 @@ def _show(args: argparse.Namespace, saver: Any, console: Console) -> None:
     config: Any = {"configurable": {"thread_id": args.thread}}
     steps = list_steps(graph, config)  # tells where there is no such thread
     state = graph.get_state(config).values
-    show_question(last_question(state["messages"]), console, first=True)
+    while args.follow and not state["messages"]:  # it has only just begun
+        time.sleep(LOOK_AGAIN)
+        state = graph.get_state(config).values
+    if state["messages"]:
+        show_question(last_question(state["messages"]), console, first=True)
     speed = args.speed if args.speed is not None else float(interactive(console))
     with StepsView(console) as view:
         while True:

@@ -15,18 +15,7 @@ import pytest
 from tiny import pair
 
 QUESTION = "Ann has 3 apples and buys 4. How many has she?"
-STEPS = [
-    "--separator",
-    ".",
-    "--separator",
-    "\\n",
-    "--policy",
-    "random",
-    "--threshold",
-    "0.5",
-    "--max-steps",
-    "6",
-]
+STEPS = ["--separator", " ", "--policy", "random", "--threshold", "0.5", "--max-steps", "6"]
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langgraph_arbitrage import embedded as embedded
+    from langgraph_arbitrage.approval import ApprovalRequest
     from langgraph_arbitrage.chat_model import ChatArbitrage
     from langgraph_arbitrage.engine import ModelSpec
     from langgraph_arbitrage.events import StepEvent
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlwaysDraft",
     "AlwaysTarget",
+    "ApprovalRequest",
     "ArbitrageSettings",
     "ArbitrageState",
     "Ask",
@@ -55,6 +57,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ApprovalRequest": "approval",
     "ChatArbitrage": "chat_model",
     "ModelSpec": "engine",
     "StepEvent": "events",

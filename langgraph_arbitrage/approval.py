@@ -82,7 +82,7 @@ def approved(request: ApprovalRequest) -> Answer:
 
     schema = NO_DRAFT if request["text"] is None else DRAFT
     try:
-        return interrupt(request, response_schema=schema)  # type: ignore[no-any-return]
+        answer: Answer = interrupt(request, response_schema=schema)  # type: ignore[call-overload]
     except ValidationError as error:
         given = error.errors()[0]["input"]
         no_draft = " (there is no draft's step here)" if request["text"] is None else ""
@@ -90,6 +90,7 @@ def approved(request: ApprovalRequest) -> Answer:
             f"step {request['step']} cannot be resumed with {given!r}: {ALLOWED}{no_draft}. "
             'The step still waits: Command(resume="escalate"), say.'
         ) from None
+    return answer
 
 
 def asks_approval(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessageChunk
 from langgraph.config import get_config
 from langgraph.graph.message import push_message
-from langgraph.runtime import get_runtime
+from langgraph.runtime import Runtime, get_runtime
 from langgraph.types import Overwrite
 
 from langgraph_arbitrage.approval import asks_approval, confidence
@@ -32,17 +32,18 @@ class Run:
     """What the nodes share, made afresh at each node from the graph's models and the context."""
 
     def __init__(self, models: Models) -> None:
-        runtime = get_runtime(Context)  # None where the state is edited from outside
-        context = runtime and runtime.context
+        # None where the state is edited from outside of a run.
+        runtime: Runtime[Context] | None = get_runtime(Context)
+        context = runtime.context if runtime is not None else None
         self.models = models
         self.limits = Limits.of(models.settings).overridden(context)
         self.policy = self.limits.policy
         self.cancel = getattr(context, "cancel", None)
         self.other_models = getattr(context, "other_models", None)
-        self._about = runtime and runtime.execution_info
-        self._emit: Callable[[Any], None] = getattr(context, "listener", None) or (
-            runtime and runtime.stream_writer
-        )
+        self._about = getattr(runtime, "execution_info", None)
+        listener = getattr(context, "listener", None)
+        stream = runtime.stream_writer if runtime is not None else _nobody
+        self._emit: Callable[[Any], None] = listener if listener is not None else stream
 
     # --- telling what happens ------------------------------------------------------------
 
@@ -245,6 +246,10 @@ def target_tokens(steps: Sequence[StepRecord]) -> int:
 def answer_id(state: ArbitrageState) -> str:
     """Id of the answer's message, the same after a resumption."""
     return f"answer-{state['answers']}"
+
+
+def _nobody(event: StepEvent) -> None:
+    pass
 
 
 _EMPTY = StepEvent(thread=None, step=0, writer=None, text="", score=None, tokens=0, seconds=0.0)

@@ -27,7 +27,7 @@ to `rewind` or `fork` and to what follows.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from langchain_core.messages import RemoveMessage
@@ -39,7 +39,18 @@ from langgraph_arbitrage.errors import ThreadError
 from langgraph_arbitrage.settings import Context
 from langgraph_arbitrage.state import ArbitrageState, StepRecord
 
-__all__ = ["afork", "alist_steps", "aresume", "arewind", "fork", "list_steps", "resume", "rewind"]
+__all__ = [
+    "afork",
+    "alist_steps",
+    "aresume",
+    "arewind",
+    "finished",
+    "fork",
+    "list_steps",
+    "resume",
+    "rewind",
+    "steps_of",
+]
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 _T = TypeVar("_T")
@@ -175,6 +186,18 @@ async def afork(
     return await _adone(_fork(config, step, thread, text, seed), graph)
 
 
+def finished(values: Mapping[str, Any]) -> bool:
+    """Whether the last message of a thread's state is a whole answer."""
+    return values.get("finish_reason") is not None and values["messages"][-1].type == "ai"
+
+
+def steps_of(values: Mapping[str, Any]) -> list[StepRecord]:
+    """The steps of the last answer in a thread's state; none where it is not begun yet."""
+    messages = values.get("messages") or []
+    begun = messages and messages[-1].id == values.get("answers")
+    return list(values.get("steps") or []) if begun or finished(values) else []
+
+
 # --- one body for sync and async ---------------------------------------------------------
 
 
@@ -198,13 +221,13 @@ async def _adone(body: _Body[_T], graph: Graph) -> _T:
 
 def _list_steps(config: RunnableConfig) -> _Body[list[StepRecord]]:
     snapshot = yield from _snapshot(config)
-    return list(snapshot.values.get("steps") or [])
+    return steps_of(snapshot.values)
 
 
 def _resume(config: RunnableConfig, context: Context | None) -> _Body[ArbitrageState]:
     snapshot = yield from _snapshot(config)
     # A process that was killed while it stored its last node leaves no next node and no end.
-    if not snapshot.next and snapshot.values.get("finish_reason") is not None:
+    if not snapshot.next and finished(snapshot.values):
         return snapshot.values  # type: ignore[return-value]
     state: ArbitrageState = yield _Call("invoke", (None, _head(config)), {"context": context})
     return state
@@ -256,17 +279,16 @@ def _until(
     values: dict[str, Any], step: int, text: str | None, seed: int | None, config: RunnableConfig
 ) -> dict[str, Any]:
     """The state before a step was written, with a text in its place where one is given."""
-    steps: list[StepRecord] = values.get("steps") or []
+    steps = steps_of(values)
     thread = config["configurable"]["thread_id"]
-    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < len(steps):
+    if type(step) is not int or not 0 <= step < len(steps):  # True is no index
         there = f"steps 0 to {len(steps) - 1}" if steps else "no step yet"
         raise ThreadError(f"thread {thread!r} has no step {step!r}: it has {there}")
     if text is not None and not text.strip():
         raise ThreadError(f"step {step} cannot be replaced by an empty text")
-    finished = values.get("finish_reason") is not None
     return {
         **values,
-        "messages": values["messages"][:-1] if finished else values["messages"],
+        "messages": values["messages"][:-1] if finished(values) else values["messages"],
         "steps": steps[:step] + ([] if text is None else [_edited(text)]),
         "seed": values["seed"] if seed is None else seed,
         "draft_step": None,
@@ -294,6 +316,6 @@ def _edited(text: str) -> StepRecord:
 
 def _head(config: RunnableConfig) -> RunnableConfig:
     """The config of the thread's newest state, whichever state of it was named."""
-    named = config.get("configurable", {})
+    named = config["configurable"]
     old = ("checkpoint_id", "checkpoint_map")
     return {**config, "configurable": {k: v for k, v in named.items() if k not in old}}

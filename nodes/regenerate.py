@@ -43,7 +43,7 @@ def _asked(state: ArbitrageState, run: Run) -> dict[str, Any]:
     by_policy = verdict or Verdict(
         score=None, escalate=True, ask=True, memory=[], fed=0, seconds=0.0
     )
-    decided = Verdict(**{**by_policy, "escalate": answer != "accept", "ask": False})  # type: ignore[typeddict-item]
+    decided = Verdict(**{**by_policy, "escalate": answer != "accept", "ask": False})
     if shown := step or draft:
         run.emit(
             StepEvent(

@@ -49,9 +49,11 @@ def _tell(state: ArbitrageState, verdict: Verdict, run: Run) -> None:
         tokens=len(step["ids"]),
     )
     escalate = verdict["escalate"]
-    run.emit(told | {"type": "scored", "escalate": escalate, "seconds": verdict["seconds"]})
-    decided = "asked" if verdict["ask"] else "escalated" if escalate else "accepted"
-    run.emit(told | {"type": decided})
+    run.emit({**told, "type": "scored", "escalate": escalate, "seconds": verdict["seconds"]})
+    if verdict["ask"]:
+        run.emit({**told, "type": "asked"})
+    else:
+        run.emit({**told, "type": "escalated" if escalate else "accepted"})
 
 
 def _call(ask: Ask, run: Run) -> Call:

@@ -79,7 +79,7 @@ def _show(args: argparse.Namespace, saver: Any, console: Console) -> None:
     from langgraph_arbitrage.cli.thread import reader
     from langgraph_arbitrage.cli.view import StepsView, interactive, summary
     from langgraph_arbitrage.prompts import last_question
-    from langgraph_arbitrage.threads import list_steps
+    from langgraph_arbitrage.threads import finished, list_steps, steps_of
 
     graph = reader(saver)
     config: Any = {"configurable": {"thread_id": args.thread}}
@@ -96,12 +96,12 @@ def _show(args: argparse.Namespace, saver: Any, console: Console) -> None:
             for index, step in enumerate(steps[view.finished :], view.finished):
                 time.sleep(step["seconds"] / speed if speed else 0)
                 view(committed(index, step))
-            if state.get("finish_reason") is not None or not args.follow:
+            if finished(state) or not args.follow:
                 break
             time.sleep(LOOK_AGAIN)
             state = graph.get_state(config).values
-            steps = state.get("steps", [])
-    if state.get("finish_reason") is not None:
+            steps = steps_of(state)
+    if finished(state):
         told = summary(answer_of(state, sum(s["seconds"] for s in steps)))
     else:
         told = f"{len(steps)} steps so far, not finished · --follow waits for more"
@@ -111,6 +111,7 @@ def _show(args: argparse.Namespace, saver: Any, console: Console) -> None:
 def _fork(args: argparse.Namespace, saver: Any, console: Console) -> None:
     from langgraph_arbitrage.cli.ask import show_answer, show_question
     from langgraph_arbitrage.cli.thread import reader, team_of
+    from langgraph_arbitrage.prompts import last_question
     from langgraph_arbitrage.threads import fork
 
     config: Any = {"configurable": {"thread_id": args.thread}}
@@ -118,8 +119,7 @@ def _fork(args: argparse.Namespace, saver: Any, console: Console) -> None:
     team = team_of(state, args, saver)
     into = args.into or f"{args.thread}-fork-{args.fork}"
     new = fork(team.graph, config, args.fork, thread=into, text=args.text, seed=args.seed)
-    question = state["messages"][-2 if state.get("finish_reason") else -1]
-    show_question(question.text, console, first=True)
+    show_question(last_question(state["messages"]), console, first=True)
     show_answer(None, team, console, into)
     fed: dict[str, int] = {}
     for step in team.graph.get_state(new).values["steps"][args.fork :]:

@@ -21,9 +21,11 @@ from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.prompts import last_question
 from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
+from langgraph_arbitrage.threads import finished, steps_of
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
+    from langchain_core.runnables import RunnableConfig
 
     from langgraph_arbitrage.state import StepRecord
 
@@ -119,18 +121,19 @@ class Team:
         """
         scope = CancelScope()
         state: dict[str, Any] = {}
-        config = {"configurable": {"thread_id": thread}}
+        config: RunnableConfig = {"configurable": {"thread_id": thread}}
         if question is None:
-            state = self.graph.get_state(config).values  # type: ignore[arg-type]
-            for index, step in enumerate(state.get("steps", [])):
+            state = dict(self.graph.get_state(config).values)
+            for index, step in enumerate(steps_of(state)):
                 if listener is not None:
                     listener(committed(index, step))
-            if state.get("finish_reason") is not None:
+            if finished(state):
                 return answer_of(state, sum(step["seconds"] for step in state["steps"]))
+        asked: Any = None if question is None else {"messages": [HumanMessage(question)]}
         start = time.perf_counter()
         with _ctrl_c_cancels(scope):
             parts = self.graph.stream(
-                None if question is None else {"messages": [HumanMessage(question)]},
+                asked,
                 {**config, "recursion_limit": recursion_limit(Limits.of(self.settings))},
                 context=Context(cancel=scope),
                 stream_mode=["custom", "values"],
@@ -164,7 +167,7 @@ def committed(index: int, step: StepRecord) -> StepEvent:
 
 def answer_of(state: dict[str, Any], seconds: float) -> Answer:
     """The answer of a finished run's state."""
-    if state.get("finish_reason") is None:
+    if not finished(state):
         raise ThreadError(
             "the run waits for a human's approval, which the command line does not ask for: resume "
             "it with Command(resume=...)"

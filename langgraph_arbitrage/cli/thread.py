@@ -74,6 +74,7 @@ def ask_thread(args: argparse.Namespace) -> None:
 
     from langgraph_arbitrage.cli.ask import check_question, from_stdin, show_answer
     from langgraph_arbitrage.cli.view import waiting
+    from langgraph_arbitrage.threads import finished
 
     with checkpoints(args.checkpoint, create=True) as saver:
         with waiting(Console(stderr=True), "Loading the models …"):
@@ -91,6 +92,6 @@ def ask_thread(args: argparse.Namespace) -> None:
             print(json.dumps(record, ensure_ascii=False), flush=True)
             return
         show_answer(question, team, console, args.thread)
-        if question is None and state["finish_reason"] is not None:
+        if question is None and finished(state):
             told = f"thread {args.thread} was finished before; a further QUESTION continues it"
             console.print(told, style="dim", soft_wrap=not console.is_terminal)

@@ -98,7 +98,7 @@ class StepsView:
             self._console.print(_row("draft", _shown(text), score, time, style="dim strike"))
 
     def _commit(self, event: StepEvent) -> None:
-        writer, text = event["writer"], _shown(event["text"])
+        writer, text = event["writer"] or "", _shown(event["text"])
         score, time = _figures(event["score"], event["seconds"] - self._rejected_seconds)
         if interactive(self._console):
             score = "" if self._rejected_seconds else score  # it stands beside the draft's step

@@ -153,6 +153,20 @@ def test_a_finished_thread_says_so_and_gives_its_answer(
     assert not fed
 
 
+def test_a_question_whose_answer_is_not_begun_has_no_steps(saver: Any, compiled: Any) -> None:
+    """Those in the state are of the answer before."""
+    graph = compiled(saver)
+    graph.invoke(ASK, thread())
+    graph.invoke({"messages": [("user", "How many?")]}, thread(), interrupt_before=["draft"])
+    assert graph.get_state(thread()).values["steps"]
+    assert list_steps(graph, thread()) == []
+    with pytest.raises(ThreadError, match="it has no step yet"):
+        rewind(graph, thread(), 0)
+    state = resume(graph, thread())
+    assert [m.type for m in state["messages"]] == ["human", "ai", "human", "ai"]
+    assert ids(list_steps(graph, thread())) == ids(state["steps"])
+
+
 def test_what_is_not_there_is_told(saver: Any, compiled: Any) -> None:
     graph = compiled(saver)
     for use in (list_steps, resume, lambda g, c: rewind(g, c, 0)):

@@ -5,7 +5,9 @@ START → draft → route ─┬─ accept ────────────�
           └───────────────────────────────────────────────┘
 
 A policy that compares both steps (the oracle) has regenerate run before route; one that knows
-beforehand that the target will write has the draft left out.
+beforehand that the target will write has the draft left out. Where a human approves of steps
+(`approve=`), regenerate asks before the target writes, and also about a step that the policy would
+have accepted. Once a budget is spent, the draft may finish alone (`at_limit=`).
 """
 
 from __future__ import annotations
@@ -13,11 +15,10 @@ from __future__ import annotations
 from typing import Any
 
 from langgraph.graph import END, START, StateGraph
-from langgraph.runtime import get_runtime
 
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import Node, commit, draft, regenerate, route
-from langgraph_arbitrage.run import step_view
+from langgraph_arbitrage.run import Run, step_view
 from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
 from langgraph_arbitrage.state import ArbitrageState, MessagesInput
 
@@ -54,18 +55,20 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
 
     def next_writer(state: ArbitrageState) -> str:
         """Who writes the next step: the target at once where the run's policy skips the draft."""
-        runtime = get_runtime(Context)
-        # There is none where a caller updates the state by hand.
-        context = runtime.context if runtime else None
-        run_policy = Limits.of(models.settings).overridden(context).policy
-        return "regenerate" if run_policy.skips_draft(step_view(state)) else "draft"
+        run = Run.of_node(models)
+        skips = run.policy.skips_draft(step_view(state)) and not run.draft_alone(state)
+        return "regenerate" if skips else "draft"
 
     def after_commit(state: ArbitrageState) -> str:
         return END if state.get("finish_reason") else next_writer(state)
 
+    def after_draft(state: ArbitrageState) -> str:
+        """Where both steps are compared, the target writes too, unless the draft goes on alone."""
+        return "route" if Run.of_node(models).draft_alone(state) else "regenerate"
+
     def after_route(state: ArbitrageState) -> str:
         verdict = state.get("verdict")
-        escalates = verdict is not None and verdict["escalate"]
+        escalates = verdict is not None and (verdict["escalate"] or verdict["ask"])
         return "regenerate" if escalates and not state.get("target_step") else "commit"
 
     def after_regenerate(state: ArbitrageState) -> str:
@@ -80,7 +83,10 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
     graph.add_node("regenerate", Node(regenerate, models))
     graph.add_node("commit", Node(commit, models))
     graph.add_conditional_edges(START, next_writer, ["draft", "regenerate"])
-    graph.add_edge("draft", "regenerate" if policy.needs_target_step else "route")
+    if policy.needs_target_step:
+        graph.add_conditional_edges("draft", after_draft, ["regenerate", "route"])
+    else:
+        graph.add_edge("draft", "route")
     graph.add_conditional_edges("route", after_route, ["commit", "regenerate"])
     graph.add_conditional_edges("regenerate", after_regenerate, ["commit", "route"])
     graph.add_conditional_edges("commit", after_commit, ["draft", "regenerate", END])

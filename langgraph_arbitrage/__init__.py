@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langgraph_arbitrage import embedded as embedded
+    from langgraph_arbitrage.approval import ApprovalRequest
     from langgraph_arbitrage.chat_model import ChatArbitrage
     from langgraph_arbitrage.engine import ModelSpec
     from langgraph_arbitrage.events import StepEvent
@@ -43,6 +44,7 @@ __all__ = [
     "RSD",
     "AlwaysDraft",
     "AlwaysTarget",
+    "ApprovalRequest",
     "ArbitrageSettings",
     "ArbitrageState",
     "Ask",
@@ -71,6 +73,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ApprovalRequest": "approval",
     "ChatArbitrage": "chat_model",
     "ModelSpec": "engine",
     "StepEvent": "events",

@@ -109,6 +109,7 @@ def answer_message(
     answer_tokens: int,
     engines: Mapping[str, str],
     finish_reason: str,
+    limit: str | None = None,
 ) -> AIMessage:
     """The AIMessage of an answer, with usage and the figures of every step.
 
@@ -120,6 +121,7 @@ def answer_message(
         answer_tokens: Output tokens, by the target's tokenizer.
         engines: How each model that was used runs: `slot` or `plain`.
         finish_reason: Why the answer ended.
+        limit: The budget that was spent, if one was: the draft may have gone on alone after.
     """
     shown, rest = [], len(text)
     for step in steps:
@@ -148,6 +150,8 @@ def answer_message(
         "engine": dict(engines),
         "finish_reason": finish_reason,
     }
+    if limit:
+        figures["limit"] = limit
     usage = UsageMetadata(
         input_tokens=prompt_tokens,
         output_tokens=answer_tokens,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import copy_context
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -16,8 +17,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import get_runtime
 
 from langgraph_arbitrage.answer import AnswerStream
+from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import CancelScope
@@ -74,7 +77,11 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
-        for cached in ("_models", "_graph"):  # a copy is made to be changed: it gets its own
+        for cached in (
+            "_models",
+            "_graph",
+            "_resumable_graph",
+        ):  # a copy is made to be changed: it gets its own
             copied.__dict__.pop(cached, None)
         return copied
 
@@ -89,32 +96,47 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         # A parent's checkpointer would otherwise record every inner step.
         return create_arbitrage_graph(self._models).compile(checkpointer=False)
 
+    @cached_property
+    def _resumable_graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
+        # While a human decides, the steps so far are kept by the parent's checkpointer.
+        return create_arbitrage_graph(self._models).compile()
+
     def _call(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
         *,
-        quiet: bool = False,
-    ) -> tuple[Any, dict[str, Any], Variables]:
-        """Input and options of a run, and variables in which no parent graph is seen.
+        whole: bool = False,
+    ) -> _Call:
+        """A run: its graph, input, options, and the variables that it sees.
 
         The run's own config: callbacks, limits and checkpoints of a graph that this chat model
-        is used in must not reach the inner graph.
+        is used in must not reach the inner graph, unless a human approves of its steps: then it
+        is a subgraph, so that an interrupt stops the parent, and resuming the parent resumes it.
         """
         given = {n: v for n in Context.OVERRIDES if (v := overrides.get(n)) is not None}
         if stop is not None:
             given["stop"] = tuple(stop)
+        tell = _parents_listener()
+        # Of a whole answer nobody hears the parts but a graph that the chat model is used in.
+        quiet = whole and tell is None
         context = Context(**given, cancel=CancelScope(), quiet=quiet)
-        config: RunnableConfig = {
-            "recursion_limit": recursion_limit(Limits.of(self), context),
-            "callbacks": [],
-        }
+        limits = Limits.of(self).overridden(context)
+        config: RunnableConfig = {"recursion_limit": recursion_limit(limits), "callbacks": []}
         variables = copy_context()
-        variables.run(var_child_runnable_config.set, None)
+        if limits.approve is None:
+            variables.run(var_child_runnable_config.set, None)
         # The graph gives messages ids; the caller's own are left as they are.
         copies = [m.model_copy() for m in messages]
-        return {"messages": copies}, {"config": config, "context": context}, variables
+        return _Call(
+            graph=self._graph if limits.approve is None else self._resumable_graph,
+            start={"messages": copies},
+            config=config,
+            context=context,
+            variables=variables,
+            tell=tell or _nobody,
+        )
 
     # --- whole answers -------------------------------------------------------------------
 
@@ -125,11 +147,11 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        start, options, variables = self._call(messages, stop, kwargs, quiet=True)
+        call = self._call(messages, stop, kwargs, whole=True)
         try:
-            state = variables.run(lambda: self._graph.invoke(start, **options))
+            state = call.variables.run(lambda: call.graph.invoke(call.start, **call.telling))
         except BaseException:
-            options["context"].cancel.cancel()
+            call.context.cancel.cancel()
             raise
         return _result(state)
 
@@ -140,12 +162,12 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        start, options, variables = self._call(messages, stop, kwargs, quiet=True)
+        call = self._call(messages, stop, kwargs, whole=True)
         try:
-            running = self._graph.ainvoke(start, **options)
-            state = await asyncio.create_task(running, context=variables)
+            running = call.graph.ainvoke(call.start, **call.telling)
+            state = await asyncio.create_task(running, context=call.variables)
         except BaseException:
-            options["context"].cancel.cancel()
+            call.context.cancel.cancel()
             raise
         return _result(state)
 
@@ -158,13 +180,13 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        start, options, variables = self._call(messages, stop, kwargs)
-        parts: Any = self._graph.stream(start, stream_mode=["custom", "values"], **options)
-        chunks = _Chunks(self._answer_stream(options["context"]))
+        call = self._call(messages, stop, kwargs)
+        parts: Any = call.graph.stream(call.start, **call.streaming)
+        chunks = _Chunks(self._answer_stream(call.context), call.tell)
         # LangGraph, interrupted while it streams, waits for the node that runs. On a thread of its
         # own it is not interrupted: Ctrl-C reaches the thread that waits here, and cancels.
         beside = ThreadPoolExecutor(1)
-        step = partial(variables.run, partial(next, parts, None))
+        step = partial(call.variables.run, partial(next, parts, None))
         try:
             while (part := beside.submit(step).result()) is not None:
                 for chunk in chunks.take(part):
@@ -172,9 +194,9 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
         finally:
-            options["context"].cancel.cancel()
+            call.context.cancel.cancel()
             beside.shutdown()
-            variables.run(parts.close)
+            call.variables.run(parts.close)
 
     async def _astream(
         self,
@@ -183,13 +205,13 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        start, options, variables = self._call(messages, stop, kwargs)
-        parts: Any = self._graph.astream(start, stream_mode=["custom", "values"], **options)
-        chunks = _Chunks(self._answer_stream(options["context"]))
+        call = self._call(messages, stop, kwargs)
+        parts: Any = call.graph.astream(call.start, **call.streaming)
+        chunks = _Chunks(self._answer_stream(call.context), call.tell)
         try:
             while True:
                 step = anext(parts, None)
-                part = await asyncio.create_task(step, context=variables)
+                part = await asyncio.create_task(step, context=call.variables)
                 if part is None:
                     return
                 for chunk in chunks.take(part):
@@ -197,7 +219,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
         finally:
-            options["context"].cancel.cancel()
+            call.context.cancel.cancel()
             await parts.aclose()
 
     def _answer_stream(self, context: Context) -> AnswerStream:
@@ -205,17 +227,63 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         return AnswerStream(stop, self.separator)
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A run of the inner graph."""
+
+    graph: CompiledStateGraph[Any, Any, Any, Any]
+    start: Any
+    config: RunnableConfig
+    context: Context
+    variables: Variables
+    tell: Callable[[StepEvent], None]
+    """Hands an event to the graph that the chat model is used in."""
+
+    @property
+    def telling(self) -> dict[str, Any]:
+        """Options of a run whose events go to the parent's stream directly."""
+        return {"config": self.config, "context": replace(self.context, listener=self.tell)}
+
+    @property
+    def streaming(self) -> dict[str, Any]:
+        """Options of a run whose events are read from its own stream."""
+        modes = ["custom", "values"]
+        return {"config": self.config, "context": self.context, "stream_mode": modes}
+
+
+def _parents_listener() -> Callable[[StepEvent], None] | None:
+    """Puts events on the custom stream of the graph whose node calls this, if one does."""
+    try:
+        runtime = get_runtime()
+        write, about = runtime.stream_writer, runtime.execution_info
+    except (RuntimeError, KeyError, AttributeError):  # no node of a graph calls
+        return None
+    thread = about.thread_id if about else None
+    here = copy_context()  # the writer looks up there which node it writes for
+
+    def tell(event: StepEvent) -> None:
+        here.copy().run(write, {**event, "thread": thread})
+
+    return tell
+
+
+def _nobody(event: StepEvent) -> None:
+    pass
+
+
 class _Chunks:
     """Chunks of a streamed answer: text as it is released, figures on the last one."""
 
-    def __init__(self, answer: AnswerStream) -> None:
+    def __init__(self, answer: AnswerStream, tell: Callable[[StepEvent], None]) -> None:
         self._answer = answer
+        self._tell = tell
+        self._begun = False
 
     def take(self, part: tuple[str, Any]) -> Iterator[ChatGenerationChunk]:
         mode, data = part
         if mode == "custom":
-            if text := self._answer.take(data):
-                yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+            self._tell(data)
+            yield from self._text(self._answer.take(data))
         elif data.get("finish_reason"):
             message: AIMessage = data["messages"][-1]
             yield ChatGenerationChunk(
@@ -226,6 +294,15 @@ class _Chunks:
                     chunk_position="last",
                 )
             )
+        elif not self._begun:  # a run that is resumed has steps: the message is made of all chunks
+            self._begun = True
+            for step in data.get("steps", []):
+                yield from self._text(self._answer.push(step["text"]))
+
+    @staticmethod
+    def _text(text: str) -> Iterator[ChatGenerationChunk]:
+        if text:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=text))
 
 
 def _result(state: dict[str, Any]) -> ChatResult:

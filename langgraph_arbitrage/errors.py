@@ -2,6 +2,7 @@
 
 __all__ = [
     "AnswerTimeoutError",
+    "ApprovalError",
     "ArbitrageError",
     "ChatTemplateError",
     "CheckpointError",
@@ -12,8 +13,10 @@ __all__ = [
     "EngineError",
     "MessageError",
     "NotEnoughMemoryError",
+    "OtherModelsError",
     "RequestCancelledError",
     "SettingsError",
+    "ThreadError",
 ]
 
 
@@ -43,6 +46,18 @@ class ContextLengthError(ArbitrageError, ValueError):
 
 class DataError(ArbitrageError, ValueError):
     """Questions or training rows are missing, or are not what they should be."""
+
+
+class ThreadError(ArbitrageError, ValueError):
+    """There is no such thread, or no such step in it."""
+
+
+class OtherModelsError(ArbitrageError, ValueError):
+    """A checkpoint was written by other models than those that are to go on with it."""
+
+
+class ApprovalError(ArbitrageError, ValueError):
+    """A run that waits for a human was resumed with an answer that is none."""
 
 
 class NotEnoughMemoryError(ArbitrageError, MemoryError):

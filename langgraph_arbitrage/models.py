@@ -13,7 +13,7 @@ from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.policies import Ask, AskTarget, Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings
-from langgraph_arbitrage.state import StepRecord
+from langgraph_arbitrage.state import ModelIdentity, StepRecord, StepWriter
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Engine, ModelSpec, Score, Tokenizer
@@ -30,6 +30,7 @@ class Models:
         self.settings = settings
         self._engines: dict[ModelSpec, Engine] = {}
         self._lock = ForkLock()
+        self._identities: dict[Writer, ModelIdentity] = {}
 
     # --- engines -------------------------------------------------------------------------
 
@@ -130,6 +131,8 @@ class Models:
             self.engine(role)
         for engine in self.meet(policy):
             _ = engine.tokenizer
+        for role in ("draft", "target"):
+            self.identity(role)
         _ = self._shared
 
     def meet(self, policy: Policy) -> list[Engine]:
@@ -141,6 +144,17 @@ class Models:
         """
         policy.meet(self.settings.draft, self.settings.target)
         return [self.scorer(model, kind) for model, kind in policy.scorers()]
+
+    def identity(self, role: Writer) -> ModelIdentity:
+        """Which model plays a role, as the state names it."""
+        found = self._identities.get(role)
+        if found is None:
+            from langgraph_arbitrage.engine.fingerprint import fingerprint
+
+            spec = self._spec(role)
+            found = ModelIdentity(path=spec.path, digest=fingerprint(spec))
+            self._identities[role] = found
+        return found
 
     def close(self) -> None:
         """Give the engines back; a model without another user is unloaded."""
@@ -178,8 +192,15 @@ class Models:
     def _shared(self) -> bool:
         return self.tokenizer("draft").shares_vocabulary(self.tokenizer("target"))
 
-    def prompts(self, messages: Sequence[BaseMessage], policy: Policy) -> dict[str, list[int]]:
+    def prompts(
+        self, messages: Sequence[BaseMessage], policy: Policy, also: Sequence[Writer] = ()
+    ) -> dict[str, list[int]]:
         """The conversation's ids for each model, through its own template.
+
+        Args:
+            messages: The conversation.
+            policy: Its models, and the target, are those asked for.
+            also: Further ones.
 
         Raises:
             ContextLengthError: It does not fit a model that the policy uses.
@@ -189,7 +210,7 @@ class Models:
         self.meet(policy)
         plain = template_messages(messages)
         # Usage is counted by the target's tokenizer, whoever writes.
-        roles: set[Writer] = {*self.roles(policy), "target"}
+        roles: set[Writer] = {*self.roles(policy), *also, "target"}
         found: dict[str, list[int]] = {r: self.tokenizer(r).render(plain) for r in sorted(roles)}
         for role in self.roles(policy):
             engine, tokens = self.engine(role), len(found[role])
@@ -217,9 +238,10 @@ class Models:
         """A step's ids in a model's vocabulary."""
         return self.crossed(role, step["writer"], step["ids"], step["text"])
 
-    def crossed(self, role: Writer, writer: Writer, ids: list[int], text: str) -> list[int]:
-        """The ids of what one model wrote, in a model's vocabulary."""
-        if self._shared or writer == role:
+    def crossed(self, role: Writer, writer: StepWriter, ids: list[int], text: str) -> list[int]:
+        """The ids of what was written, in a model's vocabulary; a human's are in the target's."""
+        home = "target" if writer == "human" else writer
+        if self._shared or home == role:
             return ids
         return list(_encoded(self.tokenizer(role), text))
 

@@ -5,19 +5,30 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from langgraph.runtime import get_runtime
+from langchain_core.messages import AIMessageChunk
+from langgraph.config import get_config
+from langgraph.graph.message import push_message
+from langgraph.runtime import Runtime, get_runtime
 from langgraph.types import Overwrite
 
+from langgraph_arbitrage.approval import asks_approval, confidence
+from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.policies import PastStep, StepText, StepView, Writer
 from langgraph_arbitrage.prompts import check_conversation, last_question
 from langgraph_arbitrage.settings import Context, Limits
-from langgraph_arbitrage.state import ArbitrageState, PendingStep, Verdict
+from langgraph_arbitrage.state import (
+    ArbitrageState,
+    ModelIdentity,
+    PendingStep,
+    StepRecord,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Write, Written
@@ -34,6 +45,8 @@ class Run:
         cancel: Cancels the run's model work.
         emit: Where events go.
         quiet: Nobody hears the events.
+        other_models: Go on with what other models wrote.
+        about: What LangGraph knows of the run; None outside of a graph.
     """
 
     def __init__(
@@ -44,26 +57,86 @@ class Run:
         emit: Callable[[Any], None] = lambda event: None,
         *,
         quiet: bool = False,
+        other_models: bool = False,
+        about: Any = None,
     ) -> None:
         self.models = models
         self.limits = limits or Limits.of(models.settings)
         self.policy = self.limits.policy
         self.cancel = cancel
         self.quiet = quiet
+        self.other_models = other_models
         self._emit = emit
+        self._about = about
 
     @classmethod
     def of_node(cls, models: Models) -> Run:
         """The run of the node that is running, by LangGraph's runtime."""
-        runtime = get_runtime(Context)
-        limits = Limits.of(models.settings).overridden(runtime.context)
-        cancel = getattr(runtime.context, "cancel", None)
-        quiet = getattr(runtime.context, "quiet", False)
-        return cls(models, limits, cancel, runtime.stream_writer, quiet=quiet)
+        runtime: Runtime[Context] | None = get_runtime(Context)
+        if runtime is None:  # the state is edited from outside of a run
+            return cls(models)
+        context = runtime.context
+        listener = getattr(context, "listener", None)
+        return cls(
+            models,
+            Limits.of(models.settings).overridden(context),
+            getattr(context, "cancel", None),
+            runtime.stream_writer if listener is None else listener,
+            quiet=getattr(context, "quiet", False),
+            other_models=bool(getattr(context, "other_models", None)),
+            about=runtime.execution_info,
+        )
+
+    # --- telling what happens ------------------------------------------------------------
 
     def emit(self, event: StepEvent) -> None:
         """Put an event on the graph's custom stream."""
-        self._emit(event)
+        thread = self._about.thread_id if self._about else None
+        self._emit(_EMPTY | {"thread": thread} | event)
+
+    def say(self, state: ArbitrageState, text: str, **last: Any) -> None:
+        """Put text of the answer on the graph's message stream, where somebody reads it."""
+        if self._about is None:
+            return
+        if (text or last) and get_config()["callbacks"].handlers:  # type: ignore[union-attr]
+            chunk = AIMessageChunk(content=text, id=answer_id(state), **last)
+            push_message(chunk, state_key=None)
+
+    # --- limits and approval -------------------------------------------------------------
+
+    def limit_reached(self, steps: Sequence[StepRecord]) -> str | None:
+        """Which budget of the answer is spent, if one is."""
+        tokens, seconds = self.limits.max_target_tokens, self.limits.max_seconds
+        if seconds is not None and sum(s["seconds"] for s in steps) >= seconds:
+            return "max_seconds"
+        if tokens is not None and self.limits.approve != "budget":
+            return "max_target_tokens" if target_tokens(steps) >= tokens else None
+        return None
+
+    def draft_alone(self, state: ArbitrageState) -> bool:
+        """Whether the draft finishes the answer, since a budget is spent."""
+        if self.limits.at_limit != "draft":
+            return False
+        return self.limit_reached(steps_so_far(state)) is not None
+
+    def asks(self, state: ArbitrageState, *, escalate: bool) -> bool:
+        """Whether a human is to be asked about the step that is to be decided."""
+        if self.limits.approve is None:
+            return False
+        asks = asks_approval(
+            self.limits.approve,
+            escalate=escalate,
+            confidence=confidence(state.get("draft_step")),
+            target_tokens=target_tokens(state["steps"]),
+            max_target_tokens=self.limits.max_target_tokens,
+        )
+        if asks and not (self._about and self._about.thread_id):
+            raise SettingsError(
+                f"approve={self.limits.approve!r} stops the run until a human has answered, and "
+                "there is no checkpointer to keep it: compile the graph with one, or use the chat "
+                "model in a graph that has one, and give a thread_id"
+            )
+        return asks
 
     def time_left(self, state: ArbitrageState) -> float | None:
         """Seconds until the answer's `timeout`; None without one.
@@ -99,9 +172,11 @@ class Run:
         seed = self.limits.seed
         if seed is None:
             seed = random.SystemRandom().getrandbits(32) if self.limits.temperature else 0
+        prompts = self.prompts(state)
         update: dict[str, Any] = {
             "answers": messages[-1].id,
-            "prompts": self.models.prompts(messages, self.policy),
+            "prompts": prompts,
+            "models": self.identities(prompts),
             "seed": seed,
             "finish_reason": None,
             # A run that broke may have left these behind.
@@ -114,6 +189,20 @@ class Run:
             update["steps"] = Overwrite([])  # those of the answer before
         return opened, update
 
+    @property
+    def roles(self) -> list[Writer]:
+        """The writers of this run; the draft too where it finishes alone at a limit."""
+        alone = self.limits.at_limit == "draft" and not self.policy.needs_draft
+        return [*(["draft"] if alone else []), *self.models.roles(self.policy)]  # type: ignore[list-item]
+
+    def prompts(self, state: ArbitrageState) -> dict[str, list[int]]:
+        """The conversation as each model of this run reads it."""
+        return self.models.prompts(state["messages"], self.policy, also=self.roles)
+
+    def identities(self, prompts: Mapping[str, Any]) -> dict[str, ModelIdentity]:
+        """Which models read these prompts."""
+        return {role: self.models.identity(role) for role in prompts}  # type: ignore[arg-type]
+
     # --- asking the models ---------------------------------------------------------------
 
     def write(self, role: Writer, state: ArbitrageState) -> Write:
@@ -121,11 +210,13 @@ class Run:
         from langgraph_arbitrage.engine import Sampling, Write
 
         limits, steps = self.limits, state["steps"]
-        written = sum(len(s["ids"]) for s in steps)
-        room = [limits.max_tokens - written, limits.max_step_tokens]
-        left = self.policy.tokens_left(step_view(state)) if role == "target" else None
-        if left is not None:
-            room.append(left)
+        room = [limits.max_step_tokens, limits.max_tokens - sum(len(s["ids"]) for s in steps)]
+        if role == "target":
+            left = self.policy.tokens_left(step_view(state))
+            room += [left] if left is not None else []
+            if limits.max_target_tokens:
+                left = limits.max_target_tokens - target_tokens(steps)
+                room += [left] if left > 0 else []  # a human has approved of more
         reach = max((len(s) for s in limits.stop), default=1) - 1
         return Write(
             ids=self.models.ids(role, state["prompts"], steps),
@@ -146,6 +237,7 @@ class Run:
         spent = sum(len(s["ids"]) for s in state["steps"]) + len(written.ids)
         goes_on = written.finish in ("separator", "length") and spent < self.limits.max_tokens
         return PendingStep(
+            writer=role,
             ids=written.ids,
             text=self.models.step_text(
                 role,
@@ -169,13 +261,23 @@ def begins_answer(state: ArbitrageState) -> bool:
     return state["messages"][-1].id != state.get("answers")
 
 
+def steps_so_far(state: ArbitrageState) -> list[StepRecord]:
+    """The steps of the answer under way."""
+    return [] if begins_answer(state) else state["steps"]
+
+
 def step_view(state: ArbitrageState) -> StepView:
-    """What a policy sees of the state."""
-    steps = [] if begins_answer(state) else state["steps"]
+    """What a policy sees of the state. A human's step counts as one of the target's."""
     return StepView(
         question=last_question(state["messages"]) if state.get("messages") else "",
         history=tuple(
-            PastStep(s["writer"], s["text"], len(s["ids"]), tuple(s["memory"])) for s in steps
+            PastStep(
+                "draft" if s["writer"] == "draft" else "target",
+                s["text"],
+                len(s["ids"]),
+                tuple(s["memory"]),
+            )
+            for s in steps_so_far(state)
         ),
         seed=state.get("seed", 0),
         draft=_step_text(state.get("draft_step")),
@@ -198,7 +300,24 @@ def forwarded(
 ) -> dict[str, int]:
     """Tokens fed through each model for a step."""
     fed = dict(verdict["fed"]) if verdict else {}
-    for role, step in (("draft", draft), ("target", target)):
-        if step is not None:
-            fed[role] = fed.get(role, 0) + step["fed"]
+    for step in (draft, target):
+        if step is not None and step["writer"] != "human":
+            fed[step["writer"]] = fed.get(step["writer"], 0) + step["fed"]
     return fed
+
+
+def target_tokens(steps: Sequence[StepRecord]) -> int:
+    """Tokens that the target wrote, those of discarded steps included."""
+    return sum(
+        len(s["ids"]) if s["writer"] == "target" else s["discarded"]
+        for s in steps
+        if s["writer"] != "human"  # what that discarded was the draft's
+    )
+
+
+def answer_id(state: ArbitrageState) -> str:
+    """Id of the answer's message, the same after a resumption."""
+    return f"answer-{state['answers']}"
+
+
+_EMPTY = StepEvent(thread=None, step=0, writer=None, text="", score=None, tokens=0, seconds=0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from langgraph_arbitrage import embedded
+from langgraph_arbitrage.approval import check_approval
 from langgraph_arbitrage.errors import ArbitrageError, SettingsError
 from langgraph_arbitrage.policies import (
     Budget,
@@ -64,7 +65,7 @@ Threshold = Annotated[float | str, BeforeValidator(_number)]
 Router = Annotated[InstanceOf[Policy] | str, BeforeValidator(_policy)]
 
 
-OPTIONS = ("first_steps", "escalate_repeats", "max_target_share", "max_target_tokens")
+OPTIONS = ("first_steps", "escalate_repeats", "max_target_share")
 """Settings that put an option around the policy."""
 
 
@@ -101,15 +102,27 @@ class ArbitrageSettings(BaseModel):
     max_target_share: float = 1.0
     """Most steps that the target writes, as a share of the steps; beyond that the draft's are
     accepted."""
-    max_target_tokens: int | None = None
-    """Most tokens that the target writes of an answer; beyond that the draft's steps are
-    accepted."""
     max_tokens: int = Field(default=1024)
     """Most tokens of an answer."""
     max_steps: int = 200
     """Most steps of an answer."""
     max_step_tokens: int = 512
     """Most tokens of one step; a longer one goes on as the next."""
+    max_target_tokens: int | None = None
+    """Most tokens that the target writes for an answer, those of discarded steps included; what
+    happens then says at_limit. No limit by default."""
+    max_seconds: float | None = None
+    """Most seconds that models spend on an answer, waiting for a busy model included, lying still
+    on a disk or before a human not; a step under way is finished. What happens then says at_limit
+    (timeout raises an error instead). No limit by default."""
+    at_limit: Literal["end", "draft"] = "end"
+    """At max_target_tokens or max_seconds: end the answer as it is, or have the draft finish it
+    alone."""
+    approve: str | None = None
+    """Ask a human, by a LangGraph interrupt: before all "escalations"; at the "budget", that is
+    before each escalation once the target has written max_target_tokens; or about each step on
+    whose tokens the draft's mean probability is "below:0.8". Needs a checkpointer; off by
+    default."""
     temperature: float = 0.0
     """0 takes the most probable token each time; higher is more varied."""
     top_p: float = 1.0
@@ -121,7 +134,8 @@ class ArbitrageSettings(BaseModel):
     stop: Texts = ()
     """Strings that end an answer; they are not part of it."""
     timeout: float | None = None
-    """Seconds an answer may take, waiting and loading included; then AnswerTimeoutError."""
+    """Seconds an answer may take, waiting and loading included; then AnswerTimeoutError, and there
+    is no answer (max_seconds ends one with what it has)."""
     separator: Texts = ("\n\n",)
     """What ends a step; several are allowed."""
     device: str = "auto"
@@ -166,8 +180,12 @@ class ArbitrageSettings(BaseModel):
         return Limits.of(self).policy
 
     def under(self, policy: Policy) -> Self:
-        """These settings with another policy, alone: without a threshold and options around it."""
-        alone = ("threshold", *OPTIONS)
+        """These settings with another policy, alone.
+
+        What says how far the target may go is left out: a threshold, the options around a policy,
+        the budget of its tokens, a human's approval.
+        """
+        alone = ("threshold", *OPTIONS, "max_target_tokens", "approve")
         fields = type(self).model_fields
         return self.model_copy(
             update={"router": policy} | {name: fields[name].default for name in alone}
@@ -186,18 +204,25 @@ class Context:
     first_steps: int | None = None
     escalate_repeats: bool | None = None
     max_target_share: float | None = None
-    max_target_tokens: int | None = None
     max_tokens: int | None = None
     max_steps: int | None = None
     max_step_tokens: int | None = None
+    max_target_tokens: int | None = None
+    max_seconds: float | None = None
+    at_limit: Literal["end", "draft"] | None = None
+    approve: str | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
     timeout: float | None = None
+    other_models: bool | None = None
+    """Go on with a checkpoint that other models wrote: steps cross as text to these ones."""
     cancel: Any = None
     """A `CancelScope`: cancelling it ends the run's model work within a token."""
+    listener: Any = None
+    """A function that gets each `StepEvent` in place of the custom stream."""
     quiet: bool = False
     """Nobody hears this run's events: the target's tokens are then not told one by one."""
 
@@ -207,6 +232,10 @@ class Context:
         "max_tokens",
         "max_steps",
         "max_step_tokens",
+        "max_target_tokens",
+        "max_seconds",
+        "at_limit",
+        "approve",
         "temperature",
         "top_p",
         "top_k",
@@ -225,7 +254,6 @@ class Limits:
     first_steps: int
     escalate_repeats: bool
     max_target_share: float
-    max_target_tokens: int | None
     max_tokens: int
     max_steps: int
     max_step_tokens: int
@@ -235,6 +263,10 @@ class Limits:
     seed: int | None
     stop: tuple[str, ...]
     timeout: float | None
+    max_target_tokens: int | None
+    max_seconds: float | None
+    at_limit: Literal["end", "draft"]
+    approve: str | None
 
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
@@ -258,8 +290,8 @@ class Limits:
             policy = EscalateRepeats(policy)
         if self.first_steps:
             policy = FirstSteps(policy, self.first_steps)
-        if self.max_target_share != 1 or self.max_target_tokens is not None:
-            policy = Budget(policy, self.max_target_share, self.max_target_tokens)
+        if self.max_target_share != 1:
+            policy = Budget(policy, self.max_target_share)
         return policy
 
     def overridden(self, context: Context | None) -> Limits:
@@ -301,6 +333,13 @@ def check_limits(limits: _T) -> _T:
         value = getattr(limits, name)
         if not isinstance(value, int) or value < 1:
             raise SettingsError(f"{name} must be at least 1, not {value}")
+    for name in ("max_target_tokens", "max_seconds"):
+        value = getattr(limits, name)
+        if value is not None and not value > 0:
+            raise SettingsError(f"{name} must be above 0, or None for no limit, not {value}")
+    if limits.at_limit not in ("end", "draft"):  # type: ignore[attr-defined]
+        raise SettingsError(f"at_limit must be 'end' or 'draft', not {limits.at_limit!r}")  # type: ignore[attr-defined]
+    check_approval(limits)
     temperature, top_p, top_k, stop, timeout = (
         getattr(limits, n) for n in ("temperature", "top_p", "top_k", "stop", "timeout")
     )
@@ -310,10 +349,9 @@ def check_limits(limits: _T) -> _T:
         raise SettingsError(f"top_p must be above 0 and at most 1, not {top_p}")
     if top_k < 0:
         raise SettingsError(f"top_k must be 0 (for all tokens) or more, not {top_k}")
-    for name in ("first_steps", "max_target_tokens"):
-        value = getattr(limits, name)
-        if value is not None and (not isinstance(value, int) or value < 0):
-            raise SettingsError(f"{name} must be a whole number, 0 or more, not {value!r}")
+    first = limits.first_steps  # type: ignore[attr-defined]
+    if not isinstance(first, int) or first < 0:
+        raise SettingsError(f"first_steps must be a whole number, 0 or more, not {first!r}")
     share = limits.max_target_share  # type: ignore[attr-defined]
     if not 0 <= share <= 1:
         raise SettingsError(f"max_target_share must be a number from 0 to 1, not {share}")

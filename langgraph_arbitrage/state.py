@@ -8,26 +8,40 @@ again by the token ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel
 from langgraph.graph.message import add_messages
 
-from langgraph_arbitrage.policies import Writer
-
 __all__ = [
     "ArbitrageState",
     "MessagesInput",
+    "ModelIdentity",
     "PendingStep",
     "StepRecord",
+    "StepWriter",
     "Verdict",
 ]
 
+StepWriter = Literal["draft", "target", "human"]
+"""Who wrote a step. A human's step has its ids in the target's vocabulary."""
+
+
+class ModelIdentity(TypedDict):
+    """Which model it is."""
+
+    path: str
+    """Its folder or hub id."""
+    digest: str
+    """Of its files, so that another model of the same name is told apart; empty while they are
+    not on this machine."""
+
 
 class PendingStep(TypedDict):
-    """A step that a model wrote and that is not yet part of the answer."""
+    """A step that is written and not yet part of the answer."""
 
+    writer: StepWriter
     ids: list[int]
     """Token ids in the vocabulary of the model that wrote it."""
     text: str
@@ -47,6 +61,8 @@ class Verdict(TypedDict):
 
     score: float | None
     escalate: bool
+    ask: bool
+    """Whether a human is to be asked."""
     memory: list[float]
     """What the policy noted for the steps that follow."""
     fed: dict[str, int]
@@ -57,8 +73,7 @@ class Verdict(TypedDict):
 class StepRecord(TypedDict):
     """A step of the answer."""
 
-    writer: Writer
-    """`draft` or `target`."""
+    writer: StepWriter
     text: str
     ids: list[int]
     """Token ids in the writer's vocabulary."""
@@ -67,6 +82,8 @@ class StepRecord(TypedDict):
     """What the policy noted when it judged the step."""
     seconds: float
     """Time of all models on this step."""
+    writer_seconds: float
+    """Time of its writer alone."""
     discarded: int
     """Tokens of the other model's step, if one was written for nothing."""
     forwarded: dict[str, int]
@@ -94,6 +111,8 @@ class ArbitrageState(TypedDict, total=False):
     """Id of the message that is being answered: with another one a new answer begins."""
     prompts: dict[str, list[int]]
     """Token ids of the conversation for each model, through its own chat template."""
+    models: dict[str, ModelIdentity]
+    """The models that the answer is written by: others refuse to go on with it unless told to."""
     # Checkpoints of a delta channel hold what a step adds, not all steps so far.
     steps: Annotated[list[StepRecord], DeltaChannel(_appended)]
     """The answer so far, step by step."""

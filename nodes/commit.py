@@ -6,10 +6,10 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
-from langgraph_arbitrage.answer import answer_message, answer_text
+from langgraph_arbitrage.answer import answer_message, answer_text, releasable
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body
-from langgraph_arbitrage.run import Run, forwarded
+from langgraph_arbitrage.run import Run, answer_id, forwarded
 from langgraph_arbitrage.state import ArbitrageState, StepRecord
 
 __all__ = ["commit"]
@@ -41,8 +41,39 @@ def commit(state: ArbitrageState, run: Run) -> Body:
     if reason is not None:
         message = _message(reason, steps, state, run)
         update |= {"finish_reason": reason, "messages": [message]}
-        run.emit(StepEvent(type="finished", text=message.text, reason=reason))
+        run.emit(
+            StepEvent(
+                type="finished",
+                step=len(steps) - 1,
+                text=message.text,
+                tokens=sum(len(s["ids"]) for s in steps),
+                seconds=sum(s["seconds"] for s in steps),
+                reason=reason,
+            )
+        )
+    _say(steps, update.get("messages"), state, run)
     return update
+
+
+def _say(
+    steps: list[StepRecord], final: list[AIMessage] | None, state: ArbitrageState, run: Run
+) -> None:
+    """Stream what this step adds to the answer, as soon as it is certain, as a message chunk."""
+    text = "".join(s["text"] for s in steps)
+    before = text[: len(text) - len(steps[-1]["text"])]
+    stop, separators = run.limits.stop, run.models.settings.separator
+    told = releasable(before, stop, separators)
+    if final is None:
+        run.say(state, text[told : releasable(text, stop, separators)])
+    else:
+        (message,) = final
+        run.say(
+            state,
+            message.text[told:],
+            usage_metadata=message.usage_metadata,
+            response_metadata=message.response_metadata,
+            chunk_position="last",
+        )
 
 
 def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
@@ -55,12 +86,13 @@ def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
     taken, other = (target, draft) if escalated else (draft, target)
     assert taken is not None  # noqa: S101 - an edge of the graph leads here
     record = StepRecord(
-        writer="target" if escalated else "draft",
+        writer=taken["writer"],
         text=taken["text"],
         ids=taken["ids"],
         score=verdict["score"] if verdict else None,
         memory=verdict["memory"] if verdict else [],
         seconds=sum(part["seconds"] for part in (draft, target, verdict) if part),
+        writer_seconds=taken["seconds"],
         discarded=len(other["ids"]) if other else 0,
         forwarded=forwarded(draft, target, verdict),
         cached=taken["cached"],
@@ -76,10 +108,12 @@ def _finish_reason(
         return "stop"
     if sum(len(s["ids"]) for s in steps) >= run.limits.max_tokens:
         return "length"
-    for role in run.models.roles(run.policy):
+    for role in run.roles:
         context = run.models.engine(role).context
         if context and len(run.models.ids(role, state["prompts"], steps)) >= context:
             return "context"
+    if run.limits.at_limit == "end" and (limit := run.limit_reached(steps)):
+        return limit
     if len(steps) >= run.limits.max_steps:
         return "max_steps"
     return None
@@ -87,8 +121,8 @@ def _finish_reason(
 
 def _message(reason: str, steps: list[StepRecord], state: ArbitrageState, run: Run) -> AIMessage:
     settings = run.models.settings
-    used = [r for r in run.models.roles(run.policy) if any(r in s["forwarded"] for s in steps)]
-    return answer_message(
+    used = [r for r in run.roles if any(r in s["forwarded"] for s in steps)]
+    message = answer_message(
         steps,
         answer_text([s["text"] for s in steps], run.limits.stop, settings.separator),
         model_name=settings.target,
@@ -96,4 +130,7 @@ def _message(reason: str, steps: list[StepRecord], state: ArbitrageState, run: R
         answer_tokens=sum(len(run.models.step_ids("target", s)) for s in steps),
         engines=run.models.backends(used),
         finish_reason=reason,
+        limit=run.limit_reached(steps),
     )
+    message.id = answer_id(state)
+    return message

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.types import Overwrite
 
+from langgraph_arbitrage.adoption import adopted
 from langgraph_arbitrage.engine import Engine, Score, Ticket, Write
 from langgraph_arbitrage.errors import AnswerTimeoutError, RequestCancelledError
 from langgraph_arbitrage.models import Models
@@ -116,7 +118,7 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
         """Run the body, waiting on futures."""
         run = Run.of_node(self._models)
         deadline = Deadline.of(run, input)
-        body = self._body(input, run)
+        body = self._begun(input, run)
         try:
             calls = next(body)
             while True:
@@ -135,7 +137,15 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
         deadline = Deadline.of(run, input)
         if not self._models.ready:
             await asyncio.to_thread(self._models.prepare, run.policy)
-        return await driven(self._body(input, run), run.cancel, deadline)
+        return await driven(self._begun(input, run), run.cancel, deadline)
+
+    def _begun(self, state: ArbitrageState, run: Run) -> Body:
+        """The body, on a state that the run's models can go on with."""
+        state, update = adopted(state, run)
+        more = yield from self._body(state, run)
+        if "steps" in update and isinstance(added := more.get("steps"), list):
+            more["steps"] = Overwrite([*update["steps"].value, *added])
+        return {**update, **more}
 
 
 async def driven(

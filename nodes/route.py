@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from langgraph_arbitrage.engine import Reading
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body, Call
-from langgraph_arbitrage.policies import Ask, AskTarget
+from langgraph_arbitrage.policies import Ask, AskTarget, Decision
 from langgraph_arbitrage.run import Run, step_view
 from langgraph_arbitrage.state import ArbitrageState, Verdict
 
@@ -16,30 +16,46 @@ __all__ = ["route"]
 
 
 def route(state: ArbitrageState, run: Run) -> Body:
-    """Score the step and decide: accept iff the policy does not escalate."""
+    """Score the step and decide: accept iff the policy does not escalate.
+
+    Once a budget is spent there is nothing to decide: the draft goes on alone.
+    """
     start = time.perf_counter()
     view = step_view(state)
-    asks = run.policy.asks(view)
+    alone = run.draft_alone(state)
+    asks = [] if alone else run.policy.asks(view)
     calls = [_call(ask, state, run) for ask in asks]
     readings = (yield calls) if calls else []
-    decision = run.policy.decide(view, readings)
+    decision = Decision(None, False) if alone else run.policy.decide(view, readings)
     verdict = Verdict(
         score=decision.score,
         escalate=decision.escalate,
+        ask=run.asks(state, escalate=decision.escalate) and not alone,
         memory=list(decision.memory),
         fed=_fed(asks, readings),
         seconds=time.perf_counter() - start,
     )
-    run.emit(
-        StepEvent(
-            type="scored",
-            step=view.index,
-            score=verdict["score"],
-            escalate=verdict["escalate"],
-            seconds=verdict["seconds"],
-        )
-    )
+    _tell(state, verdict, run)
     return {"verdict": verdict}
+
+
+def _tell(state: ArbitrageState, verdict: Verdict, run: Run) -> None:
+    """The score, and what follows from it: accepted, escalated, or a human is asked."""
+    step = state["draft_step"]
+    assert step is not None  # noqa: S101 - an edge of the graph leads here
+    told = StepEvent(
+        step=len(state["steps"]),
+        writer="draft",
+        text=step["text"],
+        score=verdict["score"],
+        tokens=len(step["ids"]),
+    )
+    escalate = verdict["escalate"]
+    run.emit({**told, "type": "scored", "escalate": escalate, "seconds": verdict["seconds"]})
+    if verdict["ask"]:
+        run.emit({**told, "type": "asked"})
+    else:
+        run.emit({**told, "type": "escalated" if escalate else "accepted"})
 
 
 def _call(ask: Ask | AskTarget, state: ArbitrageState, run: Run) -> Call:

@@ -7,7 +7,14 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.options import LIMITS, MODELS, SAMPLING, add_options, settings_of
+from langgraph_arbitrage.cli.options import (
+    BUDGETS,
+    LIMITS,
+    MODELS,
+    SAMPLING,
+    add_options,
+    settings_of,
+)
 from langgraph_arbitrage.errors import MessageError
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget
 
@@ -32,7 +39,7 @@ def add_command(commands: Any) -> None:
         metavar="QUESTION",
         help="A question; several are answered one by one. Without any, all of stdin is one.",
     )
-    add_options(parser, (*MODELS, *LIMITS, *SAMPLING))
+    add_options(parser, (*MODELS, *LIMITS, *BUDGETS, *SAMPLING))
     parser.add_argument(
         "--json",
         action="store_true",
@@ -43,13 +50,28 @@ def add_command(commands: Any) -> None:
         action="store_true",
         help="Answer by the draft alone and by the target alone, too, and show all three.",
     )
+    parser.add_argument(
+        "--thread",
+        metavar="ID",
+        help="Store the answer under this id, step by step, in the file of --checkpoint. On a "
+        "thread that broke off, no QUESTION goes on from its last step; on a finished one it shows "
+        "the answer; a further QUESTION continues the conversation.",
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="SQLite file that --thread is stored in."
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Check all questions, then answer them."""
+    if args.thread is not None or args.checkpoint is not None:
+        from langgraph_arbitrage.cli.thread import ask_thread
+
+        ask_thread(args)
+        return
     settings = settings_of(args, max_slots=1)  # one question at a time
-    questions = [check_question(q) for q in args.question or [_stdin()]]
+    questions = [check_question(q) for q in args.question or [from_stdin()]]
 
     from rich.console import Console
 
@@ -86,14 +108,16 @@ def show_question(question: str, console: Console, *, first: bool = False) -> No
     console.print(text if first else Text("\n") + text, soft_wrap=not console.is_terminal)
 
 
-def show_answer(question: str, team: Team, console: Console) -> Answer:
-    """Answer a question with its steps shown as they come, and a line of figures."""
+def show_answer(
+    question: str | None, team: Team, console: Console, thread: str | None = None
+) -> Answer:
+    """Answer a question, or go on with a thread's, with the steps shown and a line of figures."""
     from langgraph_arbitrage.cli.view import StepsView, summary
 
     view = StepsView(console)
     try:
         with view:
-            answer = team.answer(question, view)
+            answer = team.answer(question, view, thread)
     except KeyboardInterrupt:
         console.print(f"interrupted; steps finished: {view.finished}", style="dim")
         raise
@@ -127,7 +151,8 @@ def _afresh(team: Team, question: str) -> Answer:
     return team.answer(question)
 
 
-def _stdin() -> str:
+def from_stdin() -> str:
+    """All of stdin."""
     if sys.stdin.isatty():
         print("Type a question, then Ctrl-D.", file=sys.stderr)
     try:

@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.batch import BatchJob, BatchSettings
-from langgraph_arbitrage.cli.options import LIMITS, MODELS, SAMPLING, add_options, settings_of
+from langgraph_arbitrage.cli.options import (
+    BUDGETS,
+    LIMITS,
+    MODELS,
+    SAMPLING,
+    add_options,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +51,7 @@ def add_command(commands: Any) -> None:
     _add_setting(parser, "retry_failed", action="store_true")
     _add_setting(parser, "max_time", type=float, metavar="SECONDS")
     _add_setting(parser, "shard", metavar="I/N")
-    add_options(parser, (*MODELS, *LIMITS, "timeout", *SAMPLING, "batch_invariant"))
+    add_options(parser, (*MODELS, *LIMITS, *BUDGETS, "timeout", *SAMPLING, "batch_invariant"))
     parser.set_defaults(run=run)
 
 

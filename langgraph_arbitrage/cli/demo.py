@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.options import LIMITS, MODELS, add_options, settings_of
+from langgraph_arbitrage.cli.options import BUDGETS, LIMITS, MODELS, add_options, settings_of
 from langgraph_arbitrage.embedded.problems import LEVELS, Problem, problems
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget
@@ -41,7 +41,7 @@ def add_command(commands: Any) -> None:
         choices=list(LEVELS),
         help="Problems of this level only: more steps with each (default: mixed)",
     )
-    add_options(parser, (*MODELS, *LIMITS))
+    add_options(parser, (*MODELS, *LIMITS, *BUDGETS))
     parser.set_defaults(run=run)
 
 

@@ -25,7 +25,15 @@ from langgraph_arbitrage.policies import (
 from langgraph_arbitrage.policies.calibration import parse
 from langgraph_arbitrage.settings import ArbitrageSettings
 
-__all__ = ["LIMITS", "MODELS", "POLICIES", "SAMPLING", "add_options", "settings_of"]
+__all__ = [
+    "BUDGETS",
+    "LIMITS",
+    "MODELS",
+    "POLICIES",
+    "SAMPLING",
+    "add_options",
+    "settings_of",
+]
 
 POLICIES: dict[str, type[Policy]] = {
     "router": LearnedRouter,
@@ -44,10 +52,11 @@ SCORED = {"router": "router", "rsd": "prm", "oracle": "prm"}
 
 MODELS = (
     *("draft", "target", "policy", "router", "prm", "threshold"),
-    *("first_steps", "escalate_repeats", "max_target_share", "max_target_tokens"),
+    *("first_steps", "escalate_repeats", "max_target_share"),
     *("device", "dtype", "chat_template"),
 )
 LIMITS = ("max_tokens", "max_steps")
+BUDGETS = ("max_target_tokens", "max_seconds", "at_limit")
 SAMPLING = ("temperature", "top_p", "top_k", "seed", "separator")
 
 
@@ -81,10 +90,12 @@ _KINDS: dict[str, dict[str, Any]] = {
     "first_steps": {"type": int, "metavar": "K"},
     "escalate_repeats": {"action": "store_true", "default": None},
     "max_target_share": {"type": float, "metavar": "S"},
-    "max_target_tokens": {"type": int, "metavar": "N"},
     "chat_template": {"type": _read, "metavar": "FILE"},
     "max_tokens": {"type": int, "metavar": "N"},
     "max_steps": {"type": int, "metavar": "N"},
+    "max_target_tokens": {"type": int, "metavar": "N"},
+    "max_seconds": {"type": float, "metavar": "S"},
+    "at_limit": {"choices": ["end", "draft"]},
     "timeout": {"type": float, "metavar": "SECONDS"},
     "batch_invariant": {"action": "store_true", "default": None},
     "temperature": {"type": float, "metavar": "T"},

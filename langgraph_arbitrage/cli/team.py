@@ -13,19 +13,23 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import HumanMessage
 
 from langgraph_arbitrage.engine import Score, Ticket, Write
-from langgraph_arbitrage.errors import RequestCancelledError
+from langgraph_arbitrage.errors import RequestCancelledError, ThreadError
+from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.policies import Policy
+from langgraph_arbitrage.prompts import last_question
 from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
+from langgraph_arbitrage.threads import finished, steps_of
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
+    from langchain_core.runnables import RunnableConfig
 
-    from langgraph_arbitrage.events import StepEvent
+    from langgraph_arbitrage.state import StepRecord
 
-__all__ = ["Answer", "Team"]
+__all__ = ["Answer", "Team", "answer_of", "committed"]
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,15 @@ class Answer:
 
 
 class Team:
-    """Models and a policy; teams of the same models share them."""
+    """Models and a policy; teams of the same models share them.
 
-    def __init__(self, settings: ArbitrageSettings) -> None:
+    With a checkpointer, each answer is stored on a thread.
+    """
+
+    def __init__(self, settings: ArbitrageSettings, checkpointer: Any = None) -> None:
         self.settings = settings
         self._models = Models(settings)
-        self._graph = create_arbitrage_graph(self._models).compile()
+        self.graph = create_arbitrage_graph(self._models).compile(checkpointer=checkpointer)
 
     def with_policy(self, policy: Policy) -> Team:
         """The same models under another policy."""
@@ -103,23 +110,39 @@ class Team:
             ticket.result()
         return time.perf_counter() - start
 
-    def answer(self, question: str, listener: Callable[[StepEvent], None] | None = None) -> Answer:
+    def answer(
+        self,
+        question: str | None,
+        listener: Callable[[StepEvent], None] | None = None,
+        thread: str | None = None,
+    ) -> Answer:
         """Answer a question.
 
         Args:
-            question: The text.
+            question: The text; None goes on with the thread, whose steps so far are told first.
             listener: Called with each event of the run.
+            thread: Where the answer is stored.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the models have stopped.
+            ThreadError: The run waits for a human.
         """
         scope = CancelScope()
         state: dict[str, Any] = {}
+        config: RunnableConfig = {"configurable": {"thread_id": thread}}
+        if question is None:
+            state = dict(self.graph.get_state(config).values)
+            for index, step in enumerate(steps_of(state)):
+                if listener is not None:
+                    listener(committed(index, step))
+            if finished(state):
+                return answer_of(state, sum(step["seconds"] for step in state["steps"]))
+        asked: Any = None if question is None else {"messages": [HumanMessage(question)]}
         start = time.perf_counter()
         with _ctrl_c_cancels(scope):
-            parts = self._graph.stream(
-                {"messages": [HumanMessage(question)]},
-                {"recursion_limit": recursion_limit(Limits.of(self.settings))},
+            parts = self.graph.stream(
+                asked,
+                {**config, "recursion_limit": recursion_limit(Limits.of(self.settings))},
                 context=Context(cancel=scope),
                 stream_mode=["custom", "values"],
             )
@@ -134,15 +157,37 @@ class Team:
                     raise
             if scope.cancelled:
                 raise KeyboardInterrupt
-        seconds = time.perf_counter() - start
-        message: AIMessage = state["messages"][-1]
-        return Answer(
-            question,
-            message.text,
-            message.response_metadata["arbitrage"],
-            dict(message.usage_metadata or {}),
-            seconds,
+        return answer_of(state, time.perf_counter() - start)
+
+
+def committed(index: int, step: StepRecord) -> StepEvent:
+    """A stored step as the event that it once was."""
+    return StepEvent(
+        type="committed",
+        step=index,
+        writer=step["writer"],
+        text=step["text"],
+        score=step["score"],
+        tokens=len(step["ids"]),
+        seconds=step["seconds"],
+    )
+
+
+def answer_of(state: dict[str, Any], seconds: float) -> Answer:
+    """The answer of a finished run's state."""
+    if not finished(state):
+        raise ThreadError(
+            "the run waits for a human's approval, which the command line does not ask for: resume "
+            "it with Command(resume=...)"
         )
+    message: AIMessage = state["messages"][-1]
+    return Answer(
+        last_question(state["messages"]),
+        message.text,
+        message.response_metadata["arbitrage"],
+        dict(message.usage_metadata or {}),
+        seconds,
+    )
 
 
 @contextmanager

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["STYLES", "StepsView", "comparison", "interactive", "summary", "waiting"]
 
-STYLES = {"draft": "cyan", "target": "magenta"}
+STYLES = {"draft": "cyan", "target": "magenta", "human": "yellow"}
 """Colour of each writer; its name stands beside it."""
 
 FINISHES = {
     "stop": "finished",
     "length": "stopped by --max-tokens",
     "max_steps": "stopped by --max-steps",
+    "max_target_tokens": "stopped by --max-target-tokens",
+    "max_seconds": "stopped by --max-seconds",
     "context": "stopped: a model's context is full",
 }
 
@@ -96,7 +98,7 @@ class StepsView:
             self._console.print(_row("draft", _shown(text), score, time, style="dim strike"))
 
     def _commit(self, event: StepEvent) -> None:
-        writer, text = event["writer"], _shown(event["text"])
+        writer, text = event["writer"] or "", _shown(event["text"])
         score, time = _figures(event["score"], event["seconds"] - self._rejected_seconds)
         if interactive(self._console):
             score = "" if self._rejected_seconds else score  # it stands beside the draft's step

@@ -101,11 +101,14 @@ class Prefix:
 def greedy_run(models: Models, policy: Policy | None = None) -> Run:
     """A run outside of the graph, which takes the most probable tokens.
 
+    It has no budget that could end an answer, and nobody to ask.
+
     Args:
         models: The models, with their settings.
         policy: In the place of the settings' own.
     """
-    changes: dict[str, Any] = {"temperature": 0.0}
+    limits = dict.fromkeys(("approve", "max_target_tokens", "max_seconds"))
+    changes: dict[str, Any] = {"temperature": 0.0} | limits
     if policy is not None:
         changes |= {"router": policy, "threshold": None}
     return Run(models, Limits.of(models.settings.model_copy(update=changes)))

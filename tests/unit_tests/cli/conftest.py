@@ -10,7 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from langgraph_arbitrage.cli import main
+from spies import loads
 from tiny import make
+
+__all__ = ["loads"]
 
 
 @pytest.fixture(autouse=True)

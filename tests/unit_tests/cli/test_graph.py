@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,11 @@ def test_mermaid_is_the_default_and_shows_every_node(arbitrage):
     assert status == 0
     assert all(f"{node}({node})" in out for node in ("draft", "route", "regenerate", "commit"))
     assert "draft --> route;" in out
+
+
+def test_the_readme_shows_what_the_command_draws(arbitrage):
+    readme = Path(__file__).parents[3] / "README.md"
+    assert arbitrage("graph")[1].strip() in readme.read_text(encoding="utf-8")
 
 
 def test_the_drawing_goes_to_a_file(arbitrage, tmp_path):

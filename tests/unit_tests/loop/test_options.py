@@ -152,7 +152,7 @@ def test_no_prefix_of_an_answer_exceeds_its_share(policy: Policy, share: float, 
 async def test_the_target_writes_no_more_tokens_than_it_may(
     policy: Policy, tokens: int, chat: Chat
 ) -> None:
-    llm = chat(router=policy, max_target_tokens=tokens, max_steps=12, max_step_tokens=5)
+    llm = chat(router=Budget(policy, tokens=tokens), max_steps=12, max_step_tokens=5)
     message = await llm.ainvoke(QUESTIONS[0])
     written = message.response_metadata["arbitrage"]["target_tokens"]
     assert written <= tokens
@@ -192,9 +192,8 @@ def test_settings_put_the_options_around_the_policy() -> None:
         first_steps=1,
         escalate_repeats=True,
         max_target_share=0.3,
-        max_target_tokens=50,
     )
-    assert llm.policy == Budget(FirstSteps(EscalateRepeats(Random(0.4)), 1), 0.3, 50)
+    assert llm.policy == Budget(FirstSteps(EscalateRepeats(Random(0.4)), 1), 0.3)
     assert ChatArbitrage(**pair()).policy == DraftConfidence()
 
 

@@ -39,7 +39,7 @@ LIMITS = [
     ({"first_steps": -1}, "first_steps must be a whole number, 0 or more, not -1"),
     ({"max_target_share": 1.1}, r"max_target_share must be a number from 0 to 1, not 1\.1"),
     ({"max_target_share": float("nan")}, "max_target_share must be a number from 0 to 1, not nan"),
-    ({"max_target_tokens": -1}, "max_target_tokens must be a whole number, 0 or more, not -1"),
+    ({"max_target_tokens": -1}, "max_target_tokens must be above 0, or None for no limit, not -1"),
     ({"stop": [""]}, "stop string must not be empty"),
     ({"stop": ["x", ""]}, "stop string must not be empty"),
     ({"timeout": 0}, "timeout must be above 0 seconds, or None for no limit, not 0"),

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.engine.requests import Finish, Reading, Score, Write, Written
 from langgraph_arbitrage.engine.slots import Slot
 from langgraph_arbitrage.engine.step_ends import StepEnds
@@ -18,9 +19,14 @@ class Row:
     """One sequence: its tokens, how many of them are in the cache, what it has found."""
 
     def __init__(
-        self, ticket: Ticket[Any], ends: StepEnds | None = None, trailing: int = 1
+        self,
+        ticket: Ticket[Any],
+        ends: StepEnds | None = None,
+        trailing: int = 1,
+        constraint: Constraint | None = None,
     ) -> None:
         self.ticket = ticket
+        self.constraint = constraint
         self.trailing = trailing
         """Positions at the end whose logits are wanted, all of them in the last chunk."""
         self.request: Write | Score = ticket.request
@@ -67,17 +73,20 @@ class Row:
             self.ticket.listener(token)
         if token in end_ids:
             return "end"
+        if self.constraint is not None and self.constraint.complete:
+            return "end"
         written = len(self.tokens) - self.prompt_length
         if self.ends is not None:
             before = self.tokens[self.prompt_length - 1]
             found = self.ends.found(before, self.tokens[self.prompt_length :], request.tail)
             if found:
                 return found
-        if written >= request.max_tokens:
-            return "length"
-        if context is not None and len(self.tokens) >= context:
-            return "context"
-        return None
+        full = written >= request.max_tokens
+        if not full and (context is None or len(self.tokens) < context):
+            return None
+        if self.constraint is not None and self.constraint.ends_at_limit:
+            return "end"
+        return "length" if full else "context"
 
     def written(self, finish: Finish) -> Written:
         """The answer of a `Write`."""

@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import Context as Variables
 from contextvars import copy_context
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import (
+    agenerate_from_stream,
+    generate_from_stream,
+)
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
+from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
+from pydantic import model_validator
 
 from langgraph_arbitrage.answer import AnswerStream
+from langgraph_arbitrage.chunks import AnswerChunks
+from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import CancelScope
+from langgraph_arbitrage.profile import PROVIDER, profile_of
+from langgraph_arbitrage.prompts import check_conversation, template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
+from langgraph_arbitrage.tools.form import AnswerForm
+from langgraph_arbitrage.tools.messages import ChunkWriter
+from langgraph_arbitrage.tools.schemas import offered_tools
+from langgraph_arbitrage.tools.structured import structured
 
 __all__ = ["ChatArbitrage"]
+
+FORM_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+CALL_SETTINGS = ("model", *Context.OVERRIDES, *FORM_SETTINGS)
+"""What can be set for one call."""
+IGNORED = ("ls_structured_output_format", "stream", "strict", "timeout")
+"""What LangChain and its agents pass along to every model."""
+PROVIDER_SETTINGS = {"api_key", "base_url", "max_retries", "timeout"}
+"""Standard parameters of chat models that concern a provider's server."""
 
 
 class ChatArbitrage(ArbitrageSettings, BaseChatModel):
@@ -49,6 +73,31 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         ContextLengthError: The conversation does not fit a model's context.
     """
 
+    streaming: bool = False
+    """Let `invoke` stream too, so that callbacks hear of each token."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_provider_settings(cls, values: Any) -> Any:
+        """LangChain's standard parameters that say nothing to a local model are left out."""
+        unused = PROVIDER_SETTINGS - cls.model_fields.keys()
+        return {n: v for n, v in values.items() if n not in unused}
+
+    def close(self) -> None:
+        """Give the models back; those without another user are unloaded."""
+        self._models.close()
+        for other in self._others.values():
+            other.close()
+        self._others.clear()
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        for cached in ("_models", "_graph", "_others"):  # made to be changed: it gets its own
+            copied.__dict__.pop(cached, None)
+        return copied
+
+    # --- what LangChain asks of a model --------------------------------------------------
+
     @property
     def _llm_type(self) -> str:
         return "langgraph-arbitrage"
@@ -58,21 +107,116 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         fields = (n for n in ArbitrageSettings.model_fields if n not in ("router", "threshold"))
         return {name: getattr(self, name) for name in fields} | {"policy": repr(self.policy)}
 
-    def close(self) -> None:
-        """Give the models back; those without another user are unloaded."""
-        self._models.close()
+    def _resolve_model_profile(self) -> ModelProfile:
+        return profile_of(self.target, self.max_tokens)
 
-    def __copy__(self) -> Self:
-        copied = super().__copy__()
-        for cached in ("_models", "_graph"):  # a copy is made to be changed: it gets its own
-            copied.__dict__.pop(cached, None)
-        return copied
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        shown = {n: kwargs.get(n, getattr(self, n)) for n in ("temperature", "max_tokens")}
+        params = LangSmithParams(
+            ls_provider=PROVIDER,
+            ls_model_name=str(kwargs.get("model") or self.target),
+            ls_model_type="chat",
+            ls_temperature=shown["temperature"],
+            ls_max_tokens=shown["max_tokens"],
+        )
+        if stop or self.stop:
+            params["ls_stop"] = list(stop or self.stop)
+        return params
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of a text, by the target's tokenizer."""
+        return self._models.tokenizer("target").encode(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Tokens that the target reads for these messages, its chat template's included."""
+        form = Context(tools=tools).form
+        check_conversation(messages)
+        prompts = self._models.template("target").render(template_messages(messages), form.tools)
+        return len(prompts)
+
+    # --- tools and structured output -----------------------------------------------------
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: dict[str, Any] | str | bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """A model that may call tools.
+
+        Args:
+            tools: Functions, tools, pydantic classes or JSON schemas.
+            tool_choice: `auto` (the model chooses), `any` (it has to call one), `none`, or the
+                name of the one that it has to call. A call that has to be made is decoded under a
+                grammar, so that it always fits its schema; this needs the extra `structured`.
+            parallel_tool_calls: Whether an answer may hold several calls. By default the model
+                chooses, and makes one where a call is demanded.
+            strict: Whether objects may hold nothing that their schema does not name.
+            kwargs: Further settings of the call.
+
+        Raises:
+            SettingsError: A tool cannot be offered, or the choice names none of them.
+            GrammarError: A schema is too large.
+        """
+        form = AnswerForm.of(offered_tools(tools, strict=strict), tool_choice)
+        choice = "none" if tools and not form.tools else form.choice
+        bound: dict[str, Any] = {"tools": [dict(tool) for tool in form.tools]}
+        if choice != "auto":
+            bound["tool_choice"] = choice
+        if parallel_tool_calls is not None:
+            bound["parallel_tool_calls"] = parallel_tool_calls
+        return self.bind(**bound, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """A model whose answers fit a schema, by decoding under its grammar.
+
+        Args:
+            schema: A pydantic class, a typed dict, a JSON schema or an OpenAI function.
+            method: `json_schema` tells the model the schema; `function_calling` has it call a tool
+                of that form; `json_mode` leaves it to the prompt to say what is wanted. The answer
+                fits the schema with each of them.
+            include_raw: Return the message and any parsing error beside what was parsed.
+            strict: Whether objects may hold nothing that their schema does not name.
+            kwargs: Further settings of the call.
+
+        Raises:
+            SettingsError: The schema or the method is none that is known.
+            GrammarError: The schema is too large.
+        """
+        return structured(
+            self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs
+        )
 
     # --- one graph for every call --------------------------------------------------------
 
     @cached_property
     def _models(self) -> Models:
         return Models(self)
+
+    @cached_property
+    def _others(self) -> dict[str, Self]:
+        """The same model with other targets, for calls that name one."""
+        return {}
+
+    def _with_target(self, target: str | None) -> Self:
+        if target is None or str(target) == self.target:
+            return self
+        if target not in self._others:
+            self._others[target] = self.model_copy(update={"target": str(target)})
+        return self._others[target]
 
     @cached_property
     def _graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
@@ -87,7 +231,13 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         The run's own config: callbacks, limits and checkpoints of a graph that this chat model
         is used in must not reach the inner graph.
         """
-        given = {n: v for n in Context.OVERRIDES if (v := overrides.get(n)) is not None}
+        if unknown := overrides.keys() - {*CALL_SETTINGS, *IGNORED}:
+            known = ", ".join(sorted(CALL_SETTINGS))
+            raise SettingsError(
+                f"{', '.join(sorted(unknown))} is no setting of a call; those known are {known}"
+            )
+        given = {n: v for n in CALL_SETTINGS if (v := overrides.get(n)) is not None}
+        given.pop("model", None)
         if stop is not None:
             given["stop"] = tuple(stop)
         context = Context(**given, cancel=CancelScope())
@@ -97,11 +247,12 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         }
         variables = copy_context()
         variables.run(var_child_runnable_config.set, None)
-        # The graph gives messages ids; the caller's own are left as they are.
-        copies = [m.model_copy() for m in messages]
+        check_conversation(messages)
+        # The graph gives messages ids, and takes two of one id for one message.
+        copies = [m.model_copy(update={"id": None}) for m in messages]
         return {"messages": copies}, {"config": config, "context": context}, variables
 
-    # --- whole answers -------------------------------------------------------------------
+    # --- whole answers: the stream, collected ---------------------------------------------
 
     def _generate(
         self,
@@ -110,13 +261,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        start, options, variables = self._call(messages, stop, kwargs)
-        try:
-            state = variables.run(lambda: self._graph.invoke(start, **options))
-        except BaseException:
-            options["context"].cancel.cancel()
-            raise
-        return _result(state)
+        return generate_from_stream(self._stream(messages, stop, **kwargs))
 
     async def _agenerate(
         self,
@@ -125,14 +270,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        start, options, variables = self._call(messages, stop, kwargs)
-        try:
-            running = self._graph.ainvoke(start, **options)
-            state = await asyncio.create_task(running, context=variables)
-        except BaseException:
-            options["context"].cancel.cancel()
-            raise
-        return _result(state)
+        return await agenerate_from_stream(self._astream(messages, stop, **kwargs))
 
     # --- streams -------------------------------------------------------------------------
 
@@ -143,9 +281,12 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
+        if (other := self._with_target(kwargs.get("model"))) is not self:
+            yield from other._stream(messages, stop, run_manager, **kwargs)
+            return
         start, options, variables = self._call(messages, stop, kwargs)
         parts: Any = self._graph.stream(start, stream_mode=["custom", "values"], **options)
-        chunks = _Chunks(self._answer_stream(options["context"]))
+        chunks = self._chunks(options["context"])
         try:
             while (part := variables.run(next, parts, None)) is not None:
                 for chunk in chunks.take(part):
@@ -163,9 +304,13 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        if (other := self._with_target(kwargs.get("model"))) is not self:
+            async for chunk in other._astream(messages, stop, run_manager, **kwargs):
+                yield chunk
+            return
         start, options, variables = self._call(messages, stop, kwargs)
         parts: Any = self._graph.astream(start, stream_mode=["custom", "values"], **options)
-        chunks = _Chunks(self._answer_stream(options["context"]))
+        chunks = self._chunks(options["context"])
         try:
             while True:
                 step = anext(parts, None)
@@ -180,34 +325,13 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
             options["context"].cancel.cancel()
             await parts.aclose()
 
-    def _answer_stream(self, context: Context) -> AnswerStream:
+    def _chunks(self, context: Context) -> AnswerChunks:
         stop = self.stop if context.stop is None else context.stop
-        return AnswerStream(stop, self.separator)
-
-
-class _Chunks:
-    """Chunks of a streamed answer: text as it is released, figures on the last one."""
-
-    def __init__(self, answer: AnswerStream) -> None:
-        self._answer = answer
-
-    def take(self, part: tuple[str, Any]) -> Iterator[ChatGenerationChunk]:
-        mode, data = part
-        if mode == "custom":
-            if text := self._answer.take(data):
-                yield ChatGenerationChunk(message=AIMessageChunk(content=text))
-        elif data.get("finish_reason"):
-            message: AIMessage = data["messages"][-1]
-            yield ChatGenerationChunk(
-                message=AIMessageChunk(
-                    content="",
-                    usage_metadata=message.usage_metadata,
-                    response_metadata=message.response_metadata,
-                    chunk_position="last",
-                )
-            )
-
-
-def _result(state: dict[str, Any]) -> ChatResult:
-    message: AIMessage = state["messages"][-1].model_copy(update={"id": None})
-    return ChatResult(generations=[ChatGeneration(message=message)])
+        limits = Limits.of(self).overridden(context)
+        return AnswerChunks(
+            AnswerStream(stop, self.separator),
+            ChunkWriter(blocks=self.output_version == "v1"),
+            lambda writer: self._models.parser(
+                [writer, *self._models.roles(limits.policy)], context.form.tools
+            ),
+        )

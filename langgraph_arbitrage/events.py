@@ -13,7 +13,7 @@ class StepEvent(TypedDict, total=False):
     | event | when | carries |
     |---|---|---|
     | `drafted` | the draft wrote a step | text, tokens, seconds |
-    | `scored` | the policy judged it | score, escalate, seconds |
+    | `scored` | the policy judged it | score, escalate, fault, seconds |
     | `writing` | the target wrote some more of its step | text (what is new) |
     | `committed` | a step became part of the answer | writer, text, score, tokens, seconds |
     | `finished` | the answer is complete | text, reason |
@@ -26,6 +26,8 @@ class StepEvent(TypedDict, total=False):
     text: str
     score: float | None
     escalate: bool
+    fault: str | None
+    """Why the step's tool call cannot be made, where that alone escalates it."""
     tokens: int
     seconds: float
     reason: str

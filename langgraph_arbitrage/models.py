@@ -14,12 +14,17 @@ from langgraph_arbitrage.policies import Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.state import StepRecord
+from langgraph_arbitrage.template import Template, template_of
+from langgraph_arbitrage.tools.form import AnswerForm, Demands, answer_parser
+from langgraph_arbitrage.tools.formats import Tool
+from langgraph_arbitrage.tools.parser import Parser
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Engine, ModelSpec, Tokenizer
 
 __all__ = ["Models"]
 
+PLAIN = AnswerForm()
 WINDOW = 64  # tokens before a step that are decoded with it, so that characters stay whole
 
 
@@ -117,7 +122,13 @@ class Models:
     def _shared(self) -> bool:
         return self.tokenizer("draft").shares_vocabulary(self.tokenizer("target"))
 
-    def prompts(self, messages: Sequence[BaseMessage], policy: Policy) -> dict[str, list[int]]:
+    def template(self, role: Writer) -> Template:
+        """What a writer's chat template renders, and how it writes calls."""
+        return template_of(self.tokenizer(role))
+
+    def prompts(
+        self, messages: Sequence[BaseMessage], policy: Policy, form: AnswerForm = PLAIN
+    ) -> dict[str, list[int]]:
         """The conversation's ids for each model, through its own template.
 
         Raises:
@@ -127,7 +138,9 @@ class Models:
         plain = template_messages(messages)
         # Usage is counted by the target's tokenizer, whoever writes.
         roles: set[Writer] = {*self.roles(policy), "target"}
-        found: dict[str, list[int]] = {r: self.tokenizer(r).render(plain) for r in sorted(roles)}
+        found: dict[str, list[int]] = {
+            r: self.template(r).render(plain, form.tools, form.note) for r in sorted(roles)
+        }
         for role in self.roles(policy):
             engine, tokens = self.engine(role), len(found[role])
             if engine.context is not None and tokens >= engine.context:
@@ -137,6 +150,25 @@ class Models:
                     "model with a longer context."
                 )
         return found
+
+    def demands(self, form: AnswerForm, policy: Policy) -> Demands:
+        """The form of an answer for each writer that the policy uses, compiled once.
+
+        Raises:
+            GrammarError: A schema cannot be compiled, or calls cannot be forced.
+            MissingExtraError: The answer is to be forced, and llguidance is not installed.
+        """
+        demands = form.demands(
+            {role: self.template(role) for role in self.roles(policy)},
+            lambda role: self.engine(role).grammar_marks(),  # type: ignore[arg-type]
+        )
+        for role, grammar in demands["grammars"].items():
+            self.engine(role).check_grammar(grammar)  # type: ignore[arg-type]
+        return demands
+
+    def parser(self, writers: Sequence[Writer], tools: Sequence[Tool]) -> Parser:
+        """The parser of an answer, for its writers, that of the first step first."""
+        return answer_parser([self.template(role) for role in dict.fromkeys(writers)], tools)
 
     def ids(
         self, role: Writer, prompts: Mapping[str, list[int]], steps: Sequence[StepRecord]

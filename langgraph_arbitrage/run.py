@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langgraph.runtime import get_runtime
@@ -15,7 +15,10 @@ from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.policies import PastStep, StepText, StepView, Writer
 from langgraph_arbitrage.prompts import check_conversation, last_question
 from langgraph_arbitrage.settings import Context, Limits
-from langgraph_arbitrage.state import ArbitrageState, PendingStep
+from langgraph_arbitrage.state import ArbitrageState, PendingStep, StepRecord
+from langgraph_arbitrage.tools.formats import ParsedCall, Tool
+from langgraph_arbitrage.tools.parser import Piece, open_thinking
+from langgraph_arbitrage.tools.verifier import call_fault
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Write, Written
@@ -32,6 +35,8 @@ class Run:
         self.limits = Limits.of(models.settings).overridden(runtime.context)
         self.policy = self.limits.policy
         self.cancel = getattr(runtime.context, "cancel", None)
+        given: Any = runtime.context  # None where a caller gives none
+        self._context: Context = given or Context()
         self._emit: Callable[[Any], None] = runtime.stream_writer
 
     def emit(self, event: StepEvent) -> None:
@@ -53,9 +58,11 @@ class Run:
         seed = self.limits.seed
         if seed is None:
             seed = random.SystemRandom().getrandbits(32) if self.limits.temperature else 0
+        form = self._context.form
         update: dict[str, Any] = {
             "answers": messages[-1].id,
-            "prompts": self.models.prompts(messages, self.policy),
+            "prompts": self.models.prompts(messages, self.policy, form),
+            "demands": self.models.demands(form, self.policy),
             "seed": seed,
             "finish_reason": None,
             # A run that broke may have left these behind.
@@ -72,14 +79,15 @@ class Run:
 
     def write(self, role: Writer, state: ArbitrageState) -> Write:
         """The request for the next step from the state's prefix."""
-        from langgraph_arbitrage.engine import Sampling, Write
+        from langgraph_arbitrage.engine import Grammar, Sampling, Write
 
-        limits, steps = self.limits, state["steps"]
-        written = sum(len(s["ids"]) for s in steps)
+        limits, steps, demands = self.limits, state["steps"], state["demands"]
+        left = limits.max_tokens - sum(len(s["ids"]) for s in steps)
         reach = max((len(s) for s in limits.stop), default=1) - 1
+        lark = demands["grammars"].get(role)
         return Write(
             ids=self.models.ids(role, state["prompts"], steps),
-            max_tokens=max(1, min(limits.max_tokens - written, limits.max_step_tokens)),
+            max_tokens=max(1, min(left, limits.max_step_tokens, self._thinking_left(state, left))),
             separators=self.models.settings.separator,
             stop=limits.stop,
             tail="".join(s["text"] for s in steps)[-reach:] if reach else "",
@@ -89,12 +97,81 @@ class Run:
                 top_k=limits.top_k,
                 seed=step_seed(state["seed"], role, len(steps)),
             ),
+            spans=tuple((opening, close) for opening, close in demands["spans"]),
+            grammar=Grammar(lark, len(state["prompts"][role]), left) if lark else None,
         )
+
+    # --- what is written -----------------------------------------------------------------
+
+    def pieces(self, steps: Sequence[StepRecord], tools: Sequence[Tool], text: str) -> list[Piece]:
+        """A whole answer taken apart; `text` is that of its steps, or its beginning."""
+        first = steps[0]["writer"] if steps else self.models.roles(self.policy)[0]
+        parser = self.models.parser([first, *self.models.roles(self.policy)], tools)
+        return [*parser.feed(text), *parser.finish()]
+
+    def call_fault(self, state: ArbitrageState) -> str | None:
+        """What is wrong with a tool call in the draft's step; None where nothing is."""
+        draft, tools, steps = state.get("draft_step"), state["demands"]["tools"], state["steps"]
+        if not tools or draft is None:
+            return None
+        if draft["finish"] == "length" and self._goes_on(state, draft["ids"]):
+            return None  # it is cut, and goes on as the next step
+        before = "".join(s["text"] for s in steps)
+        known = len(_calls(self.pieces(steps, tools, before)))
+        calls = _calls(self.pieces(steps, tools, before + draft["text"]))
+        return call_fault(calls[known:], tools)
+
+    def _goes_on(self, state: ArbitrageState, ids: Sequence[int]) -> bool:
+        """Whether there is room for more of the answer after these tokens."""
+        return sum(len(s["ids"]) for s in state["steps"]) + len(ids) < self.limits.max_tokens
+
+    def token_logprobs(self, steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
+        """Each token's text and log-probability, in nats, under the model that wrote it."""
+        return [
+            {"token": self.models.tokenizer(s["writer"]).token_text(token), "logprob": logprob}
+            for s in steps
+            for token, logprob in zip(s["ids"], s["logprobs"], strict=True)
+        ]
+
+    def close_thinking(self, record: StepRecord, state: ArbitrageState) -> StepRecord:
+        """The record, with an end of the thinking where that has used up its tokens."""
+        limit, steps = self.limits.max_thinking_tokens, [*state["steps"], record]
+        if limit is None or sum(len(s["ids"]) for s in steps) < limit:
+            return record
+        close = self._open_thinking(steps)
+        if close is None:
+            return record
+        text = f"\n{close}\n\n"
+        ids = self.models.tokenizer(record["writer"]).encode(text)
+        logprobs = [*record["logprobs"], *[0.0] * len(ids)] if self.limits.logprobs else []
+        closed: StepRecord = {
+            **record,
+            "ids": [*record["ids"], *ids],
+            "text": record["text"] + text,
+            "logprobs": logprobs,
+        }
+        return closed
+
+    def _open_thinking(self, steps: Sequence[StepRecord]) -> str | None:
+        """What would close the thinking that the answer stands in; None where it is in none."""
+        first = steps[0]["writer"] if steps else self.models.roles(self.policy)[0]
+        text = "".join(step["text"] for step in steps)
+        return open_thinking(text, self.models.template(first).opened)
+
+    def _thinking_left(self, state: ArbitrageState, most: int) -> int:
+        """Most tokens of the next step, if it may be thinking."""
+        limit, steps = self.limits.max_thinking_tokens, state["steps"]
+        if limit is None:
+            return most
+        templates = [self.models.template(role) for role in self.models.roles(self.policy)]
+        begins = not steps and any(template.thinks for template in templates)
+        if not begins and self._open_thinking(steps) is None:
+            return most
+        return max(1, limit - sum(len(s["ids"]) for s in steps))
 
     def pending(self, role: Writer, state: ArbitrageState, written: Written) -> PendingStep:
         """A written step as state."""
-        spent = sum(len(s["ids"]) for s in state["steps"]) + len(written.ids)
-        goes_on = written.finish in ("separator", "length") and spent < self.limits.max_tokens
+        goes_on = written.finish in ("separator", "length") and self._goes_on(state, written.ids)
         return PendingStep(
             ids=written.ids,
             text=self.models.step_text(
@@ -110,6 +187,10 @@ class Run:
             cached=written.cached,
             seconds=written.seconds,
         )
+
+
+def _calls(pieces: Sequence[Piece]) -> list[ParsedCall]:
+    return [piece.call for piece in pieces if piece.call is not None]
 
 
 def begins_answer(state: ArbitrageState) -> bool:

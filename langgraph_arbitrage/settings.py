@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
@@ -19,6 +20,9 @@ from pydantic import (
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies import DraftConfidence, Policy
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.tools.form import AnswerForm
 
 __all__ = ["ArbitrageSettings", "Context", "Limits"]
 
@@ -69,6 +73,8 @@ class ArbitrageSettings(BaseModel):
     """Most steps of an answer."""
     max_step_tokens: int = 512
     """Most tokens of one step; a longer one goes on as the next."""
+    max_thinking_tokens: int | None = None
+    """Most tokens of thinking (`<think>`) before it is closed and the answer begins."""
     temperature: float = 0.0
     """0 takes the most probable token each time; higher is more varied."""
     top_p: float = 1.0
@@ -79,6 +85,8 @@ class ArbitrageSettings(BaseModel):
     """Seed for sampling: the same seed gives the same answer. Drawn anew where none is given."""
     stop: Texts = ()
     """Strings that end an answer; they are not part of it."""
+    logprobs: bool = False
+    """Report each token's log-probability under the model that wrote it, as response metadata."""
     separator: Texts = ("\n\n",)
     """What ends a step; several are allowed."""
     device: str = "auto"
@@ -130,11 +138,21 @@ class Context:
     max_tokens: int | None = None
     max_steps: int | None = None
     max_step_tokens: int | None = None
+    max_thinking_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
+    logprobs: bool | None = None
+    tools: Sequence[Any] | None = None
+    """Tools that the model may call: functions, tools, pydantic classes, JSON schemas."""
+    tool_choice: Any = None
+    """`auto`, `any`, `none`, or the name of the tool that has to be called."""
+    parallel_tool_calls: bool | None = None
+    """Whether an answer may hold several calls; None leaves it to the model."""
+    response_format: Any = None
+    """What the answer has to fit: a schema, or one in OpenAI's form of a response format."""
     cancel: Any = None
     """A `CancelScope`: cancelling it ends the run's model work within a token."""
 
@@ -143,12 +161,28 @@ class Context:
         "max_tokens",
         "max_steps",
         "max_step_tokens",
+        "max_thinking_tokens",
         "temperature",
         "top_p",
         "top_k",
         "seed",
         "stop",
+        "logprobs",
     )
+
+    @property
+    def form(self) -> AnswerForm:
+        """What the answer may be.
+
+        Raises:
+            SettingsError: A tool, a choice or a format is none that is known.
+            GrammarError: A schema is too large.
+        """
+        from langgraph_arbitrage.tools.form import AnswerForm  # needs more of langchain-core
+
+        return AnswerForm.of(
+            self.tools, self.tool_choice, self.parallel_tool_calls, self.response_format
+        )
 
 
 @dataclass(frozen=True)
@@ -164,6 +198,8 @@ class Limits:
     top_k: int
     seed: int | None
     stop: tuple[str, ...]
+    max_thinking_tokens: int | None
+    logprobs: bool
 
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
@@ -178,6 +214,8 @@ class Limits:
             settings.top_k,
             settings.seed,
             settings.stop,
+            settings.max_thinking_tokens,
+            settings.logprobs,
         )
 
     def overridden(self, context: Context | None) -> Limits:
@@ -215,8 +253,10 @@ def _refusal(error: ValidationError) -> SettingsError:
 
 def check_limits(limits: _T) -> _T:
     """Raise `SettingsError` where a limit or a sampling setting is outside its range."""
-    for name in ("max_tokens", "max_steps", "max_step_tokens"):
+    for name in ("max_tokens", "max_steps", "max_step_tokens", "max_thinking_tokens"):
         value = getattr(limits, name)
+        if value is None and name == "max_thinking_tokens":
+            continue
         if not isinstance(value, int) or value < 1:
             raise SettingsError(f"{name} must be at least 1, not {value}")
     temperature, top_p, top_k, stop = (

@@ -15,6 +15,7 @@ from langgraph.channels import DeltaChannel
 from langgraph.graph.message import add_messages
 
 from langgraph_arbitrage.policies import Writer
+from langgraph_arbitrage.tools.form import Demands
 
 __all__ = [
     "ArbitrageState",
@@ -52,6 +53,8 @@ class Verdict(TypedDict):
     fed: int
     """Tokens fed through the router for it."""
     seconds: float
+    fault: str | None
+    """Why the step's tool call cannot be made, where that alone escalates it."""
 
 
 class StepRecord(TypedDict):
@@ -73,6 +76,8 @@ class StepRecord(TypedDict):
     """Tokens fed through each model for this step."""
     cached: int
     """Tokens of the prefix that the writer found in its cache."""
+    logprobs: list[float]
+    """Log-probability of each token, where they are asked for."""
 
 
 def _appended(steps: list[StepRecord], batches: Sequence[list[StepRecord]]) -> list[StepRecord]:
@@ -94,6 +99,8 @@ class ArbitrageState(TypedDict, total=False):
     """Id of the message that is being answered: with another one a new answer begins."""
     prompts: dict[str, list[int]]
     """Token ids of the conversation for each model, through its own chat template."""
+    demands: Demands
+    """What the answer may be: the tools that it may call, the grammar that it is written under."""
     # Checkpoints of a delta channel hold what a step adds, not all steps so far.
     steps: Annotated[list[StepRecord], DeltaChannel(_appended)]
     """The answer so far, step by step."""

@@ -18,7 +18,7 @@ __all__ = ["commit"]
 def commit(state: ArbitrageState, run: Run) -> Body:
     """Append the accepted draft step, or the target's in its place; end the answer if it ends."""
     yield ()  # no model is asked
-    record, finish = _chosen(state)
+    record, finish = _chosen(state, run)
     steps = [*state["steps"], record]
     run.emit(
         StepEvent(
@@ -39,13 +39,16 @@ def commit(state: ArbitrageState, run: Run) -> Body:
     }
     reason = _finish_reason(finish, steps, state, run)
     if reason is not None:
-        message = _message(reason, steps, state, run)
+        text = answer_text(
+            [s["text"] for s in steps], run.limits.stop, run.models.settings.separator
+        )
+        message = _message(reason, text, steps, state, run)
         update |= {"finish_reason": reason, "messages": [message]}
-        run.emit(StepEvent(type="finished", text=message.text, reason=reason))
+        run.emit(StepEvent(type="finished", text=text, reason=reason))
     return update
 
 
-def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
+def _chosen(state: ArbitrageState, run: Run) -> tuple[StepRecord, str]:
     """The step that is taken, and why it ended.
 
     The rule of the method: z_t replaces z_d iff the policy escalates.
@@ -64,8 +67,9 @@ def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
         discarded=len(other["ids"]) if other else 0,
         forwarded=forwarded(("draft", draft), ("target", target), ("router", verdict)),
         cached=taken["cached"],
+        logprobs=taken["logprobs"] if run.limits.logprobs else [],
     )
-    return record, taken["finish"]
+    return run.close_thinking(record, state), taken["finish"]
 
 
 def _finish_reason(
@@ -85,15 +89,22 @@ def _finish_reason(
     return None
 
 
-def _message(reason: str, steps: list[StepRecord], state: ArbitrageState, run: Run) -> AIMessage:
+def _message(
+    reason: str, text: str, steps: list[StepRecord], state: ArbitrageState, run: Run
+) -> AIMessage:
     settings = run.models.settings
     used = [r for r in run.models.roles(run.policy) if any(r in s["forwarded"] for s in steps)]
+    pieces = run.pieces(steps, state["demands"]["tools"], text)
+    thought = "".join(p.text for p in pieces if p.kind == "reasoning")
     return answer_message(
         steps,
-        answer_text([s["text"] for s in steps], run.limits.stop, settings.separator),
+        text,
+        pieces,
         model_name=settings.target,
         prompt_tokens=len(state["prompts"]["target"]),
         answer_tokens=sum(len(run.models.step_ids("target", s)) for s in steps),
+        thinking_tokens=len(run.models.tokenizer("target").encode(thought)) if thought else 0,
         engines=run.models.backends(used),
         finish_reason=reason,
+        logprobs=run.token_logprobs(steps) if run.limits.logprobs else None,
     )

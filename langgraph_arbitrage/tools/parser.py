@@ -176,11 +176,12 @@ class AnswerParser:
         text = self._space + text
         bare = text.rstrip()
         self._space = text[len(bare) :]
+        follows = (self._thought or self._called) and not self._begun
         if not bare:
-            if self._thought and not self._begun:
-                self._space = ""  # between the thinking and the answer
+            if follows:
+                self._space = ""  # between the thinking, or a call, and the answer
             return []
-        if self._thought and not self._begun:
+        if follows:
             bare = bare.lstrip()
         self._begun = True
         return [Piece("text", bare)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
@@ -14,6 +15,13 @@ from langgraph_arbitrage.errors import GrammarError, SettingsError
 __all__ = ["answer_schema", "check_size", "closed", "misfit", "offered_tools", "without_titles"]
 
 LARGEST = 200_000  # characters of JSON; compiling more takes seconds, and no context holds it
+
+BOUNDS: dict[str, Callable[[float, float], bool]] = {
+    "minimum": operator.ge,
+    "exclusiveMinimum": operator.gt,
+    "maximum": operator.le,
+    "exclusiveMaximum": operator.lt,
+}
 
 Schema = Mapping[str, Any]
 
@@ -213,14 +221,8 @@ def _bound_misfit(value: Any, schema: Schema, at: str) -> str | None:
             except re.error:
                 return None  # another dialect than Python's
     if isinstance(value, int | float) and not isinstance(value, bool):
-        low = value < schema.get("minimum", value) or value <= _bound(schema, "exclusiveMinimum", 1)
-        high = value > schema.get("maximum", value)
-        if low or high or value >= _bound(schema, "exclusiveMaximum", -1):
-            return f"{at} is outside its bounds"
+        for key, keeps in BOUNDS.items():
+            bound = schema.get(key)
+            if isinstance(bound, int | float) and not keeps(value, bound):
+                return f"{at} is {value}, and its {key} is {bound}"
     return None
-
-
-def _bound(schema: Schema, key: str, side: int) -> float:
-    bound = schema.get(key)
-    number = isinstance(bound, int | float) and not isinstance(bound, bool)
-    return bound if number else -side * float("inf")  # type: ignore[return-value]

@@ -156,7 +156,8 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
                 grammar, so that it always fits its schema; this needs the extra `structured`.
             parallel_tool_calls: Whether an answer may hold several calls. By default the model
                 chooses, and makes one where a call is demanded.
-            strict: Whether objects may hold nothing that their schema does not name.
+            strict: Decode a call under the grammar of its schema where the model chooses to make
+                one too. Needs a chat template that marks calls by a token, as most do.
             kwargs: Further settings of the call.
 
         Raises:

@@ -17,7 +17,7 @@ from langgraph_arbitrage.prompts import check_conversation, last_question
 from langgraph_arbitrage.settings import Context, Limits
 from langgraph_arbitrage.state import ArbitrageState, PendingStep, StepRecord
 from langgraph_arbitrage.tools.formats import ParsedCall, Tool
-from langgraph_arbitrage.tools.parser import Piece, open_thinking
+from langgraph_arbitrage.tools.parser import THINKING, Piece, open_thinking
 from langgraph_arbitrage.tools.verifier import call_fault
 
 if TYPE_CHECKING:
@@ -151,6 +151,25 @@ class Run:
             "logprobs": logprobs,
         }
         return closed
+
+    def thinking_tokens(self, steps: Sequence[StepRecord]) -> int:
+        """Tokens of the answer up to the end of its thinking, by the target's tokenizer."""
+        opened = self.models.template(steps[0]["writer"]).opened if steps else None
+        tokenizer = self.models.tokenizer("target")
+        total, text = 0, ""
+        for step in steps:
+            before, text = text, text + step["text"]
+            ids = self.models.step_ids("target", step)
+            if open_thinking(text, opened) is not None:
+                total += len(ids)
+                continue
+            close = open_thinking(before, opened)
+            ends = [step["text"].rfind(mark) for _, mark in THINKING if close in (None, mark)]
+            if max(ends) >= 0:
+                total += sum(
+                    len(tokenizer.decode(ids[:n])) <= max(ends) for n in range(1, len(ids))
+                )
+        return total
 
     def _open_thinking(self, steps: Sequence[StepRecord]) -> str | None:
         """What would close the thinking that the answer stands in; None where it is in none."""

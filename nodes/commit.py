@@ -95,7 +95,6 @@ def _message(
     settings = run.models.settings
     used = [r for r in run.models.roles(run.policy) if any(r in s["forwarded"] for s in steps)]
     pieces = run.pieces(steps, state["demands"]["tools"], text)
-    thought = "".join(p.text for p in pieces if p.kind == "reasoning")
     return answer_message(
         steps,
         text,
@@ -103,7 +102,7 @@ def _message(
         model_name=settings.target,
         prompt_tokens=len(state["prompts"]["target"]),
         answer_tokens=sum(len(run.models.step_ids("target", s)) for s in steps),
-        thinking_tokens=len(run.models.tokenizer("target").encode(thought)) if thought else 0,
+        thinking_tokens=run.thinking_tokens(steps),
         engines=run.models.backends(used),
         finish_reason=reason,
         logprobs=run.token_logprobs(steps) if run.limits.logprobs else None,

@@ -61,11 +61,6 @@ class Constraint:
         """Whether nothing but the end can follow."""
         return bool(self._matcher.is_stopped())
 
-    @property
-    def ends_at_limit(self) -> bool:
-        """Whether the answer has used all its tokens and is one that may end here."""
-        return self._left <= 0 and bool(self._matcher.is_accepting())
-
     def restrict(self, logits: Tensor) -> None:
         """Forbid in place what cannot come next; logits of one position, shape [V]."""
         allowed = self._vocabulary.allowed(self._matcher, logits.shape[0])

@@ -81,12 +81,11 @@ class Row:
             found = self.ends.found(before, self.tokens[self.prompt_length :], request.tail)
             if found:
                 return found
-        full = written >= request.max_tokens
-        if not full and (context is None or len(self.tokens) < context):
-            return None
-        if self.constraint is not None and self.constraint.ends_at_limit:
-            return "end"
-        return "length" if full else "context"
+        if written >= request.max_tokens:
+            return "length"
+        if context is not None and len(self.tokens) >= context:
+            return "context"
+        return None
 
     def written(self, finish: Finish) -> Written:
         """The answer of a `Write`."""

@@ -75,6 +75,11 @@ class AnswerForm:
         """Whether the answer has to be a call."""
         return self.choice != "auto"
 
+    @property
+    def strict(self) -> bool:
+        """Whether calls are bound to their schemas where the model chooses to make them."""
+        return any(tool["function"].get("strict") for tool in self.tools)
+
     def demands(
         self,
         templates: Mapping[str, Template],
@@ -90,10 +95,9 @@ class AnswerForm:
             GrammarError: A writer's form of calls is not known, so that it cannot be forced.
         """
         grammars = {}
-        if self.forced or self.schema is not None:
-            grammars = {
-                role: self._grammar(template, marks(role)) for role, template in templates.items()
-            }
+        if self.forced or self.strict or self.schema is not None:
+            found = {role: self._grammar(t, marks(role)) for role, t in templates.items()}
+            grammars = {role: grammar for role, grammar in found.items() if grammar is not None}
         spans = {
             (opening, form.closes)
             for template in templates.values()
@@ -107,7 +111,7 @@ class AnswerForm:
             spans=[list(span) for span in sorted(spans)],
         )
 
-    def _grammar(self, template: Template, marks: Mapping[str, int]) -> str:
+    def _grammar(self, template: Template, marks: Mapping[str, int]) -> str | None:
         callable_tools = [
             tool for tool in self.tools if self.choice in ("auto", "any", tool["function"]["name"])
         ]
@@ -117,6 +121,9 @@ class AnswerForm:
                 f"{template.tokenizer.name} writes tool calls in a form that is not known here, so "
                 "that they cannot be forced: leave the choice to the model (tool_choice='auto')"
             )
+        free = not self.forced and self.schema is None
+        if free and (form is None or not marks.keys() & set(form.opens)):
+            return None  # a call cannot be told from text before it is written
         thinking = None
         if template.thinks:
             closes = dict(THINKING)
@@ -125,6 +132,7 @@ class AnswerForm:
         return answer_grammar(
             form=form,
             tools=callable_tools,
+            free=free,
             several=bool(self.several) if self.forced else self.several is not False,
             schema=None if self.forced else self.schema,
             thinking=thinking,

@@ -22,6 +22,7 @@ def answer_grammar(
     form: CallFormat | None = None,
     tools: Sequence[Tool] = (),
     several: bool = False,
+    free: bool = False,
     schema: Mapping[str, Any] | None = None,
     thinking: tuple[str | None, str] | None = None,
     marks: Mapping[str, int] | None = None,
@@ -32,6 +33,8 @@ def answer_grammar(
         form: How calls are written.
         tools: Tools that may be called.
         several: Calls may follow each other.
+        free: The answer is any text; only the calls in it are bound to the schemas. Needs a form
+            whose mark is a token of its own.
         schema: JSON schema of an answer that is no call.
         thinking: The mark that opens thinking (None where the prompt has opened it) and the one
             that closes it, where the model may think first.
@@ -47,6 +50,9 @@ def answer_grammar(
     if schema is not None:
         start.append(rules.json(schema))
     body = " | ".join(start)
+    if free:
+        text = rules.rule(ANYTHING)
+        body = f"{text} ({start[0]} {text})*"
     if thinking is not None:
         opens, closes = thinking
         thought = f"{rules.until(closes)} {rules.pattern('[ ' + chr(92) + 'n]*')}"

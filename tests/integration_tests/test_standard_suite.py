@@ -44,7 +44,7 @@ class Embedded:
         return sum(chunks[1:], chunks[0])
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def loaded() -> Iterator[None]:
     """The models stay loaded while the suites run."""
     llm = Brief()
@@ -57,5 +57,7 @@ class TestUnit(Embedded, ChatModelUnitTests):
     """The suite that asks no model."""
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("loaded")
 class TestIntegration(Embedded, ChatModelIntegrationTests):
     """The suite that asks the models."""

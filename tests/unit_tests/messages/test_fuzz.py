@@ -94,7 +94,7 @@ def closed() -> Any:
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=["any", "strict", "fragile"])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(messages=st.lists(message, max_size=5), with_tools=st.booleans())
 def test_any_conversation_gets_an_answer_or_an_error_of_ours(
     template: str, messages: list[AnyMessage], with_tools: bool

@@ -34,6 +34,7 @@ def adopted(state: ArbitrageState, run: Run) -> tuple[ArbitrageState, dict[str, 
     if others or any(role not in state["prompts"] for role in run.roles):
         prompts = run.prompts(state)
         update = {"prompts": prompts, "models": run.identities(prompts)}
+        update["demands"] = run.demands(state)
     steps = state["steps"]
     if others:
         steps = [_read(s, models) for s in steps]
@@ -69,7 +70,8 @@ def human_step(text: str, draft: PendingStep | None, models: Models) -> PendingS
 def _read(step: StepRecord, models: Models) -> StepRecord:
     if not step["ids"]:
         step = {**step, "text": _separated(step["text"], models)}
-    return {**step, "ids": _ids(step, models)}
+    ids = _ids(step, models)
+    return {**step, "ids": ids, "logprobs": step["logprobs"] if ids == step["ids"] else []}
 
 
 def _ids(step: Mapping[str, Any], models: Models) -> list[int]:

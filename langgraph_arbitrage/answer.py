@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage
-from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.state import StepRecord
+from langgraph_arbitrage.tools.messages import message_of_pieces
+from langgraph_arbitrage.tools.parser import Piece
 
 __all__ = ["AnswerStream", "answer_message", "answer_text", "releasable", "trim_separators"]
 
@@ -103,25 +105,31 @@ class AnswerStream:
 def answer_message(
     steps: Sequence[StepRecord],
     text: str,
+    pieces: Sequence[Piece],
     *,
     model_name: str,
     prompt_tokens: int,
     answer_tokens: int,
+    thinking_tokens: int,
     engines: Mapping[str, str],
     finish_reason: str,
     limit: str | None = None,
+    logprobs: Sequence[Mapping[str, Any]] | None = None,
 ) -> AIMessage:
     """The AIMessage of an answer, with usage and the figures of every step.
 
     Args:
         steps: The records, in order.
-        text: The answer's text; the texts of the steps are trimmed to it.
+        text: The answer as it was written; the texts of the steps are trimmed to it.
+        pieces: The same, taken apart into text, thinking and tool calls.
         model_name: The target's name.
         prompt_tokens: Input tokens, by the target's tokenizer.
         answer_tokens: Output tokens, by the target's tokenizer.
+        thinking_tokens: Those of them that are thinking.
         engines: How each model that was used runs: `slot` or `plain`.
         finish_reason: Why the answer ended.
         limit: The budget that was spent, if one was: the draft may have gone on alone after.
+        logprobs: Each token's log-probability, where they are asked for.
     """
     shown, rest = [], len(text)
     for step in steps:
@@ -156,15 +164,18 @@ def answer_message(
         input_tokens=prompt_tokens,
         output_tokens=answer_tokens,
         total_tokens=prompt_tokens + answer_tokens,
-        input_token_details=InputTokenDetails(cache_read=steps[0]["cached"] if steps else 0),
+        # The writer's own count; with another tokenizer than the target's it may be higher.
+        input_token_details=InputTokenDetails(
+            cache_read=min(steps[0]["cached"], prompt_tokens) if steps else 0
+        ),
+        output_token_details=OutputTokenDetails(reasoning=min(thinking_tokens, answer_tokens)),
     )
-    return AIMessage(
-        content=text,
-        usage_metadata=usage,
-        response_metadata={
-            "model_name": model_name,
-            "model_provider": "langgraph_arbitrage",
-            "finish_reason": finish_reason,
-            "arbitrage": figures,
-        },
-    )
+    metadata: dict[str, Any] = {
+        "model_name": model_name,
+        "model_provider": "langgraph_arbitrage",
+        "finish_reason": finish_reason,
+        "arbitrage": figures,
+    }
+    if logprobs is not None:
+        metadata["logprobs"] = {"content": list(logprobs)}
+    return message_of_pieces(pieces, usage_metadata=usage, response_metadata=metadata)

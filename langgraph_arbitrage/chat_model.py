@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import (
+    agenerate_from_stream,
+    generate_from_stream,
+)
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
+from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
+from pydantic import model_validator
 
 from langgraph_arbitrage.answer import AnswerStream
+from langgraph_arbitrage.chunks import AnswerChunks
+from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models import Models, home
 from langgraph_arbitrage.nodes import CancelScope
+from langgraph_arbitrage.profile import PROVIDER, profile_of
+from langgraph_arbitrage.prompts import check_conversation, template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
+from langgraph_arbitrage.tools.form import AnswerForm
+from langgraph_arbitrage.tools.messages import ChunkWriter
+from langgraph_arbitrage.tools.schemas import offered_tools
+from langgraph_arbitrage.tools.structured import structured
 
 __all__ = ["ChatArbitrage"]
+
+FORM_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+CALL_SETTINGS = ("model", *Context.OVERRIDES, *FORM_SETTINGS)
+"""What can be set for one call."""
+IGNORED = ("ls_structured_output_format", "stream", "strict")
+"""What LangChain and its agents pass along to every model."""
+PROVIDER_SETTINGS = {"api_key", "base_url", "max_retries"}
+"""Standard parameters of chat models that concern a provider's server."""
 
 
 class ChatArbitrage(ArbitrageSettings, BaseChatModel):
@@ -53,14 +77,14 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         ContextLengthError: The conversation does not fit a model's context.
     """
 
-    @property
-    def _llm_type(self) -> str:
-        return "langgraph-arbitrage"
+    streaming: bool = False
+    """Let `invoke` stream too, so that callbacks hear of each token."""
 
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        fields = (n for n in ArbitrageSettings.model_fields if n not in ("router", "threshold"))
-        return {name: getattr(self, name) for name in fields} | {"policy": repr(self.policy)}
+    @model_validator(mode="before")
+    @classmethod
+    def _without_provider_settings(cls, values: Any) -> Any:
+        """LangChain's standard parameters that say nothing to a local model are left out."""
+        return {n: v for n, v in values.items() if n not in PROVIDER_SETTINGS}
 
     def prepare(self) -> None:
         """Check the checkpoints and load the tokenizers now rather than at the first answer.
@@ -74,22 +98,139 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
     def close(self) -> None:
         """Give the models back; those without another user are unloaded."""
         self._models.close()
+        for other in self._others.values():
+            other.close()
+        self._others.clear()
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
-        for cached in (
-            "_models",
-            "_graph",
-            "_resumable_graph",
-        ):  # a copy is made to be changed: it gets its own
+        # A copy is made to be changed: it gets its own.
+        for cached in ("_models", "_graph", "_resumable_graph", "_others"):
             copied.__dict__.pop(cached, None)
         return copied
+
+    # --- what LangChain asks of a model --------------------------------------------------
+
+    @property
+    def _llm_type(self) -> str:
+        return "langgraph-arbitrage"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        fields = (n for n in ArbitrageSettings.model_fields if n not in ("router", "threshold"))
+        return {name: getattr(self, name) for name in fields} | {"policy": repr(self.policy)}
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return profile_of(self.target, self.max_tokens)
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        shown = {n: kwargs.get(n, getattr(self, n)) for n in ("temperature", "max_tokens")}
+        params = LangSmithParams(
+            ls_provider=PROVIDER,
+            ls_model_name=str(kwargs.get("model") or self.target),
+            ls_model_type="chat",
+            ls_temperature=shown["temperature"],
+            ls_max_tokens=shown["max_tokens"],
+        )
+        if stop or self.stop:
+            params["ls_stop"] = list(stop or self.stop)
+        return params
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of a text, by the target's tokenizer."""
+        return self._models.tokenizer("target").encode(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Tokens that the target reads for these messages, its chat template's included."""
+        form = Context(tools=tools).form
+        check_conversation(messages)
+        prompts = self._models.template("target").render(template_messages(messages), form.tools)
+        return len(prompts)
+
+    # --- tools and structured output -----------------------------------------------------
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: dict[str, Any] | str | bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """A model that may call tools.
+
+        Args:
+            tools: Functions, tools, pydantic classes or JSON schemas.
+            tool_choice: `auto` (the model chooses), `any` (it has to call one), `none`, or the
+                name of the one that it has to call. A call that has to be made is decoded under a
+                grammar, so that it always fits its schema; this needs the extra `structured`.
+            parallel_tool_calls: Whether an answer may hold several calls. By default the model
+                chooses, and makes one where a call is demanded.
+            strict: Decode a call under the grammar of its schema where the model chooses to make
+                one too. Needs a chat template that marks calls by a token, as most do.
+            kwargs: Further settings of the call.
+
+        Raises:
+            SettingsError: A tool cannot be offered, or the choice names none of them.
+            GrammarError: A schema is too large.
+        """
+        form = AnswerForm.of(offered_tools(tools, strict=strict), tool_choice)
+        choice = "none" if tools and not form.tools else form.choice
+        bound: dict[str, Any] = {"tools": [dict(tool) for tool in form.tools]}
+        if choice != "auto":
+            bound["tool_choice"] = choice
+        if parallel_tool_calls is not None:
+            bound["parallel_tool_calls"] = parallel_tool_calls
+        return self.bind(**bound, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """A model whose answers fit a schema, by decoding under its grammar.
+
+        Args:
+            schema: A pydantic class, a typed dict, a JSON schema or an OpenAI function.
+            method: `json_schema` tells the model the schema; `function_calling` has it call a tool
+                of that form; `json_mode` leaves it to the prompt to say what is wanted. The answer
+                fits the schema with each of them.
+            include_raw: Return the message and any parsing error beside what was parsed.
+            strict: Whether objects may hold nothing that their schema does not name.
+            kwargs: Further settings of the call.
+
+        Raises:
+            SettingsError: The schema or the method is none that is known.
+            GrammarError: The schema is too large.
+        """
+        return structured(
+            self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs
+        )
 
     # --- one graph for every call --------------------------------------------------------
 
     @cached_property
     def _models(self) -> Models:
         return Models(self)
+
+    @cached_property
+    def _others(self) -> dict[str, Self]:
+        """The same model with other targets, for calls that name one."""
+        return {}
+
+    def _with_target(self, target: str | None) -> Self:
+        if target is None or str(target) == self.target:
+            return self
+        if target not in self._others:
+            self._others[target] = self.model_copy(update={"target": str(target)})
+        return self._others[target]
 
     @cached_property
     def _graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
@@ -115,7 +256,13 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         is used in must not reach the inner graph, unless a human approves of its steps: then it
         is a subgraph, so that an interrupt stops the parent, and resuming the parent resumes it.
         """
-        given = {n: v for n in Context.OVERRIDES if (v := overrides.get(n)) is not None}
+        if unknown := overrides.keys() - {*CALL_SETTINGS, *IGNORED}:
+            known = ", ".join(sorted(CALL_SETTINGS))
+            raise SettingsError(
+                f"{', '.join(sorted(unknown))} is no setting of a call; those known are {known}"
+            )
+        given = {n: v for n in CALL_SETTINGS if (v := overrides.get(n)) is not None}
+        given.pop("model", None)
         if stop is not None:
             given["stop"] = tuple(stop)
         tell = _parents_listener()
@@ -127,8 +274,9 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         variables = copy_context()
         if limits.approve is None:
             variables.run(var_child_runnable_config.set, None)
-        # The graph gives messages ids; the caller's own are left as they are.
-        copies = [m.model_copy() for m in messages]
+        check_conversation(messages)
+        # The graph gives messages ids, and takes two of one id for one message.
+        copies = [m.model_copy(update={"id": None}) for m in messages]
         return _Call(
             graph=self._graph if limits.approve is None else self._resumable_graph,
             start={"messages": copies},
@@ -138,7 +286,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
             tell=tell or _nobody,
         )
 
-    # --- whole answers -------------------------------------------------------------------
+    # --- whole answers: the stream, collected ---------------------------------------------
 
     def _generate(
         self,
@@ -147,13 +295,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, kwargs, whole=True)
-        try:
-            state = call.variables.run(lambda: call.graph.invoke(call.start, **call.telling))
-        except BaseException:
-            call.context.cancel.cancel()
-            raise
-        return _result(state)
+        return generate_from_stream(self._parts(messages, stop, None, kwargs, whole=True))
 
     async def _agenerate(
         self,
@@ -162,14 +304,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, kwargs, whole=True)
-        try:
-            running = call.graph.ainvoke(call.start, **call.telling)
-            state = await asyncio.create_task(running, context=call.variables)
-        except BaseException:
-            call.context.cancel.cancel()
-            raise
-        return _result(state)
+        return await agenerate_from_stream(self._aparts(messages, stop, None, kwargs, whole=True))
 
     # --- streams -------------------------------------------------------------------------
 
@@ -180,9 +315,24 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._call(messages, stop, kwargs)
+        yield from self._parts(messages, stop, run_manager, kwargs)
+
+    def _parts(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: CallbackManagerForLLMRun | None,
+        overrides: dict[str, Any],
+        *,
+        whole: bool = False,
+    ) -> Iterator[ChatGenerationChunk]:
+        """The chunks of an answer; those of a `whole` one need not come token by token."""
+        if (other := self._with_target(overrides.get("model"))) is not self:
+            yield from other._parts(messages, stop, run_manager, overrides, whole=whole)
+            return
+        call = self._call(messages, stop, overrides, whole=whole)
         parts: Any = call.graph.stream(call.start, **call.streaming)
-        chunks = _Chunks(self._answer_stream(call.context), call.tell)
+        chunks = self._chunks(call)
         # LangGraph, interrupted while it streams, waits for the node that runs. On a thread of its
         # own it is not interrupted: Ctrl-C reaches the thread that waits here, and cancels.
         beside = ThreadPoolExecutor(1)
@@ -205,9 +355,26 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = self._call(messages, stop, kwargs)
+        async for chunk in self._aparts(messages, stop, run_manager, kwargs):
+            yield chunk
+
+    async def _aparts(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: AsyncCallbackManagerForLLMRun | None,
+        overrides: dict[str, Any],
+        *,
+        whole: bool = False,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        """The same, waiting on the event loop."""
+        if (other := self._with_target(overrides.get("model"))) is not self:
+            async for chunk in other._aparts(messages, stop, run_manager, overrides, whole=whole):
+                yield chunk
+            return
+        call = self._call(messages, stop, overrides, whole=whole)
         parts: Any = call.graph.astream(call.start, **call.streaming)
-        chunks = _Chunks(self._answer_stream(call.context), call.tell)
+        chunks = self._chunks(call)
         try:
             while True:
                 step = anext(parts, None)
@@ -222,9 +389,18 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
             call.context.cancel.cancel()
             await parts.aclose()
 
-    def _answer_stream(self, context: Context) -> AnswerStream:
+    def _chunks(self, call: _Call) -> AnswerChunks:
+        context = call.context
         stop = self.stop if context.stop is None else context.stop
-        return AnswerStream(stop, self.separator)
+        limits = Limits.of(self).overridden(context)
+        return AnswerChunks(
+            AnswerStream(stop, self.separator),
+            ChunkWriter(blocks=self.output_version == "v1"),
+            lambda writer: self._models.parser(
+                [home(writer), *self._models.roles(limits.policy)], context.form.tools
+            ),
+            call.tell,
+        )
 
 
 @dataclass(frozen=True)
@@ -240,13 +416,8 @@ class _Call:
     """Hands an event to the graph that the chat model is used in."""
 
     @property
-    def telling(self) -> dict[str, Any]:
-        """Options of a run whose events go to the parent's stream directly."""
-        return {"config": self.config, "context": replace(self.context, listener=self.tell)}
-
-    @property
     def streaming(self) -> dict[str, Any]:
-        """Options of a run whose events are read from its own stream."""
+        """Options of the run: its events are read from its own stream."""
         modes = ["custom", "values"]
         return {"config": self.config, "context": self.context, "stream_mode": modes}
 
@@ -269,42 +440,3 @@ def _parents_listener() -> Callable[[StepEvent], None] | None:
 
 def _nobody(event: StepEvent) -> None:
     pass
-
-
-class _Chunks:
-    """Chunks of a streamed answer: text as it is released, figures on the last one."""
-
-    def __init__(self, answer: AnswerStream, tell: Callable[[StepEvent], None]) -> None:
-        self._answer = answer
-        self._tell = tell
-        self._begun = False
-
-    def take(self, part: tuple[str, Any]) -> Iterator[ChatGenerationChunk]:
-        mode, data = part
-        if mode == "custom":
-            self._tell(data)
-            yield from self._text(self._answer.take(data))
-        elif data.get("finish_reason"):
-            message: AIMessage = data["messages"][-1]
-            yield ChatGenerationChunk(
-                message=AIMessageChunk(
-                    content="",
-                    usage_metadata=message.usage_metadata,
-                    response_metadata=message.response_metadata,
-                    chunk_position="last",
-                )
-            )
-        elif not self._begun:  # a run that is resumed has steps: the message is made of all chunks
-            self._begun = True
-            for step in data.get("steps", []):
-                yield from self._text(self._answer.push(step["text"]))
-
-    @staticmethod
-    def _text(text: str) -> Iterator[ChatGenerationChunk]:
-        if text:
-            yield ChatGenerationChunk(message=AIMessageChunk(content=text))
-
-
-def _result(state: dict[str, Any]) -> ChatResult:
-    message: AIMessage = state["messages"][-1].model_copy(update={"id": None})
-    return ChatResult(generations=[ChatGeneration(message=message)])

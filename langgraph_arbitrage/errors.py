@@ -11,7 +11,9 @@ __all__ = [
     "EngineBusyError",
     "EngineClosedError",
     "EngineError",
+    "GrammarError",
     "MessageError",
+    "MissingExtraError",
     "NotEnoughMemoryError",
     "OtherModelsError",
     "RequestCancelledError",
@@ -30,6 +32,14 @@ class SettingsError(ArbitrageError, ValueError):
 
 class MessageError(ArbitrageError, ValueError):
     """The conversation cannot be answered: it is empty or holds what no model here can read."""
+
+
+class GrammarError(ArbitrageError, ValueError):
+    """A schema or grammar cannot be compiled, is too large, or does not fit what is written."""
+
+
+class MissingExtraError(ArbitrageError, ImportError):
+    """Something was asked for that needs an extra of this package; the message installs it."""
 
 
 class CheckpointError(ArbitrageError, ValueError):

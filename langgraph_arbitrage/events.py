@@ -13,12 +13,12 @@ __all__ = ["StepEvent"]
 
 
 class StepEvent(TypedDict, total=False):
-    """Something that happened to a step. Every event has all fields but `escalate` and `reason`.
+    """Something that happened to a step. Every event has all fields but the last three.
 
     | event | when | what its fields say |
     |---|---|---|
     | `drafted` | the draft wrote a step | its text, tokens, seconds |
-    | `scored` | the policy judged it | its text, tokens; score, `escalate`, the judge's seconds |
+    | `scored` | the policy judged it | its text, tokens; score, `escalate`, `fault`, its seconds |
     | `accepted` | it is taken, or a human's text in its place | writer, text, score, tokens |
     | `asked` | a human is asked about it; the run stops | its text, score, tokens |
     | `escalated` | the target is to write it again | the text that lost, its score, tokens |
@@ -47,5 +47,7 @@ class StepEvent(TypedDict, total=False):
     seconds: float
     escalate: bool
     """With `scored`: what the policy decided."""
+    fault: str | None
+    """With `scored`: why the step's tool call cannot be made, where that alone escalates it."""
     reason: str
     """With `finished`: the finish reason."""

@@ -14,12 +14,17 @@ from langgraph_arbitrage.policies import Ask, AskTarget, Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.state import ModelIdentity, StepRecord, StepWriter
+from langgraph_arbitrage.template import Template, template_of
+from langgraph_arbitrage.tools.form import AnswerForm, Demands, answer_parser
+from langgraph_arbitrage.tools.formats import Tool
+from langgraph_arbitrage.tools.parser import Parser
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Engine, ModelSpec, Score, Tokenizer
 
-__all__ = ["Models", "piece_ids"]
+__all__ = ["PLAIN", "Models", "home", "piece_ids"]
 
+PLAIN = AnswerForm()
 WINDOW = 64  # tokens before a step that are decoded with it, so that characters stay whole
 
 
@@ -192,8 +197,16 @@ class Models:
     def _shared(self) -> bool:
         return self.tokenizer("draft").shares_vocabulary(self.tokenizer("target"))
 
+    def template(self, role: Writer) -> Template:
+        """What a writer's chat template renders, and how it writes calls."""
+        return template_of(self.tokenizer(role))
+
     def prompts(
-        self, messages: Sequence[BaseMessage], policy: Policy, also: Sequence[Writer] = ()
+        self,
+        messages: Sequence[BaseMessage],
+        policy: Policy,
+        also: Sequence[Writer] = (),
+        form: AnswerForm = PLAIN,
     ) -> dict[str, list[int]]:
         """The conversation's ids for each model, through its own template.
 
@@ -201,6 +214,7 @@ class Models:
             messages: The conversation.
             policy: Its models, and the target, are those asked for.
             also: Further ones.
+            form: What the answer may be.
 
         Raises:
             ContextLengthError: It does not fit a model that the policy uses.
@@ -211,7 +225,9 @@ class Models:
         plain = template_messages(messages)
         # Usage is counted by the target's tokenizer, whoever writes.
         roles: set[Writer] = {*self.roles(policy), *also, "target"}
-        found: dict[str, list[int]] = {r: self.tokenizer(r).render(plain) for r in sorted(roles)}
+        found: dict[str, list[int]] = {
+            r: self.template(r).render(plain, form.tools, form.note) for r in sorted(roles)
+        }
         for role in self.roles(policy):
             engine, tokens = self.engine(role), len(found[role])
             if engine.context is not None and tokens >= engine.context:
@@ -221,6 +237,25 @@ class Models:
                     "model with a longer context."
                 )
         return found
+
+    def demands(self, form: AnswerForm, roles: Sequence[Writer]) -> Demands:
+        """The form of an answer for each of these writers, compiled once.
+
+        Raises:
+            GrammarError: A schema cannot be compiled, or calls cannot be forced.
+            MissingExtraError: The answer is to be forced, and llguidance is not installed.
+        """
+        demands = form.demands(
+            {role: self.template(role) for role in roles},
+            lambda role: self.engine(role).grammar_marks(),  # type: ignore[arg-type]
+        )
+        for role, grammar in demands["grammars"].items():
+            self.engine(role).check_grammar(grammar)  # type: ignore[arg-type]
+        return demands
+
+    def parser(self, writers: Sequence[Writer], tools: Sequence[Tool]) -> Parser:
+        """The parser of an answer, for its writers, that of the first step first."""
+        return answer_parser([self.template(role) for role in dict.fromkeys(writers)], tools)
 
     def ids(
         self, role: Writer, prompts: Mapping[str, list[int]], steps: Sequence[StepRecord]
@@ -240,8 +275,7 @@ class Models:
 
     def crossed(self, role: Writer, writer: StepWriter, ids: list[int], text: str) -> list[int]:
         """The ids of what was written, in a model's vocabulary; a human's are in the target's."""
-        home = "target" if writer == "human" else writer
-        if self._shared or home == role:
+        if self._shared or home(writer) == role:
             return ids
         return list(_encoded(self.tokenizer(role), text))
 
@@ -269,6 +303,11 @@ class Models:
         text = tokenizer.decode([*before, *ids])
         text = text[len(shown) :]
         return text if ends_answer else text.rstrip("\ufffd")
+
+
+def home(writer: StepWriter) -> Writer:
+    """The model in whose vocabulary a writer's ids are."""
+    return "target" if writer == "human" else writer
 
 
 def piece_ids(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[Sequence[int]]:

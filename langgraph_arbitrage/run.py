@@ -18,7 +18,7 @@ from langgraph.types import Overwrite
 from langgraph_arbitrage.approval import asks_approval, confidence
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.events import StepEvent
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models import PLAIN, Models, home
 from langgraph_arbitrage.policies import PastStep, StepText, StepView, Writer
 from langgraph_arbitrage.prompts import check_conversation, last_question
 from langgraph_arbitrage.settings import Context, Limits
@@ -29,6 +29,10 @@ from langgraph_arbitrage.state import (
     StepRecord,
     Verdict,
 )
+from langgraph_arbitrage.tools.form import AnswerForm, Demands
+from langgraph_arbitrage.tools.formats import ParsedCall, Tool
+from langgraph_arbitrage.tools.parser import THINKING, Parser, Piece, open_thinking
+from langgraph_arbitrage.tools.verifier import call_fault
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Write, Written
@@ -42,10 +46,8 @@ class Run:
     Args:
         models: The models.
         limits: Policy, sampling and limits in force; the settings' own by default.
-        cancel: Cancels the run's model work.
+        context: What else was set for the run.
         emit: Where events go.
-        quiet: Nobody hears the events.
-        other_models: Go on with what other models wrote.
         about: What LangGraph knows of the run; None outside of a graph.
     """
 
@@ -53,19 +55,19 @@ class Run:
         self,
         models: Models,
         limits: Limits | None = None,
-        cancel: Any = None,
+        context: Any = None,
         emit: Callable[[Any], None] = lambda event: None,
         *,
-        quiet: bool = False,
-        other_models: bool = False,
         about: Any = None,
     ) -> None:
         self.models = models
         self.limits = limits or Limits.of(models.settings)
         self.policy = self.limits.policy
-        self.cancel = cancel
-        self.quiet = quiet
-        self.other_models = other_models
+        self.cancel = getattr(context, "cancel", None)
+        self.quiet = bool(getattr(context, "quiet", False))
+        self.other_models = bool(getattr(context, "other_models", False))
+        # In a graph inside another one it may be of the other's kind.
+        self._context = context if isinstance(context, Context) else Context()
         self._emit = emit
         self._about = about
 
@@ -75,15 +77,11 @@ class Run:
         runtime: Runtime[Context] | None = get_runtime(Context)
         if runtime is None:  # the state is edited from outside of a run
             return cls(models)
-        context = runtime.context
-        listener = getattr(context, "listener", None)
         return cls(
             models,
-            Limits.of(models.settings).overridden(context),
-            getattr(context, "cancel", None),
-            runtime.stream_writer if listener is None else listener,
-            quiet=getattr(context, "quiet", False),
-            other_models=bool(getattr(context, "other_models", None)),
+            Limits.of(models.settings).overridden(runtime.context),
+            runtime.context,
+            runtime.stream_writer,
             about=runtime.execution_info,
         )
 
@@ -94,13 +92,14 @@ class Run:
         thread = self._about.thread_id if self._about else None
         self._emit(_EMPTY | {"thread": thread} | event)
 
-    def say(self, state: ArbitrageState, text: str, **last: Any) -> None:
-        """Put text of the answer on the graph's message stream, where somebody reads it."""
-        if self._about is None:
-            return
-        if (text or last) and get_config()["callbacks"].handlers:  # type: ignore[union-attr]
-            chunk = AIMessageChunk(content=text, id=answer_id(state), **last)
-            push_message(chunk, state_key=None)
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody reads the graph's message stream."""
+        return self._about is not None and bool(get_config()["callbacks"].handlers)  # type: ignore[union-attr]
+
+    def say(self, state: ArbitrageState, chunk: AIMessageChunk) -> None:
+        """Put a part of the answer on the graph's message stream."""
+        push_message(chunk.model_copy(update={"id": answer_id(state)}), state_key=None)
 
     # --- limits and approval -------------------------------------------------------------
 
@@ -177,6 +176,7 @@ class Run:
             "answers": messages[-1].id,
             "prompts": prompts,
             "models": self.identities(prompts),
+            "demands": self.demands(state),
             "seed": seed,
             "finish_reason": None,
             # A run that broke may have left these behind.
@@ -197,7 +197,19 @@ class Run:
 
     def prompts(self, state: ArbitrageState) -> dict[str, list[int]]:
         """The conversation as each model of this run reads it."""
-        return self.models.prompts(state["messages"], self.policy, also=self.roles)
+        form = self._form(state)
+        return self.models.prompts(state["messages"], self.policy, also=self.roles, form=form)
+
+    def demands(self, state: ArbitrageState) -> Demands:
+        """What the answer may be, for each model of this run."""
+        return self.models.demands(self._form(state), self.roles)
+
+    def _form(self, state: ArbitrageState) -> AnswerForm:
+        """What the context asks for; in the middle of an answer else the tools that it has."""
+        form = self._context.form
+        if form == PLAIN and not begins_answer(state):
+            return AnswerForm(tools=tuple(state["demands"]["tools"]))
+        return form
 
     def identities(self, prompts: Mapping[str, Any]) -> dict[str, ModelIdentity]:
         """Which models read these prompts."""
@@ -207,17 +219,19 @@ class Run:
 
     def write(self, role: Writer, state: ArbitrageState) -> Write:
         """The request for the next step from the state's prefix."""
-        from langgraph_arbitrage.engine import Sampling, Write
+        from langgraph_arbitrage.engine import Grammar, Sampling, Write
 
-        limits, steps = self.limits, state["steps"]
-        room = [limits.max_step_tokens, limits.max_tokens - sum(len(s["ids"]) for s in steps)]
+        limits, steps, demands = self.limits, state["steps"], state["demands"]
+        left = limits.max_tokens - sum(len(s["ids"]) for s in steps)
+        room = [left, limits.max_step_tokens, self._thinking_left(state, left)]
         if role == "target":
-            left = self.policy.tokens_left(step_view(state))
-            room += [left] if left is not None else []
+            by_policy = self.policy.tokens_left(step_view(state))
+            room += [by_policy] if by_policy is not None else []
             if limits.max_target_tokens:
-                left = limits.max_target_tokens - target_tokens(steps)
-                room += [left] if left > 0 else []  # a human has approved of more
+                budget = limits.max_target_tokens - target_tokens(steps)
+                room += [budget] if budget > 0 else []  # a human has approved of more
         reach = max((len(s) for s in limits.stop), default=1) - 1
+        lark = demands["grammars"].get(role)
         return Write(
             ids=self.models.ids(role, state["prompts"], steps),
             max_tokens=max(1, min(room)),
@@ -230,12 +244,109 @@ class Run:
                 top_k=limits.top_k,
                 seed=step_seed(state["seed"], role, len(steps)),
             ),
+            spans=tuple((opening, close) for opening, close in demands["spans"]),
+            grammar=Grammar(lark, len(state["prompts"][role]), left) if lark else None,
         )
+
+    # --- what is written -----------------------------------------------------------------
+
+    def pieces(self, steps: Sequence[StepRecord], tools: Sequence[Tool], text: str) -> list[Piece]:
+        """A whole answer taken apart; `text` is that of its steps, or its beginning."""
+        parser = self.parser(steps, tools)
+        return [*parser.feed(text), *parser.finish()]
+
+    def parser(self, steps: Sequence[StepRecord], tools: Sequence[Tool]) -> Parser:
+        """What takes the answer of these steps apart, from its first character on."""
+        return self.models.parser([self._first(steps), *self.roles], tools)
+
+    def _first(self, steps: Sequence[StepRecord]) -> Writer:
+        return home(steps[0]["writer"]) if steps else self.models.roles(self.policy)[0]
+
+    def call_fault(self, state: ArbitrageState) -> str | None:
+        """What is wrong with a tool call in the draft's step; None where nothing is."""
+        draft, tools, steps = state.get("draft_step"), state["demands"]["tools"], state["steps"]
+        if not tools or draft is None:
+            return None
+        if draft["finish"] == "length" and self._goes_on(state, draft["ids"]):
+            return None  # it is cut, and goes on as the next step
+        before = "".join(s["text"] for s in steps)
+        known = len(_calls(self.pieces(steps, tools, before)))
+        calls = _calls(self.pieces(steps, tools, before + draft["text"]))
+        return call_fault(calls[known:], tools)
+
+    def _goes_on(self, state: ArbitrageState, ids: Sequence[int]) -> bool:
+        """Whether there is room for more of the answer after these tokens."""
+        return sum(len(s["ids"]) for s in state["steps"]) + len(ids) < self.limits.max_tokens
+
+    def token_logprobs(self, steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
+        """Each token's text and log-probability, in nats, under the model that wrote it.
+
+        A step that no model here wrote has none.
+        """
+        return [
+            {"token": self.models.tokenizer(home(s["writer"])).token_text(token), "logprob": found}
+            for s in steps
+            if s["logprobs"]
+            for token, found in zip(s["ids"], s["logprobs"], strict=True)
+        ]
+
+    def close_thinking(self, record: StepRecord, state: ArbitrageState) -> StepRecord:
+        """The record, with an end of the thinking where that has used up its tokens."""
+        limit, steps = self.limits.max_thinking_tokens, [*state["steps"], record]
+        if limit is None or sum(len(s["ids"]) for s in steps) < limit:
+            return record
+        close = self._open_thinking(steps)
+        if close is None:
+            return record
+        text = f"\n{close}\n\n"
+        ids = self.models.tokenizer(home(record["writer"])).encode(text)
+        logprobs = [*record["logprobs"], *[0.0] * len(ids)] if record["logprobs"] else []
+        closed: StepRecord = {
+            **record,
+            "ids": [*record["ids"], *ids],
+            "text": record["text"] + text,
+            "logprobs": logprobs,
+        }
+        return closed
+
+    def thinking_tokens(self, steps: Sequence[StepRecord]) -> int:
+        """Tokens of the answer up to the end of its thinking, by the target's tokenizer."""
+        opened = self.models.template(self._first(steps)).opened if steps else None
+        tokenizer = self.models.tokenizer("target")
+        total, text = 0, ""
+        for step in steps:
+            before, text = text, text + step["text"]
+            ids = self.models.step_ids("target", step)
+            if open_thinking(text, opened) is not None:
+                total += len(ids)
+                continue
+            close = open_thinking(before, opened)
+            ends = [step["text"].rfind(mark) for _, mark in THINKING if close in (None, mark)]
+            if max(ends) >= 0:
+                total += sum(
+                    len(tokenizer.decode(ids[:n])) <= max(ends) for n in range(1, len(ids))
+                )
+        return total
+
+    def _open_thinking(self, steps: Sequence[StepRecord]) -> str | None:
+        """What would close the thinking that the answer stands in; None where it is in none."""
+        text = "".join(step["text"] for step in steps)
+        return open_thinking(text, self.models.template(self._first(steps)).opened)
+
+    def _thinking_left(self, state: ArbitrageState, most: int) -> int:
+        """Most tokens of the next step, if it may be thinking."""
+        limit, steps = self.limits.max_thinking_tokens, state["steps"]
+        if limit is None:
+            return most
+        templates = [self.models.template(role) for role in self.roles]
+        begins = not steps and any(template.thinks for template in templates)
+        if not begins and self._open_thinking(steps) is None:
+            return most
+        return max(1, limit - sum(len(s["ids"]) for s in steps))
 
     def pending(self, role: Writer, state: ArbitrageState, written: Written) -> PendingStep:
         """A written step as state."""
-        spent = sum(len(s["ids"]) for s in state["steps"]) + len(written.ids)
-        goes_on = written.finish in ("separator", "length") and spent < self.limits.max_tokens
+        goes_on = written.finish in ("separator", "length") and self._goes_on(state, written.ids)
         return PendingStep(
             writer=role,
             ids=written.ids,
@@ -252,6 +363,10 @@ class Run:
             cached=written.cached,
             seconds=written.seconds,
         )
+
+
+def _calls(pieces: Sequence[Piece]) -> list[ParsedCall]:
+    return [piece.call for piece in pieces if piece.call is not None]
 
 
 def begins_answer(state: ArbitrageState) -> bool:

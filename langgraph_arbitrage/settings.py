@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -28,6 +29,9 @@ from langgraph_arbitrage.policies import (
     LearnedRouter,
     Policy,
 )
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.tools.form import AnswerForm
 
 __all__ = ["ArbitrageSettings", "Context", "Limits", "refusal"]
 
@@ -108,6 +112,8 @@ class ArbitrageSettings(BaseModel):
     """Most steps of an answer."""
     max_step_tokens: int = 512
     """Most tokens of one step; a longer one goes on as the next."""
+    max_thinking_tokens: int | None = None
+    """Most tokens of thinking (`<think>`) before it is closed and the answer begins."""
     max_target_tokens: int | None = None
     """Most tokens that the target writes for an answer, those of discarded steps included; what
     happens then says at_limit. No limit by default."""
@@ -136,6 +142,8 @@ class ArbitrageSettings(BaseModel):
     timeout: float | None = None
     """Seconds an answer may take, waiting and loading included; then AnswerTimeoutError, and there
     is no answer (max_seconds ends one with what it has)."""
+    logprobs: bool = False
+    """Report each token's log-probability under the model that wrote it, as response metadata."""
     separator: Texts = ("\n\n",)
     """What ends a step; several are allowed."""
     device: str = "auto"
@@ -207,6 +215,7 @@ class Context:
     max_tokens: int | None = None
     max_steps: int | None = None
     max_step_tokens: int | None = None
+    max_thinking_tokens: int | None = None
     max_target_tokens: int | None = None
     max_seconds: float | None = None
     at_limit: Literal["end", "draft"] | None = None
@@ -219,10 +228,17 @@ class Context:
     timeout: float | None = None
     other_models: bool | None = None
     """Go on with a checkpoint that other models wrote: steps cross as text to these ones."""
+    logprobs: bool | None = None
+    tools: Sequence[Any] | None = None
+    """Tools that the model may call: functions, tools, pydantic classes, JSON schemas."""
+    tool_choice: Any = None
+    """`auto`, `any`, `none`, or the name of the tool that has to be called."""
+    parallel_tool_calls: bool | None = None
+    """Whether an answer may hold several calls; None leaves it to the model."""
+    response_format: Any = None
+    """What the answer has to fit: a schema, or one in OpenAI's form of a response format."""
     cancel: Any = None
     """A `CancelScope`: cancelling it ends the run's model work within a token."""
-    listener: Any = None
-    """A function that gets each `StepEvent` in place of the custom stream."""
     quiet: bool = False
     """Nobody hears this run's events: the target's tokens are then not told one by one."""
 
@@ -232,6 +248,7 @@ class Context:
         "max_tokens",
         "max_steps",
         "max_step_tokens",
+        "max_thinking_tokens",
         "max_target_tokens",
         "max_seconds",
         "at_limit",
@@ -242,7 +259,22 @@ class Context:
         "seed",
         "stop",
         "timeout",
+        "logprobs",
     )
+
+    @property
+    def form(self) -> AnswerForm:
+        """What the answer may be.
+
+        Raises:
+            SettingsError: A tool, a choice or a format is none that is known.
+            GrammarError: A schema is too large.
+        """
+        from langgraph_arbitrage.tools.form import AnswerForm  # needs more of langchain-core
+
+        return AnswerForm.of(
+            self.tools, self.tool_choice, self.parallel_tool_calls, self.response_format
+        )
 
 
 @dataclass(frozen=True)
@@ -267,6 +299,8 @@ class Limits:
     max_seconds: float | None
     at_limit: Literal["end", "draft"]
     approve: str | None
+    max_thinking_tokens: int | None
+    logprobs: bool
 
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
@@ -329,8 +363,10 @@ def refusal(error: ValidationError, settings: type[BaseModel]) -> ArbitrageError
 
 def check_limits(limits: _T) -> _T:
     """Raise `SettingsError` where a limit or a sampling setting is outside its range."""
-    for name in ("max_tokens", "max_steps", "max_step_tokens"):
+    for name in ("max_tokens", "max_steps", "max_step_tokens", "max_thinking_tokens"):
         value = getattr(limits, name)
+        if value is None and name == "max_thinking_tokens":
+            continue
         if not isinstance(value, int) or value < 1:
             raise SettingsError(f"{name} must be at least 1, not {value}")
     for name in ("max_target_tokens", "max_seconds"):

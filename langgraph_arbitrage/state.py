@@ -14,6 +14,8 @@ from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel
 from langgraph.graph.message import add_messages
 
+from langgraph_arbitrage.tools.form import Demands
+
 __all__ = [
     "ArbitrageState",
     "MessagesInput",
@@ -68,6 +70,8 @@ class Verdict(TypedDict):
     fed: dict[str, int]
     """Tokens fed for it through the `router`, or through the `target` that graded the step."""
     seconds: float
+    fault: str | None
+    """Why the step's tool call cannot be made, where that alone escalates it."""
 
 
 class StepRecord(TypedDict):
@@ -90,6 +94,8 @@ class StepRecord(TypedDict):
     """Tokens fed through each model for this step."""
     cached: int
     """Tokens of the prefix that the writer found in its cache."""
+    logprobs: list[float]
+    """Log-probability of each token, where they are asked for."""
 
 
 def _appended(steps: list[StepRecord], batches: Sequence[list[StepRecord]]) -> list[StepRecord]:
@@ -113,6 +119,8 @@ class ArbitrageState(TypedDict, total=False):
     """Token ids of the conversation for each model, through its own chat template."""
     models: dict[str, ModelIdentity]
     """The models that the answer is written by: others refuse to go on with it unless told to."""
+    demands: Demands
+    """What the answer may be: the tools that it may call, the grammar that it is written under."""
     # Checkpoints of a delta channel hold what a step adds, not all steps so far.
     steps: Annotated[list[StepRecord], DeltaChannel(_appended)]
     """The answer so far, step by step."""

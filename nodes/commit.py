@@ -11,6 +11,7 @@ from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body
 from langgraph_arbitrage.run import Run, answer_id, forwarded
 from langgraph_arbitrage.state import ArbitrageState, StepRecord
+from langgraph_arbitrage.tools.messages import ChunkWriter
 
 __all__ = ["commit"]
 
@@ -18,7 +19,7 @@ __all__ = ["commit"]
 def commit(state: ArbitrageState, run: Run) -> Body:
     """Append the accepted draft step, or the target's in its place; end the answer if it ends."""
     yield ()  # no model is asked
-    record, finish = _chosen(state)
+    record, finish = _chosen(state, run)
     steps = [*state["steps"], record]
     run.emit(
         StepEvent(
@@ -39,44 +40,57 @@ def commit(state: ArbitrageState, run: Run) -> Body:
     }
     reason = _finish_reason(finish, steps, state, run)
     if reason is not None:
-        message = _message(reason, steps, state, run)
+        text = answer_text(
+            [s["text"] for s in steps], run.limits.stop, run.models.settings.separator
+        )
+        message = _message(reason, text, steps, state, run)
         update |= {"finish_reason": reason, "messages": [message]}
         run.emit(
             StepEvent(
                 type="finished",
                 step=len(steps) - 1,
-                text=message.text,
+                text=text,
                 tokens=sum(len(s["ids"]) for s in steps),
                 seconds=sum(s["seconds"] for s in steps),
                 reason=reason,
             )
         )
-    _say(steps, update.get("messages"), state, run)
+        _say(steps, text, message, state, run)
+    else:
+        text = "".join(s["text"] for s in steps)
+        released = releasable(text, run.limits.stop, run.models.settings.separator)
+        _say(steps, text[:released], None, state, run)
     return update
 
 
 def _say(
-    steps: list[StepRecord], final: list[AIMessage] | None, state: ArbitrageState, run: Run
+    steps: list[StepRecord], text: str, final: AIMessage | None, state: ArbitrageState, run: Run
 ) -> None:
-    """Stream what this step adds to the answer, as soon as it is certain, as a message chunk."""
-    text = "".join(s["text"] for s in steps)
-    before = text[: len(text) - len(steps[-1]["text"])]
-    stop, separators = run.limits.stop, run.models.settings.separator
-    told = releasable(before, stop, separators)
-    if final is None:
-        run.say(state, text[told : releasable(text, stop, separators)])
-    else:
-        (message,) = final
-        run.say(
-            state,
-            message.text[told:],
-            usage_metadata=message.usage_metadata,
-            response_metadata=message.response_metadata,
-            chunk_position="last",
+    """Stream what this step adds to the answer, as soon as it is certain, as message chunks.
+
+    The text so far that is certain is `text`; calls come with the whole message, by its ids.
+    """
+    if not run.is_read:
+        return
+    before = "".join(s["text"] for s in steps[:-1])
+    told = releasable(before, run.limits.stop, run.models.settings.separator)
+    parser = run.parser(steps, state["demands"]["tools"])
+    parser.feed(before[:told])
+    pieces = [*parser.feed(text[told:]), *(parser.finish() if final else [])]
+    writer = ChunkWriter(blocks=False)
+    for chunk in writer.chunks([p for p in pieces if p.call is None and p.text]):
+        run.say(state, chunk)
+    if final is not None:
+        last = writer.last(
+            usage_metadata=final.usage_metadata,
+            response_metadata=final.response_metadata,
+            tool_calls=final.tool_calls,
+            invalid_tool_calls=final.invalid_tool_calls,
         )
+        run.say(state, last)
 
 
-def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
+def _chosen(state: ArbitrageState, run: Run) -> tuple[StepRecord, str]:
     """The step that is taken, and why it ended.
 
     The rule of the method: z_t replaces z_d iff the policy escalates.
@@ -96,8 +110,9 @@ def _chosen(state: ArbitrageState) -> tuple[StepRecord, str]:
         discarded=len(other["ids"]) if other else 0,
         forwarded=forwarded(draft, target, verdict),
         cached=taken["cached"],
+        logprobs=taken["logprobs"] if run.limits.logprobs else [],
     )
-    return record, taken["finish"]
+    return run.close_thinking(record, state), taken["finish"]
 
 
 def _finish_reason(
@@ -119,18 +134,24 @@ def _finish_reason(
     return None
 
 
-def _message(reason: str, steps: list[StepRecord], state: ArbitrageState, run: Run) -> AIMessage:
+def _message(
+    reason: str, text: str, steps: list[StepRecord], state: ArbitrageState, run: Run
+) -> AIMessage:
     settings = run.models.settings
     used = [r for r in run.roles if any(r in s["forwarded"] for s in steps)]
+    pieces = run.pieces(steps, state["demands"]["tools"], text)
     message = answer_message(
         steps,
-        answer_text([s["text"] for s in steps], run.limits.stop, settings.separator),
+        text,
+        pieces,
         model_name=settings.target,
         prompt_tokens=len(state["prompts"]["target"]),
         answer_tokens=sum(len(run.models.step_ids("target", s)) for s in steps),
+        thinking_tokens=run.thinking_tokens(steps),
         engines=run.models.backends(used),
         finish_reason=reason,
         limit=run.limit_reached(steps),
+        logprobs=run.token_logprobs(steps) if run.limits.logprobs else None,
     )
     message.id = answer_id(state)
     return message

@@ -41,7 +41,7 @@ def _asked(state: ArbitrageState, run: Run) -> dict[str, Any]:
     answer = approved(approval_request(state, target_tokens(state["steps"])))
     step = None if isinstance(answer, str) else human_step(answer["text"], draft, run.models)
     by_policy = verdict or Verdict(
-        score=None, escalate=True, ask=True, memory=[], fed={}, seconds=0.0
+        score=None, escalate=True, ask=True, memory=[], fed={}, seconds=0.0, fault=None
     )
     decided = Verdict(**{**by_policy, "escalate": answer != "accept", "ask": False})
     if shown := step or draft:

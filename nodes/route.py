@@ -23,10 +23,15 @@ def route(state: ArbitrageState, run: Run) -> Body:
     start = time.perf_counter()
     view = step_view(state)
     alone = run.draft_alone(state)
-    asks = [] if alone else run.policy.asks(view)
+    fault = run.call_fault(state) if run.policy.needs_target and not alone else None
+    asks = [] if alone or fault is not None else run.policy.asks(view)
     calls = [_call(ask, state, run) for ask in asks]
     readings = (yield calls) if calls else []
-    decision = Decision(None, False) if alone else run.policy.decide(view, readings)
+    if alone or fault is not None:
+        # A tool call that cannot be made is escalated, whatever the policy would say.
+        decision = Decision(None, escalate=not alone)
+    else:
+        decision = run.policy.decide(view, readings)
     verdict = Verdict(
         score=decision.score,
         escalate=decision.escalate,
@@ -34,6 +39,7 @@ def route(state: ArbitrageState, run: Run) -> Body:
         memory=list(decision.memory),
         fed=_fed(asks, readings),
         seconds=time.perf_counter() - start,
+        fault=fault,
     )
     _tell(state, verdict, run)
     return {"verdict": verdict}
@@ -51,7 +57,8 @@ def _tell(state: ArbitrageState, verdict: Verdict, run: Run) -> None:
         tokens=len(step["ids"]),
     )
     escalate = verdict["escalate"]
-    run.emit({**told, "type": "scored", "escalate": escalate, "seconds": verdict["seconds"]})
+    figures = StepEvent(escalate=escalate, fault=verdict["fault"], seconds=verdict["seconds"])
+    run.emit({**told, **figures, "type": "scored"})
     if verdict["ask"]:
         run.emit({**told, "type": "asked"})
     else:

@@ -7,7 +7,15 @@ a backend calls the model, `Scheduler` says who runs, `Worker` owns the thread.
 
 from langgraph_arbitrage.engine.engine import Engine
 from langgraph_arbitrage.engine.registry import acquire, release
-from langgraph_arbitrage.engine.requests import Finish, Reading, Sampling, Score, Write, Written
+from langgraph_arbitrage.engine.requests import (
+    Finish,
+    Grammar,
+    Reading,
+    Sampling,
+    Score,
+    Write,
+    Written,
+)
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Listener, Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
@@ -15,6 +23,7 @@ from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
 __all__ = [
     "Engine",
     "Finish",
+    "Grammar",
     "Listener",
     "ModelSpec",
     "Reading",

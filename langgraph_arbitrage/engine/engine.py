@@ -14,6 +14,7 @@ from langgraph_arbitrage.engine.checkpoint import (
     end_ids,
     load_config,
 )
+from langgraph_arbitrage.engine.constraint import check_grammar, grammar_marks
 from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Listener, Ticket
@@ -69,9 +70,12 @@ class Engine:
             if self._started is None or self._started.pid != os.getpid():
                 if self._closed:
                     raise EngineClosedError(f"{self.spec.name} was closed")
-                ends = end_ids(self.spec, self.config, self.tokenizer.hf.eos_token_id)
-                self._started = Worker(self.spec, self.tokenizer, ends, self.context)
+                self._started = Worker(self.spec, self.tokenizer, self._end_ids, self.context)
             return self._started
+
+    @cached_property
+    def _end_ids(self) -> frozenset[int]:
+        return end_ids(self.spec, self.config, self.tokenizer.hf.eos_token_id)
 
     @property
     def backend(self) -> str | None:
@@ -104,11 +108,33 @@ class Engine:
             ContextLengthError: The request's ids do not fit the context.
             EngineBusyError: The spec's `max_queue` requests wait already.
             EngineClosedError: The engine was closed.
+            GrammarError: The request's grammar cannot be compiled.
+            MissingExtraError: It has a grammar, and llguidance is not installed.
         """
         self._check(request)
+        if isinstance(request, Write) and request.grammar is not None:
+            self.check_grammar(request.grammar.lark)
         ticket: Ticket[Written] = Ticket(request, listener)
         self._worker.put(ticket, under_way=under_way)
         return ticket
+
+    def grammar_marks(self) -> dict[str, int]:
+        """Tokens that a grammar has to name by their ids, as `<[id]>`, by their text.
+
+        Raises:
+            GrammarError: The tokenizer is none that llguidance can read.
+            MissingExtraError: llguidance is not installed.
+        """
+        return grammar_marks(self.tokenizer, self._end_ids)
+
+    def check_grammar(self, lark: str) -> None:
+        """Compile a grammar on the caller's thread, so that the worker finds it compiled.
+
+        Raises:
+            GrammarError: It cannot be compiled.
+            MissingExtraError: llguidance is not installed.
+        """
+        check_grammar(self.tokenizer, self._end_ids, lark)
 
     def _check(self, request: Write | Score) -> None:
         n = len(request.ids)

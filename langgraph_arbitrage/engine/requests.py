@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finish", "Reading", "Sampling", "Score", "Write", "Written"]
+__all__ = ["Finish", "Grammar", "Reading", "Sampling", "Score", "Write", "Written"]
 
 Finish = Literal["separator", "end", "stop", "length", "context"]
-"""Why a step ended: its separator, the end-of-answer token, a stop string, the token
-limit of the request, or the end of the model's context."""
+"""Why a step ended: its separator (or the close of a span), the end-of-answer token (or the end
+of its grammar), a stop string, the token limit of the request, or the end of the context."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,18 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What an answer has to match, from its first token on."""
+
+    lark: str
+    """The grammar in llguidance's Lark syntax; JSON schemas stand in it as `%json {...}`."""
+    start: int
+    """Index in `Write.ids` at which the answer begins."""
+    room: int
+    """Most tokens until the end of the answer; near it the grammar is steered to close."""
+
+
+@dataclass(frozen=True)
 class Write:
     """Write on from `ids` up to a separator, a stop string, an end token or a limit."""
 
@@ -42,6 +54,11 @@ class Write:
     tail: str = ""
     """The last characters of the answer before this step, for stop strings that straddle."""
     sampling: Sampling = Sampling()
+    spans: tuple[tuple[str, str], ...] = ()
+    """Opening and closing texts of what is never cut (tool calls): a separator inside does not
+    end the step, and the closing text does."""
+    grammar: Grammar | None = None
+    """What the answer has to match."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,8 @@ class Written:
     ids: list[int]
     """The new token ids, an end token included."""
     logprobs: list[float]
-    """Log-probability of each under the model itself (temperature 1, nothing cut off), in nats."""
+    """Log-probability of each under the model itself (temperature 1, nothing cut off but what a
+    grammar forbids), in nats."""
     finish: Finish
     fed: int
     """Tokens that were fed through the model for this request."""

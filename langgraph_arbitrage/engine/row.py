@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.engine.requests import Finish, Reading, Score, Write, Written
 from langgraph_arbitrage.engine.slots import Slot
 from langgraph_arbitrage.engine.step_ends import StepEnds
@@ -23,8 +24,10 @@ class Row:
         ends: StepEnds | None = None,
         trailing: int = 1,
         unread: int = 0,
+        constraint: Constraint | None = None,
     ) -> None:
         self.ticket = ticket
+        self.constraint = constraint
         self.trailing = trailing
         """Positions at the end whose logits are wanted, all of them in the last chunk."""
         self.request: Write | Score = ticket.request
@@ -71,6 +74,8 @@ class Row:
         if self.ticket.listener is not None:
             self.ticket.listener(token)
         if token in end_ids:
+            return "end"
+        if self.constraint is not None and self.constraint.complete:
             return "end"
         written = len(self.tokens) - self.prompt_length
         if self.ends is not None:

@@ -9,13 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.engine.requests import Sampling, Score, Write
 from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.sampler import choose
 from langgraph_arbitrage.engine.step_ends import step_ends
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
-from langgraph_arbitrage.errors import NotEnoughMemoryError
+from langgraph_arbitrage.errors import GrammarError, NotEnoughMemoryError
 
 __all__ = ["Backend", "Scheduler", "run_all"]
 
@@ -87,11 +88,23 @@ class Scheduler:
                 self.waiting.append(Row(ticket))
             else:  # a token is judged where the one before it is read
                 self.waiting.append(Row(ticket, trailing=scored, unread=1))
-        elif request.separators or request.stop:
-            ends = step_ends(self.tokenizer, request.separators, request.stop)
-            self.waiting.append(Row(ticket, ends))
-        else:
-            self.waiting.append(Row(ticket))
+            return
+        ends = None
+        if request.separators or request.stop or request.spans:
+            ends = step_ends(self.tokenizer, request.separators, request.stop, request.spans)
+        try:
+            self.waiting.append(Row(ticket, ends, constraint=self._constraint(request)))
+        except GrammarError as error:
+            ticket.fail(error)
+
+    def _constraint(self, request: Write) -> Constraint | None:
+        grammar = request.grammar
+        if grammar is None:
+            return None
+        room = grammar.room
+        if self.context is not None:
+            room = min(room, self.context - len(request.ids))
+        return Constraint(self.tokenizer, self.end_ids, grammar, request.ids, room)
 
     def step(self) -> None:
         """Let rows go and come, then feed every running row once."""
@@ -161,8 +174,14 @@ class Scheduler:
             return
         rows = [batch.rows[i] for i in writing]
         last = logits[:, -1] if len(rows) == len(batch.rows) else logits[writing, -1]
+        for row, scores in zip(rows, last, strict=True):
+            if row.constraint is not None:
+                row.constraint.restrict(scores)
         tokens, logprobs = choose(last, [_sampling(r) for r in rows], [r.random for r in rows])
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+        for i, row in enumerate(rows):
+            token, logprob = tokens[i], logprobs[i]
+            if row.constraint is not None:
+                token, logprob = row.constraint.take(token, logprob, last[i])
             finish = row.append(token, logprob, self.end_ids, self.context)
             if finish is not None:
                 self._leave(row)

@@ -1,4 +1,4 @@
-"""Where a step ends: separators and stop strings, found in text while ids are written."""
+"""Where a step ends: separators, closed spans and stop strings, found while ids are written."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ class StepEnds:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, separators: tuple[str, ...], stop: tuple[str, ...]
+        self,
+        tokenizer: Tokenizer,
+        separators: tuple[str, ...],
+        stop: tuple[str, ...],
+        spans: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.separators = separators
         self.stop = stop
-        self._last_characters = {pattern[-1] for pattern in (*separators, *stop)}
+        self.spans = spans
+        closes = [close for _, close in spans]
+        self._last_characters = {pattern[-1] for pattern in (*separators, *stop, *closes)}
         # A token holds at least one byte, but for special tokens, which end no pattern.
-        self._window = max((len(p.encode()) for p in (*separators, *stop)), default=0)
+        self._window = max((len(p.encode()) for p in (*separators, *stop, *closes)), default=0)
         self._candidates: dict[int, bool] = {}
 
     def found(
@@ -49,9 +55,21 @@ class StepEnds:
             searched = tail + text if start == 0 else text
             if any(pattern in searched for pattern in self.stop):
                 return "stop"
+        if self.spans:
+            return self._span_end(context, ids)
         if any(pattern in text for pattern in self.separators):
             return "separator"
         return None
+
+    def _span_end(self, context: int | None, ids: Sequence[int]) -> Literal["separator"] | None:
+        """The same where a span keeps separators inside it from ending the step."""
+        text = self.tokenizer.decode_after([] if context is None else [context], ids)
+        opened = [(at, pair) for pair in self.spans if (at := text.find(pair[0])) >= 0]
+        start, span = min(opened, default=(len(text), None))
+        if any(pattern in text[:start] for pattern in self.separators):
+            return "separator"
+        closed = span is not None and span[1] in text[start + len(span[0]) :]
+        return "separator" if closed else None
 
     def _is_candidate(self, token: int) -> bool:
         known = self._candidates.get(token)
@@ -64,6 +82,11 @@ class StepEnds:
 
 
 @lru_cache(maxsize=256)
-def step_ends(tokenizer: Tokenizer, separators: tuple[str, ...], stop: tuple[str, ...]) -> StepEnds:
+def step_ends(
+    tokenizer: Tokenizer,
+    separators: tuple[str, ...],
+    stop: tuple[str, ...],
+    spans: tuple[tuple[str, str], ...] = (),
+) -> StepEnds:
     """One `StepEnds` for each combination, so that its table of tokens is shared."""
-    return StepEnds(tokenizer, separators, stop)
+    return StepEnds(tokenizer, separators, stop, spans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -17,6 +18,9 @@ from langgraph_arbitrage.forks import ForkLock
 __all__ = ["Tokenizer", "load_tokenizer"]
 
 AS_THE_FILE_SAYS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+MARKS = ("<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", "[TOOL_CALLS]",
+         "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]")  # fmt: skip
+"""Special tokens that mark calls and thinking, in the formats that are known here."""
 # Text before a continuation, so that no tokenizer takes it for a sentence's start; it must not
 # be cut together with what follows.
 _ANCHOR, _ANCHOR_OF_LINES = "\n", "a"
@@ -42,6 +46,15 @@ class Tokenizer:
         ids: list[int] = encoded["input_ids"]
         return ids
 
+    def render_text(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The same as text, special tokens and all.
+
+        Raises:
+            ChatTemplateError: There is no template, or it refuses these messages.
+        """
+        text: str = self._rendered(messages, tokenize=False, **options)
+        return text
+
     def _rendered(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         if not self.chat_template:
             raise ChatTemplateError(
@@ -53,10 +66,11 @@ class Tokenizer:
                 return self.hf.apply_chat_template(
                     [dict(m) for m in messages],
                     chat_template=self.chat_template,
-                    add_generation_prompt=True,
-                    **options,
+                    **{"add_generation_prompt": True} | options,
                 )
-        except TemplateError as error:
+        # A template is a program of the model's makers: it may fail in any of these ways.
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+                RecursionError) as error:  # fmt: skip
             raise ChatTemplateError(
                 f"the chat template of {self.name} cannot render this conversation "
                 f"(roles {[m.get('role') for m in messages]}): {error}"
@@ -137,13 +151,43 @@ class Tokenizer:
         return start, ends
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens."""
+        """Text of `ids` without special tokens, but for the marks of calls and of thinking."""
+        if self.marks.isdisjoint(ids):
+            return self._decoded(ids)
+        text, start = "", 0
+        for i, token in enumerate(ids):
+            if token in self.marks:
+                text += self._decoded(ids[start:i]) + self._special[token]
+                start = i + 1
+        return text + self._decoded(ids[start:])
+
+    def _decoded(self, ids: Sequence[int]) -> str:
         if self.hf.is_fast:  # transformers looks at the type of each id first: 5 times the time
             text: str = self.hf.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
             return text
         return self.hf.decode(  # type: ignore[return-value]
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        added = self.hf.added_tokens_decoder
+        return {token: str(added[token]) for token in self.hf.all_special_ids if token in added}
+
+    @cached_property
+    def marks(self) -> frozenset[int]:
+        """Special tokens that belong to an answer's text: they mark calls or thinking."""
+        template = json.dumps(self.response_template or {}).replace("\\", "")
+        return frozenset(
+            token
+            for token, text in self._special.items()
+            if token != self.hf.eos_token_id and (text in MARKS or text in template)
+        )
+
+    @cached_property
+    def response_template(self) -> dict[str, Any] | None:
+        """The checkpoint's own description of how its answers are to be parsed."""
+        return getattr(self.hf, "response_template", None)
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """Text that `ids` add to the text of `before`.

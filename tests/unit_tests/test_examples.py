@@ -8,7 +8,10 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.parametrize("name", ["chat_model", "graph", "batch", "resume"])
+NAMES = "agent batch callbacks chat_loop chat_model extraction graph pipeline resume".split()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_example_runs_and_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out.strip()

@@ -9,8 +9,8 @@ from langchain_core.messages import (
     AIMessage,
     AnyMessage,
     ChatMessage,
-    FunctionMessage,
     HumanMessage,
+    RemoveMessage,
     SystemMessage,
     ToolMessage,
 )
@@ -305,7 +305,8 @@ def test_two_steps_of_one_answer_draw_different_numbers(chat: Chat) -> None:
             [HumanMessage([{"type": "text", "text": "x"}, {"type": "audio", "data": ""}])],
             "content of type 'audio' cannot be read",
         ),
-        ([FunctionMessage("4", name="add")], "FunctionMessage cannot be answered; system, human"),
+        ([RemoveMessage("4")], "RemoveMessage cannot be answered; system, human"),
+        ([HumanMessage(" "), AIMessage("")], "says nothing: its 2 messages are empty"),
     ],
 )
 async def test_a_conversation_that_cannot_be_read_is_refused_before_any_work(
@@ -322,13 +323,13 @@ async def test_a_conversation_that_cannot_be_read_is_refused_before_any_work(
 
 
 def test_messages_of_every_kind_reach_the_template() -> None:
-    call = {"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"}
+    call = {"name": "add", "args": {"a": 1}, "id": "call00001", "type": "tool_call"}
     found = template_messages(
         [
             SystemMessage("Be brief."),
             HumanMessage(["1 ", {"type": "text", "text": "+ 2?"}]),
             AIMessage("", tool_calls=[call]),
-            ToolMessage("3", tool_call_id="c1", name="add"),
+            ToolMessage("3", tool_call_id="call00001", name="add"),
             AIMessage("It is 3."),
             ChatMessage("Thanks", role="critic"),
         ]
@@ -342,8 +343,8 @@ def test_messages_of_every_kind_reach_the_template() -> None:
         ("critic", "Thanks"),
     ]
     function = {"name": "add", "arguments": {"a": 1}}
-    assert found[2]["tool_calls"] == [{"type": "function", "id": "c1", "function": function}]
-    assert (found[3]["name"], found[3]["tool_call_id"]) == ("add", "c1")
+    assert found[2]["tool_calls"] == [{"type": "function", "id": "call00001", "function": function}]
+    assert (found[3]["name"], found[3]["tool_call_id"]) == ("add", "call00001")
 
 
 def test_asking_leaves_the_callers_messages_as_they_were(chat: Chat) -> None:

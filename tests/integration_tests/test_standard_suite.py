@@ -1,0 +1,63 @@
+"""LangChain's standard suites of chat models, on the embedded models, with every flag that fits.
+
+Skipped by the suites themselves: images, PDF, audio, VCR, settings from the environment and
+serialization, which a local text model has none of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
+
+from langgraph_arbitrage import ChatArbitrage, embedded
+
+
+class Brief(ChatArbitrage):
+    """The embedded models; what they say of cats, about which they know nothing, is kept short."""
+
+    max_tokens: int = 120
+
+
+class Embedded:
+    """What is tested, and with which flags."""
+
+    chat_model_class = Brief
+    chat_model_params: ClassVar[dict[str, Any]] = {}
+    supports_json_mode = True
+    supports_anthropic_inputs = True
+    model_override_value = embedded.TARGET
+    supported_usage_metadata_details: ClassVar[dict[str, list[str]]] = {
+        "invoke": ["cache_read_input"],
+        "stream": ["cache_read_input"],
+    }
+
+    def invoke_with_cache_read_input(self, *, stream: bool = False) -> Any:
+        llm, question = Brief(), "Ann has 12 pens in each of 3 boxes and gives away 7. How many?"
+        llm.invoke(question)
+        if not stream:
+            return llm.invoke(question)
+        chunks = list(llm.stream(question))
+        return sum(chunks[1:], chunks[0])
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[None]:
+    """The models stay loaded while the suites run."""
+    llm = Brief()
+    llm.invoke("Hello")
+    yield
+    llm.close()
+
+
+class TestUnit(Embedded, ChatModelUnitTests):
+    """The suite that asks no model."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("loaded")
+class TestIntegration(Embedded, ChatModelIntegrationTests):
+    """The suite that asks the models."""

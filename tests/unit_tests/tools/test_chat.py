@@ -1,0 +1,243 @@
+"""Tools and structured answers through the chat model, on random tiny models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk
+from pydantic import BaseModel, Field
+
+from langgraph_arbitrage import (
+    AlwaysDraft,
+    AlwaysTarget,
+    ChatArbitrage,
+    Context,
+    Policy,
+    create_arbitrage_graph,
+)
+from langgraph_arbitrage.errors import (
+    ContextLengthError,
+    GrammarError,
+    MissingExtraError,
+    SettingsError,
+)
+from tiny import pair
+
+TEMPLATE = (
+    "{% if tools %}<system>{{ tools | tojson }}<end>{% endif %}"
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "</tool_call>{% endfor %}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def look_up(city: str, days: int = 1) -> str:
+    """Look a city up."""
+    return f"{city} {days}"
+
+
+class Size(BaseModel):
+    """A size."""
+
+    width: int = Field(ge=0, le=99)
+    unit: str
+
+
+@dataclass(frozen=True)
+class Trusting(Policy):
+    """Accepts every step that it is asked about, and counts them."""
+
+    asked: list[str] = None  # type: ignore[assignment]
+
+    def score(self, view: Any, answers: Any) -> float:
+        self.asked.append(view.draft.text)
+        return 0.0
+
+    def escalates(self, score: float | None) -> bool:
+        return False
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[ChatArbitrage]:
+    made = ChatArbitrage(**pair(template=TEMPLATE), max_tokens=130)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("choice", "policy"),
+    [("any", AlwaysDraft()), ("look_up", AlwaysTarget()), ("Size", AlwaysDraft())],
+)
+async def test_a_forced_call_is_made_and_fits_whoever_writes(
+    choice: str, policy: Policy, llm: ChatArbitrage
+) -> None:
+    bound = llm.model_copy(update={"router": policy}).bind_tools(
+        [look_up, Size], tool_choice=choice
+    )
+    whole = bound.invoke("Hi")
+    streamed = sum_of([c async for c in bound.astream("Hi")])
+    for message in (whole, streamed, await bound.ainvoke("Hi")):
+        (call,) = message.tool_calls
+        assert choice in ("any", call["name"])
+        args = call["args"]
+        assert Size(**args) if call["name"] == "Size" else isinstance(args["city"], str)
+        assert (message.content, message.invalid_tool_calls) == ("", [])
+    assert whole.tool_calls[0]["args"] == streamed.tool_calls[0]["args"]
+
+
+def sum_of(chunks: list[AIMessageChunk]) -> AIMessageChunk:
+    return sum(chunks[1:], chunks[0])
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("schema", [Size, Size.model_json_schema()], ids=["class", "schema"])
+async def test_structured_output_fits_with_every_method(
+    method: Any, schema: Any, llm: ChatArbitrage
+) -> None:
+    chain = llm.with_structured_output(schema, method=method, include_raw=True)
+    found = chain.invoke("Hi", config={"tags": ["x"]})
+    assert isinstance(found["raw"], AIMessage)
+    assert found["parsing_error"] is None
+    bare = llm.with_structured_output(schema, method=method)
+    *_, last = [part async for part in bare.astream("Hi")]
+    for value in (found["parsed"], bare.invoke("Hi"), last):
+        assert Size.model_validate(value if schema is not Size else value.model_dump())
+
+
+def test_an_answer_may_be_a_call_or_json_where_both_are_offered(llm: ChatArbitrage) -> None:
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "Size", "schema": Size.model_json_schema()},
+    }
+    bound = llm.bind_tools([look_up], response_format=form, temperature=20.0)
+    kinds = set()
+    for seed in range(6):
+        message = bound.invoke("Hi", seed=seed)
+        kinds.add("call" if message.tool_calls else "json")
+        assert message.tool_calls or Size.model_validate_json(message.text)
+    assert kinds == {"call", "json"}
+
+
+def test_a_drafts_call_that_cannot_be_made_is_escalated_whatever_the_policy_says(
+    llm: ChatArbitrage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draft is no part of it: its step is replaced by broken and by good calls."""
+    policy = Trusting([])
+    graph = create_arbitrage_graph(
+        **pair(template=TEMPLATE), max_tokens=60, router=policy
+    ).compile()
+    texts = {
+        '<tool_call>{"name": "look_up", "arguments": {"city": "Rome"}}</tool_call>': "draft",
+        '<tool_call>{"name": "look_up", "arguments": {"city": 3}}</tool_call>': "target",
+        '<tool_call>{"name": "look_up", "argu</tool_call>': "target",
+        '<tool_call>{"name": "other", "arguments": {}}</tool_call>': "target",
+        '<tool_call>{"name": "look_up", "arguments": {}}</tool_call>': "target",
+        "No call at all.": "draft",
+    }
+    for text, writer in texts.items():
+        state = drafted(graph, text, monkeypatch)
+        assert state["steps"][0]["writer"] == writer, text
+    assert [t for t, writer in texts.items() if writer == "draft"] == policy.asked
+
+
+def drafted(graph: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The state after a run whose draft wrote `text` as its one step."""
+    from langgraph_arbitrage import run as run_module
+
+    pending = run_module.Run.pending
+
+    def writes(self: Any, role: str, state: Any, written: Any) -> Any:
+        step = pending(self, role, state, written)
+        return {**step, "text": text, "finish": "end"} if role == "draft" else step
+
+    monkeypatch.setattr(run_module.Run, "pending", writes)
+    found = graph.invoke(
+        {"messages": [("user", "Hi")]}, context=Context(tools=[look_up], max_tokens=20)
+    )
+    monkeypatch.setattr(run_module.Run, "pending", pending)
+    return found
+
+
+def test_a_step_holds_a_whole_call() -> None:
+    from langgraph_arbitrage.engine import Tokenizer
+    from langgraph_arbitrage.engine.step_ends import step_ends
+    from tiny import tokenizer
+
+    hf = Tokenizer(tokenizer(), "tiny", None)
+    ends = step_ends(hf, ("\n\n",), (), (("<tool_call>", "</tool_call>"),))
+
+    def cut(text: str) -> str:
+        ids: list[int] = []
+        for token in hf.encode(text):
+            ids.append(token)
+            if ends.found(None, ids, ""):
+                break
+        return hf.decode(ids)
+
+    assert cut("One.\n\nTwo.") == "One.\n\n"
+    call = '<tool_call>{"a":\n\n1}</tool_call>'
+    assert cut(f"{call}\n<tool_call>") == call
+    assert cut(f"Text {call} more\n\n") == f"Text {call}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "told"),
+    [
+        ({"tools": [3]}, SettingsError, "cannot be offered as a tool"),
+        ({"tools": [{"type": "web_search"}]}, SettingsError, "runs at a provider"),
+        ({"tools": [look_up], "tool_choice": "other"}, SettingsError, "any, none or .* look_up"),
+        ({"tool_choice": "any"}, SettingsError, "no tool is offered"),
+        ({"response_format": {"type": "json_schema"}}, SettingsError, "needs {'json_schema'"),
+        ({"response_format": {"type": "string", "not": {}}}, GrammarError, "compiled: .*not"),
+        (
+            {"response_format": {"type": "object", "description": "x" * 200_001}},
+            GrammarError,
+            "200.* characters",
+        ),
+        ({"tools": [{"title": "f", "properties": {"a": {"type": "strin"}}}],
+          "tool_choice": "f"}, GrammarError, "cannot be compiled: .*strin"),
+        ({"warmth": 3}, SettingsError, "warmth is no setting of a call; .*temperature"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_forced_is_refused_before_any_work(
+    asked: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    llm = ChatArbitrage(**pair(template=TEMPLATE, hidden_size=48))
+    with pytest.raises(error, match=told):
+        llm.invoke("Hi", **asked)
+    assert llm._models.backends(["draft", "target"]) == {}
+    llm.close()
+
+
+def test_without_the_extra_the_error_says_how_to_install_it(
+    llm: ChatArbitrage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from langgraph_arbitrage.engine import constraint
+
+    constraint._compiled.cache_clear()
+    constraint._vocabulary.cache_clear()
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'langgraph-arbitrage\[structured\]'"):
+        llm.with_structured_output(Size).invoke("Hi")
+    assert llm.bind_tools([look_up]).invoke("Hi").response_metadata["finish_reason"]
+
+
+def test_too_long_a_tool_list_is_refused_with_counts(llm: ChatArbitrage) -> None:
+    tool = {"title": "f", "description": "words " * 2000, "properties": {}}
+    with pytest.raises(ContextLengthError, match=r"\d+ tokens .* reads 1024"):
+        llm.bind_tools([tool]).invoke("Hi")
+
+
+def test_the_answer_can_be_resumed_under_its_grammar(llm: ChatArbitrage) -> None:
+    """Each step is a request of its own; the grammar goes on from the ids of those before."""
+    cut = llm.invoke("Hi", response_format=Size, max_step_tokens=3)
+    assert len(cut.response_metadata["arbitrage"]["steps"]) > 3
+    assert Size.model_validate_json(cut.text)
+    json.loads(cut.text)

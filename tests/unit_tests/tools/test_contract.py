@@ -1,0 +1,140 @@
+"""What LangChain asks of a chat model beyond answers: settings of a call, callbacks, caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import ConfigurableField
+
+from langgraph_arbitrage import AlwaysTarget, ChatArbitrage, DraftConfidence
+from tiny import make, pair, tokenizer
+
+THINKING = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+)
+
+
+class Counter(BaseCallbackHandler):
+    """Counts what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        self.heard.append("start")
+
+    def on_llm_new_token(self, token: str, **kwargs: Any) -> None:
+        self.heard.append(token)
+
+    def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+        self.heard.append("end")
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[ChatArbitrage]:
+    made = ChatArbitrage(**pair(endless=True), separator=" ", max_tokens=12)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "astream"])
+async def test_callbacks_hear_of_everything_once(how: str, llm: ChatArbitrage) -> None:
+    counter = Counter()
+    config: Any = {"callbacks": [counter]}
+    if how == "invoke":
+        llm.invoke("Hi", config)
+    elif how == "ainvoke":
+        await llm.ainvoke("Hi", config)
+    elif how == "stream":
+        text = "".join(c.text for c in llm.stream("Hi", config))
+    else:
+        text = "".join([c.text async for c in llm.astream("Hi", config)])
+    assert counter.heard.count("start") == counter.heard.count("end") == 1
+    told = counter.heard[1:-1]
+    assert "".join(told) == (text if "stream" in how else "")
+
+
+def test_another_target_can_be_named_for_one_call(llm: ChatArbitrage) -> None:
+    other = make("llama", seed=5, endless=True)
+    found = llm.invoke("Hi", model=other, threshold=1.0)
+    alone = ChatArbitrage(target=other, router=AlwaysTarget(), separator=" ", max_tokens=12)
+    assert found.response_metadata["model_name"] == other
+    assert found.text == alone.invoke("Hi").text
+    assert llm.invoke("Hi").response_metadata["model_name"] == llm.target
+    alone.close()
+
+
+def test_fields_can_be_configured_per_call(llm: ChatArbitrage) -> None:
+    chosen = llm.configurable_fields(max_tokens=ConfigurableField(id="most"))
+    short = chosen.with_config(configurable={"most": 3}).invoke("Hi")
+    assert short.usage_metadata["output_tokens"] == 3
+    assert chosen.invoke("Hi").usage_metadata["output_tokens"] == 12
+
+
+def test_a_cache_tells_models_settings_and_policies_apart(llm: ChatArbitrage) -> None:
+    cache = InMemoryCache()
+    cached = llm.model_copy(update={"cache": cache})
+    first = cached.invoke("Hi")
+    assert cached.invoke("Hi").text == first.text
+    assert len(cache._cache) == 1
+    cached.invoke("Hi", seed=3)
+    cached.invoke("Hi", tools=[{"title": "f", "properties": {}}])
+    cached.model_copy(update={"router": DraftConfidence(0.5)}).invoke("Hi")
+    cached.model_copy(update={"temperature": 0.5}).invoke("Hi")
+    cached.model_copy(update={"target": make("llama", seed=6, endless=True)}).invoke("Hi")
+    assert len(cache._cache) == 6
+
+
+def test_tokens_are_counted_by_the_targets_tokenizer(llm: ChatArbitrage) -> None:
+    assert llm.get_num_tokens("Ann has 3") == len(tokenizer().encode("Ann has 3"))
+    asked = [HumanMessage("Ann has 3")]
+    counted = llm.get_num_tokens_from_messages(asked)
+    assert counted == llm.invoke(asked).usage_metadata["input_tokens"]
+
+
+def test_log_probabilities_are_reported_on_request(llm: ChatArbitrage) -> None:
+    assert "logprobs" not in llm.invoke("Hi").response_metadata
+    found = llm.invoke("Hi", logprobs=True)
+    content = found.response_metadata["logprobs"]["content"]
+    assert len(content) == found.usage_metadata["output_tokens"] == 12
+    assert all(part["logprob"] <= 0 for part in content)
+    assert found.text in "".join(part["token"] for part in content)
+
+
+def test_a_profile_and_tracing_parameters_are_told_without_loading() -> None:
+    llm = ChatArbitrage(**pair(), stop=["x"])
+    assert llm.profile["max_input_tokens"] == 1024
+    assert llm.profile["structured_output"]
+    assert llm._get_ls_params()["ls_stop"] == ["x"]
+    assert llm._get_ls_params(model="other")["ls_model_name"] == "other"
+    assert "_models" not in llm.__dict__
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_thinking_is_reasoning_and_ends_at_its_limit(version: str) -> None:
+    models = pair(endless=True, template=THINKING)
+    llm = ChatArbitrage(
+        **models, separator=" ", max_tokens=30, max_thinking_tokens=9, output_version=version
+    )
+    whole = llm.invoke("Hi")
+    chunks = list(llm.stream("Hi"))
+    streamed = sum(chunks[1:], chunks[0])
+    for message in (whole, streamed):
+        kinds = [block["type"] for block in message.content_blocks]
+        assert kinds == ["reasoning", "text"]
+        thought = message.content_blocks[0]["reasoning"]
+        assert "</think>" not in message.text + thought
+        assert message.text
+    assert whole.text == streamed.text
+    details = whole.usage_metadata["output_token_details"]
+    # One more is the line end that goes with the mark.
+    assert 0 < details["reasoning"] <= 9 + 1 < whole.usage_metadata["output_tokens"]
+    endless = llm.invoke("Hi", max_thinking_tokens=30)
+    assert endless.text == ""
+    llm.close()

@@ -1,0 +1,148 @@
+"""Answers are taken apart the same way whole and in any pieces, and what is no call is no error."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from langgraph_arbitrage.tools.formats import (
+    CallFormat,
+    Hermes,
+    LlamaJson,
+    Mistral,
+    Pythonic,
+    QwenXml,
+)
+from langgraph_arbitrage.tools.messages import ChunkWriter, message_of_pieces
+from langgraph_arbitrage.tools.parser import AnswerParser, Piece
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "f",
+        "parameters": {"properties": {"a": {"type": "integer"}, "s": {"type": "string"}}},
+    },
+}
+Parts = list[tuple[str, Any]]
+
+
+def parts(pieces: list[Piece]) -> Parts:
+    found: Parts = []
+    for piece in pieces:
+        if piece.call is not None:
+            found.append(("call", (piece.call.name, piece.call.args)))
+        elif found and found[-1][0] == piece.kind:
+            found[-1] = (piece.kind, found[-1][1] + piece.text)
+        else:
+            found.append((piece.kind, piece.text))
+    return found
+
+
+ONE, TWO = ("call", ("f", {"a": 1})), ("call", ("f", {"a": 2}))
+CALL = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+XML = (
+    "<tool_call>\n<function=f>\n<parameter=a>\n12\n</parameter>\n"
+    "<parameter=s>\nx\n\ny\n</parameter>\n</function>\n</tool_call>"
+)
+CASES: list[tuple[str, CallFormat | None, str | None, Parts]] = [
+    ("Hello there\n\n", Hermes(), None, [("text", "Hello there\n\n")]),
+    (f"Hi.\n{CALL}\n{CALL.replace('1', '2')}\n", Hermes(), None, [("text", "Hi."), ONE, TWO]),
+    (f"{CALL}\nDone", Hermes(), None, [ONE, ("text", "Done")]),
+    ('<tool_call>{"name": "f", "argum', Hermes(), None, [("call", ("f", None))]),
+    (CALL.removesuffix("</tool_call>"), Hermes(), None, [("call", ("f", None))]),
+    ("<tool_call>[1, 2</tool_call>", Hermes(), None, [("call", (None, None))]),
+    ('<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', Hermes(), None, [ONE]),
+    ("<think>\nhm <tool_call>\n</think>\n\nyes", Hermes(), None,
+     [("reasoning", "hm <tool_call>"), ("text", "yes")]),
+    ("hm\n</think>\n\nyes", None, "</think>", [("reasoning", "hm"), ("text", "yes")]),
+    ("no end", None, "</think>", [("reasoning", "no end")]),
+    ("[THINK]a[/THINK]b", None, None, [("reasoning", "a"), ("text", "b")]),
+    (CALL, None, None, [("text", CALL)]),
+    ('{"name": "f", "parameters": {"a": 1}}', LlamaJson(), None, [ONE]),
+    ('<|python_tag|>{"name": "f", "parameters": {"a": 1}}; {"name": "f", "parameters": {"a": 2}}',
+     LlamaJson(), None, [ONE, TWO]),
+    ('{"name": "f", "parameters": {"a": 1', LlamaJson(), None, [("call", ("f", None))]),
+    ('{"name": "Ann", "age": 3}', LlamaJson(), None, [("text", '{"name": "Ann", "age": 3}')]),
+    ("{a set} of", LlamaJson(), None, [("text", "{a set} of")]),
+    ('[f(a=1), f(s="x", a=true)]', Pythonic(), None,
+     [ONE, ("call", ("f", {"s": "x", "a": True}))]),
+    ("[f(a=", Pythonic(), None, [("call", ("f", None))]),
+    ("[f(a=open('x'))]", Pythonic(), None, [("call", ("f", None))]),
+    ("[1] is a note", Pythonic(), None, [("text", "[1] is a note")]),
+    ('[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "abcdefghi"}]', Mistral(), None,
+     [ONE]),
+    ('Sure[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]f[CALL_ID]x[ARGS]{"a": 2}', Mistral(), None,
+     [("text", "Sure"), ONE, TWO]),
+    (XML, QwenXml(), None,
+     [("call", ("f", {"a": 12, "s": "x\n\ny"}))]),
+    ("<tool_call>\n<function=f>\n<parameter=a>\n12\n</function></tool_call>", QwenXml(), None,
+     [("call", ("f", None))]),
+    ("a < b <think and <tool_ca", Hermes(), None, [("text", "a < b <think and <tool_ca")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "form", "thinking", "wanted"), CASES)
+def test_an_answer_is_parsed_the_same_whole_and_in_pieces(
+    text: str, form: CallFormat | None, thinking: str | None, wanted: Parts
+) -> None:
+    rng = random.Random(text)
+    for longest in (len(text), 1, 2, 5, 9):
+        parser = AnswerParser([form] if form else [], [TOOL], thinking)
+        pieces, rest = [], text
+        while rest:
+            n = rng.randint(1, longest) if longest < len(text) else longest
+            pieces += parser.feed(rest[:n])
+            rest = rest[n:]
+        assert parts([*pieces, *parser.finish()]) == wanted
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize(("text", "form", "thinking", "wanted"), CASES)
+def test_chunks_add_up_to_the_message(
+    text: str, form: CallFormat | None, thinking: str | None, wanted: Parts, blocks: bool
+) -> None:
+    parser = AnswerParser([form] if form else [], [TOOL], thinking)
+    pieces = [p for c in text for p in parser.feed(c)] + parser.finish()
+    message = message_of_pieces(pieces)
+    writer = ChunkWriter(blocks=blocks)
+    chunks = [*writer.chunks(pieces), writer.last()]
+    whole = sum(chunks[1:], chunks[0])
+    assert whole.text == message.text == "".join(t for kind, t in wanted if kind == "text")
+    called = [(c["name"], c["args"]) for c in message.tool_calls]
+    assert called == [c for kind, c in wanted if kind == "call" and c[1] is not None]
+    assert [(c["name"], c["args"]) for c in whole.tool_calls] == called
+    assert len(whole.invalid_tool_calls) == len(message.invalid_tool_calls)
+    thought = "".join(t for kind, t in wanted if kind == "reasoning")
+    reasoning = [b["reasoning"] for b in whole.content_blocks if b["type"] == "reasoning"]
+    assert "".join(reasoning) == thought
+    assert len(reasoning) <= 1
+
+
+def test_a_checkpoints_own_response_template_is_used() -> None:
+    from langgraph_arbitrage.engine import Tokenizer
+    from langgraph_arbitrage.tools.template_parser import TemplateParser
+    from tiny import tokenizer
+
+    template = {
+        "defaults": {"role": "assistant"},
+        "start_anchor": "<assistant>",
+        "fields": {
+            "reasoning_content": {"open": "<think>", "close": "</think>", "content": "text"},
+            "tool_calls": {
+                "open_pattern": r"<call:(?P<name>\w+)>", "close": "</call>", "repeats": True,
+                "content": "json",
+                "transform": {"type": "function",
+                              "function": {"name": "{name}", "arguments": "{content}"}},
+            },
+            "content": {"content": "text"},
+        },
+    }  # fmt: skip
+    parser = TemplateParser(Tokenizer(tokenizer(), "tiny", None), template, [TOOL], None)
+    text = (
+        '<think>hm</think>Sure.<call:f>{"a": 1}</call><call:f>{"a": </call><call:f>{"a": 2}</call>'
+    )
+    pieces = [p for i in range(0, len(text), 7) for p in parser.feed(text[i : i + 7])]
+    found = parts([*pieces, *parser.finish()])
+    assert found == [("reasoning", "hm"), ("text", "Sure."), ONE, ("call", (None, None)), TWO]

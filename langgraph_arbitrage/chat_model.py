@@ -169,8 +169,9 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
                 grammar, so that it always fits its schema; this needs the extra `structured`.
             parallel_tool_calls: Whether an answer may hold several calls. By default the model
                 chooses, and makes one where a call is demanded.
-            strict: Decode a call under the grammar of its schema where the model chooses to make
-                one too. Needs a chat template that marks calls by a token, as most do.
+            strict: Whether a call is decoded under the grammar of its schema where the model may
+                choose to make one. By default it is where the extra is installed and the model
+                marks calls by a token of its own, as most do.
             kwargs: Further settings of the call.
 
         Raises:

@@ -63,39 +63,45 @@ class Constraint:
 
     def restrict(self, logits: Tensor) -> None:
         """Forbid in place what cannot come next; logits of one position, shape [V]."""
+        self._free = logits.clone()
         allowed = self._vocabulary.allowed(self._matcher, logits.shape[0])
-        logits.masked_fill_(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
+        logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
 
-    def take(self, token: int, logprob: float, logits: Tensor) -> tuple[int, float]:
+    def take(self, token: int) -> tuple[int, float]:
         """Go on by a token, or by another one where after it no end would fit the limit.
 
         Args:
             token: The token that was chosen among the allowed ones.
-            logprob: Its log-probability.
-            logits: The restricted logits [V] that it was chosen from.
 
         Returns:
-            The token that was taken, and its log-probability.
+            The token that was taken, and its log-probability with nothing forbidden: it tells how
+            far the model itself would have gone this way.
         """
+        token = self._taken(token)
+        free = self._free.float()
+        return token, float(free[token] - free.logsumexp(dim=-1))
+
+    def _taken(self, token: int) -> int:
         steers = self._watching() and self._ending is not None and len(self._ending) <= self._left
         before = self._ending
         self._left -= 1
         if token in self._end_ids:
-            return token, logprob
+            return token
         self._matcher.consume_token(token)
         if self.complete or not self._watching():
-            return token, logprob
+            return token
         if before is None or not self._ends_by(before):
             self._ending = self._find_ending()
         self._watch_at = self._left - WATCH // 4
         if not steers or (self._ending is not None and len(self._ending) <= self._left):
-            return token, logprob
-        assert before  # noqa: S101 - an empty ending means that it is complete
+            return token
+        if not before:
+            return token  # it might have ended here, and there is room for no more
         self._matcher.rollback(1)
         token, self._ending = before[0], before[1:]
         if token not in self._end_ids:
             self._matcher.consume_token(token)
-        return token, float(logits[token].float() - logits.float().logsumexp(dim=-1))
+        return token
 
     def _watching(self) -> bool:
         """Whether this token is checked: all near the limit, now and then before."""

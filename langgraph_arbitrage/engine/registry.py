@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 
@@ -36,6 +37,17 @@ def release(engine: Engine) -> None:
             return
         del _engines[spec], _users[spec]
     engine.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A worker that is in native code when the interpreter ends would abort the process."""
+    with _lock:
+        engines = list(_engines.values())
+        _engines.clear()
+        _users.clear()
+    for engine in engines:
+        engine.close()
 
 
 if hasattr(os, "register_at_fork"):

@@ -68,8 +68,7 @@ class Written:
     ids: list[int]
     """The new token ids, an end token included."""
     logprobs: list[float]
-    """Log-probability of each under the model itself (temperature 1, nothing cut off but what a
-    grammar forbids), in nats."""
+    """Log-probability of each under the model itself (temperature 1, nothing cut off), in nats."""
     finish: Finish
     fed: int
     """Tokens that were fed through the model for this request."""

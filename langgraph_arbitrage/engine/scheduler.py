@@ -181,7 +181,7 @@ class Scheduler:
         for i, row in enumerate(rows):
             token, logprob = tokens[i], logprobs[i]
             if row.constraint is not None:
-                token, logprob = row.constraint.take(token, logprob, last[i])
+                token, logprob = row.constraint.take(token)
             finish = row.append(token, logprob, self.end_ids, self.context)
             if finish is not None:
                 self._leave(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from langgraph_arbitrage.errors import GrammarError, SettingsError
@@ -77,8 +78,13 @@ class AnswerForm:
 
     @property
     def strict(self) -> bool:
-        """Whether calls are bound to their schemas where the model chooses to make them."""
-        return any(tool["function"].get("strict") for tool in self.tools)
+        """Whether a call is decoded under its schema where the model chooses to make one.
+
+        So it is by default, where the extra is installed: a call that cannot be made helps nobody.
+        """
+        wanted = [tool["function"].get("strict") for tool in self.tools]
+        installed = find_spec("llguidance") is not None
+        return any(wanted) or (bool(wanted) and installed and False not in wanted)
 
     def demands(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import time
@@ -81,6 +82,7 @@ def test_a_mask_costs_less_than_a_third_of_a_millisecond_a_token() -> None:
     hf = load_tokenizer(ModelSpec(embedded.TARGET))
     ends = frozenset([hf.hf.eos_token_id])
     rng, tokens, spent = random.Random(1), 0, 0.0
+    gc.disable()  # a collection of all that other tests have left is no cost of the mask
     for seed in range(40):
         lark = answer_grammar(schema=schema(random.Random(seed)))
         constraint = Constraint(hf, ends, Grammar(lark, 0, LIMIT), [], LIMIT)
@@ -88,8 +90,9 @@ def test_a_mask_costs_less_than_a_third_of_a_millisecond_a_token() -> None:
             logits = torch.tensor([rng.random() for _ in range(1024)])
             start = time.thread_time()
             constraint.restrict(logits)
-            token, _ = constraint.take(int(logits.argmax()), 0.0, logits)
+            token, _ = constraint.take(int(logits.argmax()))
             spent, tokens = spent + time.thread_time() - start, tokens + 1
             if constraint.complete or token in ends:
                 break
+    gc.enable()
     assert spent / tokens < 0.3e-3

@@ -90,7 +90,9 @@ class SlotTable:
         free = [s for arena in self.arenas.values() for s in arena if not s.busy]
         best = max(free, key=lambda s: (common_prefix(s.ids, ids), s.used), default=None)
         overlap = min(common_prefix(best.ids, ids), useful) if best else 0
-        if best and overlap and best.length >= length and 2 * overlap >= len(best.ids):
+        # It may have less room than is wanted: a row moves when it outgrows its slot, and rows in
+        # an arena of their own cost a forward of their own.
+        if best and overlap and best.length > len(ids) + 1 and 2 * overlap >= len(best.ids):
             return self._take(best, None, overlap)
         donor = best if overlap >= MIN_OVERLAP else None
         overlap = overlap if donor else 0

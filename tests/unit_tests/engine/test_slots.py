@@ -92,3 +92,15 @@ def test_common_prefix_counts_leading_tokens() -> None:
         b = [*a[:n], -1, *a[n + 1 :]] if n < 40 else a
         assert common_prefix(a, b) == common_prefix(b, a) == n
         assert common_prefix(a, a[:n]) == n
+
+
+def test_a_follow_up_stays_in_its_slot_until_it_outgrows_it(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    """Rows in an arena of their own cost a forward of their own."""
+    path = make("llama", endless=True, max_position_embeddings=4096)
+    engine, ids = fresh(path), random_ids(150)
+    for _ in range(8):
+        ids = ids + engine.submit(Write(ids, max_tokens=12)).result().ids
+    assert list(schedulers[-1].backend.table.arenas) == [256]
+    assert ids[150:] == generate(path, random_ids(150), 96)

@@ -12,8 +12,8 @@ from langgraph_arbitrage.embedded.problems import HARD_SHARE, HELD_OUT_ONE_IN, L
 PURPOSE = {
     "draft": "Writes every reasoning step first. It is weak because it is small, not because its "
     "training was stopped: its learning rate fell to the end.",
-    "reader": "Writes nothing: from how much a step surprises it, router and PRM judge the step. It "
-    "costs as much as the draft to read a step in one forward.",
+    "reader": "Writes nothing in the loop: router and PRM judge a step by how it surprises this "
+    "model, which reads it in one forward.",
     "target": "Rewrites the steps that a router sends to it. It is deep and narrow, because depth "
     "is what costs time a token at batch 1.",
 }
@@ -58,14 +58,14 @@ exactly right (a tool call: the same names and arguments):
 {tokens:.1f} million tokens ({steps} steps), {minutes:.0f} minutes on one shared CPU core, \
 final loss {loss:.3f} (`training_log.jsonl`){growth}. \
 Muon for matrices, AdamW for the rest, learning rate {lr}, falling in a line to 3 % over the last
-{decay:.0%} of the steps; only what the assistant writes is trained. The first {copying} steps practise
-copying alone (`make/copying.py`): random tokens, written again.{note}
+{decay:.0%} of the steps; only what the assistant writes is trained. The first {copying} steps
+practise copying alone (`make/copying.py`): random tokens, written again.{note}
 
 All text is generated (`langgraph_arbitrage/embedded/problems.py`, `make/chats.py`): word problems
 of 2 to 9 steps, {hard:.0%} of them with a remainder by a two-digit number that no embedded model
 learns ("hard" above), and in one batch of {chat_every} short chats, tool use and JSON answers. One
-problem in {held_out}, chosen by a hash of template and operands, never occurs in training, and nothing
-of any public test suite does.
+problem in {held_out}, chosen by a hash of template and operands, never occurs in training, and
+nothing of any public test suite does.
 
 ## Limits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
@@ -28,7 +28,7 @@ from langgraph_arbitrage.policies import (
     Policy,
 )
 
-__all__ = ["ArbitrageSettings", "Context", "Limits"]
+__all__ = ["ArbitrageSettings", "Context", "Limits", "default_policy"]
 
 
 def _texts(value: Any) -> Any:
@@ -64,6 +64,20 @@ Threshold = Annotated[float | str, BeforeValidator(_number)]
 Router = Annotated[InstanceOf[Policy] | str, BeforeValidator(_policy)]
 
 
+def default_policy(draft: str, target: str) -> Policy:
+    """The embedded router for the embedded pair, the only one that it knows; else DraftConfidence.
+
+    Most pairs have no trained router.
+    """
+    is_embedded = (draft, target) == (embedded.DRAFT, embedded.TARGET)
+    return _embedded_router() if is_embedded else DraftConfidence()
+
+
+@cache
+def _embedded_router() -> LearnedRouter:
+    return LearnedRouter("embedded:router")
+
+
 OPTIONS = ("first_steps", "escalate_repeats", "max_target_share", "max_target_tokens")
 """Settings that put an option around the policy."""
 
@@ -89,7 +103,7 @@ class ArbitrageSettings(BaseModel):
     """Large model that rewrites the steps that are escalated: a local folder or a hub id."""
     router: Router | None = None
     """Policy that decides which steps are escalated, or the checkpoint of a trained router, which
-    then decides; default DraftConfidence."""
+    then decides; default the embedded router for the embedded pair, else DraftConfidence."""
     threshold: Threshold | None = None
     """Threshold of the policy, in the policy's own range and direction; default the policy's.
     With a calibrated router also rate:R (about this share of the steps is escalated) or loss:E
@@ -149,7 +163,8 @@ class ArbitrageSettings(BaseModel):
             )
         if self.max_slots < 1:
             raise SettingsError(f"max_slots must be at least 1, not {self.max_slots}")
-        _ = self.policy  # a threshold outside the policy's range fails here
+        if self.router is not None or self.threshold is not None:
+            _ = self.policy  # a threshold outside the policy's range fails here
         return self
 
     @property
@@ -226,7 +241,7 @@ class Limits:
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
         """The settings' own."""
-        router = DraftConfidence() if settings.router is None else _policy(settings.router)
+        router = _policy(settings.router) or default_policy(settings.draft, settings.target)
         return cls(router, **{name: getattr(settings, name) for name in Context.OVERRIDES})
 
     @cached_property

@@ -241,7 +241,9 @@ class Limits:
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
         """The settings' own."""
-        router = _policy(settings.router) or default_policy(settings.draft, settings.target)
+        router = _policy(settings.router)
+        if router is None:
+            router = default_policy(settings.draft, settings.target)
         return cls(router, **{name: getattr(settings, name) for name in Context.OVERRIDES})
 
     @cached_property

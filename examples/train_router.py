@@ -31,7 +31,7 @@ arbitrage("collect", f"embedded:{trained_on}:900", "-o", rows, "--prm", "checker
 
 # A small network on what surprises a small LM in the draft's step. With a GPU and many rows, the
 # paper's token classifier: --head token --base a-small-PRM.
-arbitrage("train-router", rows, "--head", "surprise", "--base", "embedded:draft", "-o", router)
+arbitrage("train-router", rows, "--head", "surprise", "--base", "embedded:reader", "-o", router)
 
 # Questions of another seed: thresholds that are found on the training's own would be too bold.
 arbitrage("calibrate", router, f"embedded:{calibrated_on}:901", "--find", "rate:0.2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
@@ -33,7 +33,7 @@ from langgraph_arbitrage.policies import (
 if TYPE_CHECKING:
     from langgraph_arbitrage.tools.form import AnswerForm
 
-__all__ = ["ArbitrageSettings", "Context", "Limits", "refusal"]
+__all__ = ["ArbitrageSettings", "Context", "Limits", "default_policy", "refusal"]
 
 
 def _texts(value: Any) -> Any:
@@ -69,6 +69,20 @@ Threshold = Annotated[float | str, BeforeValidator(_number)]
 Router = Annotated[InstanceOf[Policy] | str, BeforeValidator(_policy)]
 
 
+def default_policy(draft: str, target: str) -> Policy:
+    """The embedded router for the embedded pair, the only one that it knows; else DraftConfidence.
+
+    Most pairs have no trained router.
+    """
+    is_embedded = (draft, target) == (embedded.DRAFT, embedded.TARGET)
+    return _embedded_router() if is_embedded else DraftConfidence()
+
+
+@cache
+def _embedded_router() -> LearnedRouter:
+    return LearnedRouter("embedded:router")
+
+
 OPTIONS = ("first_steps", "escalate_repeats", "max_target_share")
 """Settings that put an option around the policy."""
 
@@ -94,7 +108,7 @@ class ArbitrageSettings(BaseModel):
     """Large model that rewrites the steps that are escalated: a local folder or a hub id."""
     router: Router | None = None
     """Policy that decides which steps are escalated, or the checkpoint of a trained router, which
-    then decides; default DraftConfidence."""
+    then decides; default the embedded router for the embedded pair, else DraftConfidence."""
     threshold: Threshold | None = None
     """Threshold of the policy, in the policy's own range and direction; default the policy's.
     With a calibrated router also rate:R (about this share of the steps is escalated) or loss:E
@@ -179,7 +193,8 @@ class ArbitrageSettings(BaseModel):
             raise SettingsError(f"max_slots must be at least 1, not {self.max_slots}")
         if self.max_queue is not None and self.max_queue < 0:
             raise SettingsError(f"max_queue must be at least 0, not {self.max_queue}")
-        _ = self.policy  # a threshold outside the policy's range fails here
+        if self.router is not None or self.threshold is not None:
+            _ = self.policy  # a threshold outside the policy's range fails here
         return self
 
     @property
@@ -305,7 +320,9 @@ class Limits:
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
         """The settings' own."""
-        router = DraftConfidence() if settings.router is None else _policy(settings.router)
+        router = _policy(settings.router)
+        if router is None:
+            router = default_policy(settings.draft, settings.target)
         return cls(router, **{name: getattr(settings, name) for name in Context.OVERRIDES})
 
     @cached_property

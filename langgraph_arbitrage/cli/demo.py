@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from langgraph_arbitrage.cli.options import BUDGETS, LIMITS, MODELS, add_options, settings_of
 from langgraph_arbitrage.embedded.problems import LEVELS, Problem, problems
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget
+from langgraph_arbitrage.policies import RSD, AlwaysDraft, AlwaysTarget
+from langgraph_arbitrage.settings import default_policy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,14 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command"]
 
+RSD_THRESHOLD = 0.5
+"""The best for the embedded PRM: escalates least within one point of the target's accuracy, on
+problems that no other figure uses (`benchmarks/router`)."""
+
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
         help="watch the embedded models solve problems, then see the figures",
-        description="Answer a few held-out word problems live, then compare draft, target and "
-        "both together over many.",
+        description="Answer a few held-out word problems live, then compare draft, target, RSD and "
+        "both models under the router over many.",
     )
     for name, default, text in (
         ("questions", 50, "Problems of the table"),
@@ -67,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
             Row("target only", team.with_policy(AlwaysTarget())),
             Row("arbitraged", team),
         ]
+        if default_policy(settings.draft, settings.target) == team.policy:  # the embedded trio
+            rows.insert(2, Row("RSD", team.with_policy(RSD("embedded:prm", RSD_THRESHOLD))))
         for row in rows:
             row.team.check("Hello!")
         for row in rows:

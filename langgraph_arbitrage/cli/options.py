@@ -111,11 +111,12 @@ _POLICY_HELP = "; ".join(
 )
 _HELP = {
     "policy": f"Policy that decides which steps are escalated. {_POLICY_HELP}. (default: router "
-    "where --router names one, else confidence)",
-    "router": "Checkpoint of a trained router, a folder or a hub id, for --policy router.",
+    "where --router names one and for the embedded pair, else confidence)",
+    "router": "Checkpoint of a trained router, a folder or a hub id, for --policy router. "
+    "(default: the embedded one for the embedded pair)",
     "prm": "Checkpoint of a process reward model, a folder or a hub id, for --policy rsd and "
-    "oracle. A kind that its files do not tell stands before it: rlhflow:NAME, "
-    "math-shepherd:NAME.",
+    "oracle. A kind that its files do not tell stands before it: rlhflow:NAME, math-shepherd:NAME. "
+    "(default: the embedded one for the embedded pair)",
 }
 _MORE_HELP = {
     "separator": " Escapes such as \\n are understood; give the option again for one more.",
@@ -156,12 +157,16 @@ def _policy_of(args: argparse.Namespace) -> Policy | None:
         if checkpoint and other != option:
             users = " and ".join(policy for policy, needed in SCORED.items() if needed == other)
             raise SettingsError(
-                f"--policy {name or 'confidence'} does not use --{other}; --policy {users} does"
+                f"{f'--policy {name}' if name else 'the default policy'} does not use --{other}; "
+                f"--policy {users} does"
             )
     if name is None:
         return None
     if option is None:
         return POLICIES[name]()
+    pair = (args.draft or embedded.DRAFT, args.target or embedded.TARGET)
+    if not named[option] and pair == (embedded.DRAFT, embedded.TARGET):
+        named[option] = f"embedded:{option}"
     if not named[option]:
         made = "train-router" if option == "router" else "train-prm"
         raise SettingsError(

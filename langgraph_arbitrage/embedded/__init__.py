@@ -1,7 +1,8 @@
 """Embedded models that solve generated word problems, and all that judges them.
 
-``DRAFT`` and ``TARGET`` are paths of checkpoints that plain transformers loads; they
-share one tokenizer. Nothing here imports torch.
+``DRAFT``, ``TARGET`` and ``READER`` are paths of checkpoints that plain transformers loads; they
+share one tokenizer. ``PRM`` and ``ROUTER`` judge steps by what ``READER`` makes of them. Nothing
+here imports torch.
 
 Example:
     >>> from langgraph_arbitrage import embedded
@@ -15,7 +16,17 @@ from pathlib import Path
 from langgraph_arbitrage.embedded.checker import check_answer, check_step
 from langgraph_arbitrage.embedded.problems import Problem, problems
 
-__all__ = ["DRAFT", "TARGET", "Problem", "check_answer", "check_step", "problems"]
+__all__ = [
+    "DRAFT",
+    "PRM",
+    "READER",
+    "ROUTER",
+    "TARGET",
+    "Problem",
+    "check_answer",
+    "check_step",
+    "problems",
+]
 
 _HERE = Path(__file__).parent
 
@@ -24,3 +35,12 @@ DRAFT = str(_HERE / "draft")
 
 TARGET = str(_HERE / "target")
 """Path of the target: deep, at least five times the draft's time a token."""
+
+READER = str(_HERE / "reader")
+"""Path of the reader: as quick as the draft; router and PRM read steps with it."""
+
+PRM = str(_HERE / "prm")
+"""Path of the process reward model: how probably a step is right."""
+
+ROUTER = str(_HERE / "router")
+"""Path of the router, which knows the pair of `DRAFT` and `TARGET` and no other."""

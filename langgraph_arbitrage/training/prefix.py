@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from langchain_core.messages import HumanMessage
 
@@ -11,7 +10,7 @@ from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes.commit import commit
 from langgraph_arbitrage.nodes.drive import Call, answers_in_loop, driven
 from langgraph_arbitrage.nodes.route import route
-from langgraph_arbitrage.policies import Policy, Writer
+from langgraph_arbitrage.policies import DraftConfidence, Policy, Writer
 from langgraph_arbitrage.run import Run, step_seed
 from langgraph_arbitrage.settings import Limits
 from langgraph_arbitrage.state import ArbitrageState, PendingStep, Verdict
@@ -105,10 +104,9 @@ def greedy_run(models: Models, policy: Policy | None = None) -> Run:
 
     Args:
         models: The models, with their settings.
-        policy: In the place of the settings' own.
+        policy: Who judges; None where nobody does, and steps are only written.
     """
-    limits = dict.fromkeys(("approve", "max_target_tokens", "max_seconds"))
-    changes: dict[str, Any] = {"temperature": 0.0} | limits
-    if policy is not None:
-        changes |= {"router": policy, "threshold": None}
+    judge = DraftConfidence() if policy is None else policy
+    no_limits = dict.fromkeys(("threshold", "approve", "max_target_tokens", "max_seconds"))
+    changes = {"temperature": 0.0, "router": judge} | no_limits
     return Run(models, Limits.of(models.settings.model_copy(update=changes)))

@@ -12,6 +12,8 @@ from langgraph_arbitrage.embedded.problems import HARD_SHARE, HELD_OUT_ONE_IN, L
 PURPOSE = {
     "draft": "Writes every reasoning step first. It is weak because it is small, not because its "
     "training was stopped: its learning rate fell to the end.",
+    "reader": "Writes nothing in the loop: router and PRM judge a step by how it surprises this "
+    "model, which reads it in one forward.",
     "target": "Rewrites the steps that a router sends to it. It is deep and narrow, because depth "
     "is what costs time a token at batch 1.",
 }
@@ -33,7 +35,7 @@ An arithmetic demo, not a language model. {purpose}
 | vocabulary | {vocabulary} (byte-level BPE, single digits), shared by all embedded models |
 | context | 4096 tokens; trained on texts of at most 768 |
 | time a token | {milliseconds:.2f} ms (batch 1, cached, eager, fp32, one thread of a shared \
-AMD EPYC) |
+server CPU) |
 
 ## Accuracy
 
@@ -56,20 +58,21 @@ exactly right (a tool call: the same names and arguments):
 {tokens:.1f} million tokens ({steps} steps), {minutes:.0f} minutes on one shared CPU core, \
 final loss {loss:.3f} (`training_log.jsonl`){growth}. \
 Muon for matrices, AdamW for the rest, learning rate {lr}, falling in a line to 3 % over the last
-{decay:.0%} of the steps; only what the assistant writes is trained.
+{decay:.0%} of the steps; only what the assistant writes is trained. The first {copying} steps
+practise copying alone (`make/copying.py`): random tokens, written again.{note}
 
 All text is generated (`langgraph_arbitrage/embedded/problems.py`, `make/chats.py`): word problems
 of 2 to 9 steps, {hard:.0%} of them with a remainder by a two-digit number that no embedded model
-learns ("hard" above), and in one batch of {chat_every} short chats and tool use. One problem in
-{held_out}, chosen by a hash of template and operands, never occurs in training.
+learns ("hard" above), and in one batch of {chat_every} short chats, tool use and JSON answers. One
+problem in {held_out}, chosen by a hash of template and operands, never occurs in training, and
+nothing of any public test suite does.
 
 ## Limits
 
 It solves problems of the four stories it was trained on, with numbers up to 999, and little else.
-Other wordings, larger numbers or more than nine steps fail; it knows no facts. Of chat and tool
-use it has learned the forms, and to copy numbers, but not to copy words that it has not seen: it
-calls tools by wrong names, so that tool use and JSON answers do not work (see the table). Reports
-of confidence hold for this text only.
+Other wordings, larger numbers or more than nine steps fail; it knows no facts. Chat, tool use and
+JSON are copying in learned forms: it calls a tool that is named in the request, with values that
+stand there, as often as the table says. Reports of confidence hold for this text only.
 
 ## Make it again
 
@@ -80,9 +83,7 @@ python -m langgraph_arbitrage.embedded.make write {role}
 python -m langgraph_arbitrage.embedded.make evaluate {role}
 ```
 
-Seeded and resumable; rounding differs between machines, so figures may by a little. The tokenizer
-in use was made before the generated names had a fixed order: made again, a few of its merges
-differ, and so do the chats.
+Seeded and resumable; rounding differs between machines, so figures may by a little.
 """
 
 
@@ -126,6 +127,8 @@ def write_card(recipe: Recipe, folder: Path, measured: dict[str, Any]) -> None:
         growth=grown or "",
         lr=recipe.lr,
         decay=recipe.decay,
+        copying=recipe.copying,
+        note=recipe.note,
         hard=HARD_SHARE,
         chat_every=CHAT_EVERY,
         held_out=HELD_OUT_ONE_IN,

@@ -88,6 +88,7 @@ def evaluate_chats(model: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
         "tool call": writer.tool_use,
         "tool answer": writer.tool_use,
         "json": writer.json_answer,
+        "report of a result": writer.report,
     }
     shares = {}
     for kind, make in kinds.items():

@@ -22,6 +22,8 @@ class Recipe:
     grow_from: int
     """Layers at the start; below ``layers``, idle ones are added at ``grow_at``."""
     grow_at: int = 0
+    note: str = ""
+    """What else there is to say of the run."""
     warmup: int = 60
     decay: float = 0.5
     """Share of the steps, at the end, over which lr falls in a line to 3 %."""
@@ -42,6 +44,19 @@ RECIPES = {
     for r in (
         Recipe("draft", 48, 2, 4, 5300, lr=4e-3, seed=1, copying=900, grow_from=2),
         Recipe("reader", 64, 2, 4, 5200, lr=4e-3, seed=2, copying=800, grow_from=2),
-        Recipe("target", 128, 14, 4, 5200, lr=3e-3, seed=3, copying=700, grow_from=4, grow_at=1500),
+        Recipe(
+            "target",
+            128,
+            14,
+            4,
+            5800,
+            lr=3e-3,
+            seed=3,
+            copying=700,
+            grow_from=4,
+            grow_at=1500,
+            note=" The run of the weights in use was planned for 5,200 steps and lengthened at "
+            "step 3,000, where its learning rate had begun to fall (training_log.jsonl).",
+        ),
     )
 }

@@ -70,7 +70,8 @@ def test_ctrl_c_while_answering_live_ends_the_demo(interrupted, models):
 def test_the_embedded_models_need_no_options(arbitrage):
     status, out, _ = arbitrage("demo", "--live", "0", "--questions", "2", "--level", "1")
     assert status == 0
-    assert all(row(out, name) for name in ROWS)
+    assert all(row(out, name) for name in (*ROWS, "RSD"))
+    assert "Policy: LearnedRouter" in " ".join(out.split())
 
 
 @pytest.fixture

@@ -58,16 +58,25 @@ def test_a_command_line_without_options_means_the_default_settings():
         (["answer"], "invalid choice: 'answer' (choose from"),
         (["ask", "--policy", "oracel", "Hi"], "'oracle', 'judge', 'confidence', 'random', 'draft'"),
         (["ask", "--threshold", "much", "Hi"], "'much' is neither a number nor of the form rate:0"),
-        (["ask", "--threshold", "rate:0.3", "Hi"], "DraftConfidence has none: give a number"),
-        (["ask", "--policy", "router", "Hi"], "--policy router needs --router CHECKPOINT, such as"),
-        (["ask", "--policy", "rsd", "Hi"], "--policy rsd needs --prm CHECKPOINT, such as"),
+        (
+            ["ask", "--policy", "confidence", "--threshold", "rate:0.3", "Hi"],
+            "DraftConfidence has none: give a number",
+        ),
+        (
+            ["ask", "--draft", "x", "--policy", "router", "Hi"],
+            "--policy router needs --router CHECKPOINT, such as",
+        ),
+        (
+            ["ask", "--target", "x", "--policy", "rsd", "Hi"],
+            "--policy rsd needs --prm CHECKPOINT, such as",
+        ),
         (
             ["ask", "--policy", "judge", "--prm", "x", "Hi"],
             "judge does not use --prm; --policy rsd",
         ),
         (
             ["ask", "--prm", "x", "Hi"],
-            "--policy confidence does not use --prm; --policy rsd and or",
+            "the default policy does not use --prm; --policy rsd and or",
         ),
         (["ask", "--router", "no/router", "Hi"], "no/router is no folder here"),
         (["ask", "--policy", "judge", "--threshold", "10", "Hi"], "from 0 to 9, not 10"),

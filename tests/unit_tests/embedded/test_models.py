@@ -15,7 +15,7 @@ from langgraph_arbitrage.embedded.make.chats import KEPT_OUT, chats
 from langgraph_arbitrage.embedded.make.model import config, forward, grow, initial, to_hugging_face
 from langgraph_arbitrage.embedded.problems import Problem
 
-ROLES = {"draft": embedded.DRAFT, "target": embedded.TARGET}
+ROLES = {"draft": embedded.DRAFT, "reader": embedded.READER, "target": embedded.TARGET}
 PACKAGE = Path(embedded.DRAFT).parent
 
 

@@ -13,10 +13,13 @@ from langgraph_arbitrage import (
     ChatArbitrage,
     Context,
     DraftConfidence,
+    LearnedRouter,
     Random,
     create_arbitrage_graph,
+    embedded,
 )
 from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.policies.calibration import Calibration
 from tiny import QUESTIONS, pair
 
 Chat = Callable[..., ChatArbitrage]
@@ -32,9 +35,9 @@ LIMITS = [
     ({"top_p": 1.5}, r"top_p must be above 0 and at most 1, not 1\.5"),
     ({"top_p": float("nan")}, "top_p must be above 0 and at most 1, not nan"),
     ({"top_k": -1}, r"top_k must be 0 \(for all tokens\) or more, not -1"),
-    ({"threshold": 1.2}, r"threshold of DraftConfidence must be a number from 0 to 1, not 1\.2"),
-    ({"threshold": -0.1}, "threshold of DraftConfidence must be a number from 0 to 1"),
-    ({"threshold": float("nan")}, "threshold of DraftConfidence must be a number from 0 to 1"),
+    ({"threshold": 1.2}, r"threshold of \w+ must be a number from 0 to 1, not 1\.2"),
+    ({"threshold": -0.1}, r"threshold of \w+ must be a number from 0 to 1"),
+    ({"threshold": float("nan")}, r"threshold of \w+ must be a number from 0 to 1"),
     ({"threshold": "much"}, "'much' is neither a number nor of the form rate:0.3"),
     ({"first_steps": -1}, "first_steps must be a whole number, 0 or more, not -1"),
     ({"max_target_share": 1.1}, r"max_target_share must be a number from 0 to 1, not 1\.1"),
@@ -139,3 +142,14 @@ def test_a_context_may_be_a_plain_dict_with_a_list_or_a_text() -> None:
     for given in ([stop], (stop,), stop):
         state = graph.invoke(start, context={"max_tokens": 30, "stop": given})
         assert state["messages"][-1].text == free[: free.index(stop)].rstrip("\n")
+
+
+def test_the_embedded_pair_has_its_router_and_no_other_pair_has() -> None:
+    embedded_pair = ChatArbitrage()
+    assert embedded_pair.policy == LearnedRouter("embedded:router")
+    assert embedded_pair.policy.threshold == Calibration.load(embedded.ROUTER).default
+    assert ChatArbitrage(draft=embedded.TARGET).policy == DraftConfidence()
+    assert ChatArbitrage(target=embedded.DRAFT).policy == DraftConfidence()
+    assert ChatArbitrage(threshold=0.3).policy == LearnedRouter("embedded:router", 0.3)
+    rate = ChatArbitrage(threshold="rate:0.2").policy
+    assert rate == LearnedRouter("embedded:router", "rate:0.2")

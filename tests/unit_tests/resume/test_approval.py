@@ -52,6 +52,16 @@ def test_escalate_gives_the_answer_of_a_run_without_approval(
     assert [r["step"] for r in requests] == escalated
 
 
+def test_a_humans_step_is_no_models_in_anything_that_is_reported(compiled: Any) -> None:
+    graph = compiled(approve="escalations", logprobs=True, max_thinking_tokens=20)
+    state, _ = answered(graph, thread(), {"text": "Then 3 + 4 = 7."}, "escalate")
+    steps, message = state["steps"], state["messages"][-1]
+    assert {s["writer"] for s in steps} == {"draft", "target", "human"}
+    assert "Then 3 + 4 = 7." in message.text
+    told = message.response_metadata["logprobs"]["content"]
+    assert len(told) == sum(len(s["ids"]) for s in steps if s["writer"] != "human")
+
+
 def test_the_question_shows_step_score_and_expected_cost(compiled: Any, unbroken: Any) -> None:
     state, requests = answered(compiled(approve="escalations"), thread(), "escalate")
     written = [s for s in state["steps"] if s["writer"] == "target"]

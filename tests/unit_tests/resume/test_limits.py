@@ -1,11 +1,21 @@
 """Budgets of a run: at the limit it ends and says so, or the draft finishes alone."""
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 
-from langgraph_arbitrage import AlwaysTarget, ArbitrageSettings, ChatArbitrage, Context, Random
+from langgraph_arbitrage import (
+    AlwaysTarget,
+    ArbitrageSettings,
+    ChatArbitrage,
+    Context,
+    Policy,
+    Random,
+    StepView,
+)
 from langgraph_arbitrage.errors import SettingsError
 from runs import ASK, SETTINGS, thread
 from tiny import QUESTIONS
@@ -45,6 +55,31 @@ def test_or_the_draft_finishes_alone(router: Any, compiled: Any, fed: Counter[in
     assert state["finish_reason"] == "length"
     assert figures(state)["limit"] == "max_target_tokens"
     assert sum(len(s["ids"]) for s in state["steps"]) == SETTINGS["max_tokens"]
+
+
+@dataclass(frozen=True)
+class EverySecond(Policy):
+    """Takes the target's step every second time, once both are written."""
+
+    needs_target_step: ClassVar[bool] = True
+
+    def score(self, view: StepView, answers: Sequence[Any]) -> float:
+        assert view.target is not None
+        return view.index % 2
+
+    def escalates(self, score: float | None) -> bool:
+        return score == 1
+
+
+def test_once_the_draft_is_alone_no_step_is_compared(compiled: Any) -> None:
+    graph = compiled(router=EverySecond(), max_target_tokens=15, at_limit="draft")
+    state = graph.invoke(ASK, thread())
+    steps = state["steps"]
+    compared = [s["score"] is not None for s in steps]
+    assert compared == sorted(compared, reverse=True)
+    assert 2 <= sum(compared) < len(steps) - 2
+    assert ["target" in s["forwarded"] for s in steps] == compared
+    assert sum(len(s["ids"]) if s["writer"] == "target" else s["discarded"] for s in steps) == 15
 
 
 @pytest.mark.parametrize("at_limit", ["end", "draft"])

@@ -15,6 +15,8 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langgraph_arbitrage import ChatArbitrage, embedded
 
+COPIES = "the call is made and fits its schema; the models copy the number wrong"
+
 
 class Brief(ChatArbitrage):
     """The embedded models; what they say of cats, about which they know nothing, is kept short."""
@@ -60,4 +62,20 @@ class TestUnit(Embedded, ChatModelUnitTests):
 @pytest.mark.slow
 @pytest.mark.usefixtures("loaded")
 class TestIntegration(Embedded, ChatModelIntegrationTests):
-    """The suite that asks the models."""
+    """The suite that asks the models.
+
+    Expected to fail is only what the tiny models do not know; forms and grammars are ours.
+    """
+
+    @pytest.mark.xfail(reason=COPIES)
+    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
+    def test_tool_calling(self, model: Any) -> None:
+        super().test_tool_calling(model)
+
+    @pytest.mark.xfail(reason=COPIES)
+    async def test_tool_calling_async(self, model: Any) -> None:
+        await super().test_tool_calling_async(model)
+
+    @pytest.mark.xfail(reason="the models were trained on no writing but Latin, and copy none")
+    def test_unicode_tool_call_integration(self, model: Any) -> None:
+        super().test_unicode_tool_call_integration(model)

@@ -199,9 +199,9 @@ def test_ctrl_c_under_json_leaves_no_half_object(interrupted, models, monkeypatc
         (
             lambda: [
                 *("--policy", "random", "--threshold", "0.9", "--escalate-repeats"),
-                *("--first-steps", "1", "--max-target-share", "0.5", "--max-target-tokens", "9"),
+                *("--first-steps", "1", "--max-target-share", "0.5"),
             ],
-            lambda: Budget(FirstSteps(EscalateRepeats(Random(0.9)), 1), 0.5, 9),
+            lambda: Budget(FirstSteps(EscalateRepeats(Random(0.9)), 1), 0.5),
         ),
     ],
 )

@@ -246,7 +246,15 @@ class Run:
             ),
             spans=tuple((opening, close) for opening, close in demands["spans"]),
             grammar=Grammar(lark, len(state["prompts"][role]), left) if lark else None,
+            proposal=self._proposal(role, state),
         )
+
+    def _proposal(self, role: Writer, state: ArbitrageState) -> Sequence[int]:
+        """The draft's step for the target to verify: what both would write is not written twice."""
+        draft = state.get("draft_step")
+        if role != "target" or draft is None:
+            return ()
+        return self.models.crossed(role, "draft", draft["ids"], draft["text"])
 
     # --- what is written -----------------------------------------------------------------
 

@@ -59,6 +59,10 @@ class Write:
     end the step, and the closing text does."""
     grammar: Grammar | None = None
     """What the answer has to match."""
+    proposal: Sequence[int] = ()
+    """What another model wrote from here: read in one forward and kept as far as this model would
+    have written the same, which saves those decode steps and changes no token. Used where the
+    next token is the most probable one (temperature 0) and no grammar restricts it."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Row:
         trailing: int = 1,
         unread: int = 0,
         constraint: Constraint | None = None,
+        proposal: Sequence[int] = (),
     ) -> None:
         self.ticket = ticket
         self.constraint = constraint
@@ -34,6 +35,11 @@ class Row:
         # Those at the end that are scored but need not be read themselves.
         self.tokens = list(ticket.request.ids)[: len(ticket.request.ids) - unread]
         self.prompt_length = len(self.tokens)
+        self.proposal = tuple(proposal)
+        """What may be written next; read with the prompt, until it is settled."""
+        if proposal:
+            self.tokens += proposal[:-1]  # the last one is judged where that before it is read
+            self.trailing = len(proposal)
         self.ends = ends
         self.slot: Slot
         self.cached = 0
@@ -45,7 +51,7 @@ class Row:
     def take(self, slot: Slot, cached: int) -> None:
         """Begin in a slot that holds the first `cached` tokens."""
         self.slot = slot
-        self.cached = min(cached, self.prompt_length - self.trailing)
+        self.cached = min(cached, len(self.tokens) - self.trailing)
         del slot.ids[self.cached :]
 
     @property
@@ -88,6 +94,34 @@ class Row:
         if context is not None and len(self.tokens) >= context:
             return "context"
         return None
+
+    def settle(
+        self,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        end_ids: frozenset[int],
+        context: int | None,
+    ) -> Finish | None:
+        """Keep the proposal up to the first token that the model would not have written.
+
+        Args:
+            tokens: The model's own choice in the place of each proposed token.
+            logprobs: Their log-probabilities.
+            end_ids: Tokens that end an answer.
+            context: Most tokens that the model reads.
+
+        Returns:
+            What the step ended by, if it ended in what was kept.
+        """
+        proposal, self.proposal, self.trailing = self.proposal, (), 1
+        del self.tokens[self.prompt_length :]
+        finish: Finish | None = None
+        for proposed, token, logprob in zip(proposal, tokens, logprobs, strict=True):
+            finish = self.append(token, logprob, end_ids, context)
+            if finish is not None or token != proposed:
+                break
+        del self.slot.ids[len(self.tokens) - 1 :]  # rolled back: the rest was another's
+        return finish
 
     def written(self, finish: Finish) -> Written:
         """The answer of a `Write`."""

@@ -93,9 +93,20 @@ class Scheduler:
         if request.separators or request.stop or request.spans:
             ends = step_ends(self.tokenizer, request.separators, request.stop, request.spans)
         try:
-            self.waiting.append(Row(ticket, ends, constraint=self._constraint(request)))
+            constraint, proposal = self._constraint(request), self._proposal(request)
+            self.waiting.append(Row(ticket, ends, constraint=constraint, proposal=proposal))
         except GrammarError as error:
             ticket.fail(error)
+
+    def _proposal(self, request: Write) -> Sequence[int]:
+        """What of a proposed step can be verified: by a cache that rolls back, greedily."""
+        greedy = request.sampling.temperature == 0 and request.grammar is None
+        if not greedy or self.backend.name != "slot":
+            return ()
+        room = request.max_tokens
+        if self.context is not None:
+            room = min(room, self.context - len(request.ids))
+        return request.proposal[:room]
 
     def _constraint(self, request: Write) -> Constraint | None:
         grammar = request.grammar
@@ -166,7 +177,9 @@ class Scheduler:
         for i, row in enumerate(batch.rows):
             if row.slot.ids and row.remaining:
                 continue  # more of the prompt is to come
-            if isinstance(row.request, Write):
+            if row.proposal:
+                self._verify(row, logits[i])
+            elif isinstance(row.request, Write):
                 writing.append(i)
             else:
                 self._read(row, row.request, logits[i])
@@ -186,6 +199,15 @@ class Scheduler:
             if finish is not None:
                 self._leave(row)
                 row.ticket.resolve(row.written(finish))
+
+    def _verify(self, row: Row, logits: Tensor) -> None:
+        """Settle a proposed step from the logits where each of its tokens was to be chosen."""
+        count = len(row.proposal)
+        tokens, logprobs = choose(logits[-count:], [Sampling()] * count, [row.random] * count)
+        finish = row.settle(tokens, logprobs, self.end_ids, self.context)
+        if finish is not None:
+            self._leave(row)
+            row.ticket.resolve(row.written(finish))
 
     def _read(self, row: Row, request: Score, logits: Tensor) -> None:
         """Answer a `Score`: logits are [labels], or [keep, labels], or [keep, V]."""

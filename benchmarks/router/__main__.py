@@ -47,6 +47,8 @@ WITHIN = 0.01
 """Loss of accuracy against the target alone that a chosen threshold may have."""
 
 PARTS = ("judges", "policies", "speed")
+SCORED = ("router", "router as shipped", "RSD")
+"""Policies that ask the reader about each step."""
 
 
 def main() -> None:
@@ -201,6 +203,7 @@ def speed(problems: Sequence[Problem], chosen: dict[str, float]) -> dict[str, An
     policies: dict[str, Policy] = {"target": AlwaysTarget(), "draft": AlwaysDraft()}
     if "router" in chosen:
         policies["router"] = LearnedRouter("embedded:router", chosen["router"])
+    policies["router as shipped"] = LearnedRouter("embedded:router")
     if "RSD" in chosen:
         policies["RSD"] = RSD("embedded:prm", 1 - chosen["RSD"])
     if "confidence" in chosen:
@@ -225,7 +228,7 @@ def speed(problems: Sequence[Problem], chosen: dict[str, float]) -> dict[str, An
             "median s": statistics.median(seconds),
             "speed-up": pace / statistics.mean(seconds),
             "speed-up, learned": statistics.mean(target_easy) / statistics.mean(easy),
-            "cost model, s": costs.of(some, scored=name in ("router", "RSD")) / 1e3,
+            "cost model, s": costs.of(some, scored=name in SCORED) / 1e3,
         }
     fed = sum(a.figures["forwarded"]["router"] for a in answers.get("router", []))
     judged = sum(len(a.figures["steps"]) for a in answers.get("router", []))

@@ -103,8 +103,10 @@ def _speed(speed: Mapping[str, Any]) -> list[str]:
         f"## Time a question ({speed['problems']} problems, batch 1, taking turns)",
         _table(heads, rows),
         (
-            f"Model: tokens and steps times their costs in ms ({costs}). Tokens fed through the "
-            f"router a step: {speed['router tokens fed a step'] or 0:.1f}."
+            f"Model: tokens and steps times their costs in ms ({costs}), as if the target decoded "
+            "each token of an escalated step; it verifies the draft's step first and keeps what "
+            "it would have written itself. Tokens fed through the router a step: "
+            f"{speed['router tokens fed a step'] or 0:.1f}."
         ),
     ]
 

@@ -14,7 +14,7 @@ __all__ = ["FILE", "Calibration", "Operation"]
 
 FILE = "calibration.json"
 DEFAULT_LOSS = 0.01
-"""What a threshold that nobody named may have lost in the calibration, in accuracy or score."""
+"""What a threshold that nobody named may lose, in accuracy or score."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,14 @@ class Calibration:
 
     @property
     def default(self) -> float:
-        """The cheapest threshold whose measured loss is at most `DEFAULT_LOSS`.
+        """The cheapest threshold that is known to lose at most `DEFAULT_LOSS`, as `loss:0.01`.
 
-        Measured, not bounded: the bound of `loss:0.01` needs some thousand questions.
+        Where there were too few questions to know of any, the cheapest that lost no more in the
+        calibration itself.
         """
-        fitting = [row.threshold for row in self.table if row.loss <= DEFAULT_LOSS]
-        return max(fitting, default=self.table[0].threshold)
+        known = [row.threshold for row in self.table if row.loss_bound <= DEFAULT_LOSS]
+        seen = [row.threshold for row in self.table if row.loss <= DEFAULT_LOSS]
+        return max(known or seen, default=self.table[0].threshold)
 
     # --- files ---------------------------------------------------------------------------
 

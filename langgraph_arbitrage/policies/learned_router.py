@@ -39,7 +39,8 @@ class LearnedRouter(ScoredPolicy):
     """In [0, 1]: 0 escalates nearly everything, 1 nothing. Scores are not calibrated, so a number
     says little: `rate:0.3` (escalate about 30 % of the steps) and `loss:0.01` (lose at most 0.01
     against the target alone) find the number in the table that `arbitrage calibrate` made. By
-    default it is the cheapest one that lost at most 0.01 there; 0.5 where there is no table."""
+    default it is `loss:0.01`, or where too few questions were asked to know that of any, the
+    cheapest one that lost at most 0.01 there; 0.5 where there is no table."""
     any_pair: bool = False
     """Use it with models other than those that it was trained for, such as a quantized copy."""
 

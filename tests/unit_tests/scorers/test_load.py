@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,9 @@ def test_a_surprise_scorer_is_found_by_its_config(tmp_path: Path) -> None:
     assert (scorer.role, scorer.draft, scorer.target) == ("router", "a", "b")
 
 
-@pytest.mark.parametrize("path", [prms.rlhflow(), prms.math_shepherd()])
-def test_a_plain_causal_lm_is_refused_with_the_kinds_there_are(path: str) -> None:
+@pytest.mark.parametrize("made", [prms.rlhflow, prms.math_shepherd])
+def test_a_plain_causal_lm_is_refused_with_the_kinds_there_are(made: Callable[[], str]) -> None:
+    path = made()
     with pytest.raises(CheckpointError, match=r"format of .* is not recognised") as refusal:
         load_scorer(path)
     told = str(refusal.value)
@@ -126,15 +128,17 @@ def test_another_versions_features_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "kind", "told"),
+    ("made", "kind", "told"),
     [
-        (prms.trl(), "value-head", r"has no weights v_head.summary.weight"),
-        (prms.value_head(), "process-reward", r"has no weights score.0.weight"),
-        (make("gpt2"), "value-head", "GPT2ForTokenClassification cannot be replaced"),
+        (prms.trl, "value-head", r"has no weights v_head.summary.weight"),
+        (prms.value_head, "process-reward", r"has no weights score.0.weight"),
+        (lambda: make("gpt2"), "value-head", "GPT2ForTokenClassification cannot be replaced"),
     ],
 )
-def test_a_checkpoint_without_the_named_head_is_refused(path: str, kind: str, told: str) -> None:
-    engine = Engine(ModelSpec(path, kind=kind))
+def test_a_checkpoint_without_the_named_head_is_refused(
+    made: Callable[[], str], kind: str, told: str
+) -> None:
+    engine = Engine(ModelSpec(made(), kind=kind))
     with pytest.raises(CheckpointError, match=f"cannot be loaded as {kind}: .*{told}"):
         engine.submit(Score([1, 2, 3])).result()
     engine.close()

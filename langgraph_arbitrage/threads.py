@@ -14,7 +14,7 @@ Example:
     >>> len(list_steps(graph, one)) == len(state["steps"])
     True
     >>> two = fork(graph, one, 0, thread="two")
-    >>> other = graph.invoke(None, two, context=Context(threshold=1.0))
+    >>> other = graph.invoke(None, two, context=Context(threshold=0.0))
     >>> {step["writer"] for step in other["steps"]}
     {'target'}
     >>> again = graph.invoke(None, rewind(graph, one, 0))

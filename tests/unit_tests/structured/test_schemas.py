@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
-import time
 
 import jsonschema
 import pytest
-import torch
 
-from langgraph_arbitrage import embedded
 from langgraph_arbitrage.engine import (
     Engine,
     Grammar,
@@ -19,9 +15,7 @@ from langgraph_arbitrage.engine import (
     Sampling,
     Write,
     Written,
-    load_tokenizer,
 )
-from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.tools.grammar import answer_grammar
 from langgraph_arbitrage.tools.schemas import misfit
 from structured.schemas import schema
@@ -75,25 +69,3 @@ def test_a_random_model_fills_in_a_thousand_random_schemas_in_time() -> None:
     complete, valid = complete_and_valid(1000)
     assert complete >= 950
     assert valid == complete
-
-
-def test_a_mask_costs_less_than_a_third_of_a_millisecond_a_token() -> None:
-    """Processor time of the constraint alone, whatever else runs on the machine."""
-    hf = load_tokenizer(ModelSpec(embedded.TARGET))
-    ends = frozenset([hf.hf.eos_token_id])
-    torch.set_num_threads(1)  # as a worker does for a small model
-    rng, tokens, spent = random.Random(1), 0, 0.0
-    gc.disable()  # a collection of all that other tests have left is no cost of the mask
-    for seed in range(40):
-        lark = answer_grammar(schema=schema(random.Random(seed)))
-        constraint = Constraint(hf, ends, Grammar(lark, 0, LIMIT), [], LIMIT)
-        for _ in range(LIMIT):
-            logits = torch.tensor([rng.random() for _ in range(1024)])
-            start = time.thread_time()
-            constraint.restrict(logits)
-            token, _ = constraint.take(int(logits.argmax()))
-            spent, tokens = spent + time.thread_time() - start, tokens + 1
-            if constraint.complete or token in ends:
-                break
-    gc.enable()
-    assert spent / tokens < 0.3e-3

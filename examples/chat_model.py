@@ -21,8 +21,8 @@ def main() -> None:
         print(f"{step['writer']:6} {step['tokens']:3} tokens, score {step['score']}")
     print(f"escalated: {figures['escalation_rate']:.0%}, usage: {message.usage_metadata}")
 
-    # Settings of one call: a threshold of 1 sends nearly every step to the target.
-    for chunk in llm.stream(QUESTION, threshold=1.0):
+    # Settings of one call: a threshold of 0 sends nearly every step to the target.
+    for chunk in llm.stream(QUESTION, threshold=0.0):
         print(chunk.text, end="", flush=True)
     print()
 

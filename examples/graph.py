@@ -14,7 +14,7 @@ def main() -> None:
         events = graph.stream(
             {"messages": [("user", problem.question)]},
             thread,
-            context=Context(threshold=0.95),
+            context=Context(threshold=0.2),
             stream_mode="custom",
         )
         for event in events:

@@ -24,7 +24,7 @@ def main() -> None:
         print(f"  {step['writer']:6} {step['text'].strip()}")
     print("the same by the draft alone, from its second step:")
     other = fork(graph, thread, 1, thread="2")
-    state = graph.invoke(None, other, context=Context(threshold=0.0))
+    state = graph.invoke(None, other, context=Context(threshold=1.0))
     print(f"  {state['messages'][-1].text.splitlines()[-1]}")
 
 

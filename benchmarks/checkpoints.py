@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from bench import RESULTS, seconds
+from bench import RESULTS
+from measure import seconds
 from langgraph_arbitrage import (
     ArbitrageSettings,
     DraftConfidence,

@@ -28,7 +28,7 @@ def choose(
         The B token ids, and their log-probabilities under the unwarped distribution.
     """
     logits = logits.float()
-    ids = logits.argmax(dim=-1)  # [B]
+    chosen, ids = logits.max(dim=-1)  # [B], [B]
     sampled = [i for i, s in enumerate(samplings) if s.temperature > 0]
     if sampled:
         probs = warp(logits[sampled], [samplings[i] for i in sampled])  # [S, V]
@@ -37,7 +37,8 @@ def choose(
         # Inverse transform: the first token whose cumulative probability exceeds the draw.
         picks = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).squeeze(-1)
         ids[sampled] = picks.clamp(max=logits.shape[-1] - 1)
-    logprobs = logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
+        chosen = logits.gather(-1, ids[:, None]).squeeze(-1)
+    logprobs = chosen - logits.logsumexp(dim=-1)
     return ids.tolist(), logprobs.tolist()
 
 

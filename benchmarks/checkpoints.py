@@ -27,7 +27,6 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench import RESULTS
-from measure import seconds
 from langgraph_arbitrage import (
     ArbitrageSettings,
     DraftConfidence,
@@ -38,6 +37,7 @@ from langgraph_arbitrage import (
 )
 from langgraph_arbitrage.engine import Write
 from langgraph_arbitrage.threads import fork, list_steps, rewind
+from measure import seconds
 
 GREETING = [{"role": "user", "content": "Hello!"}]
 

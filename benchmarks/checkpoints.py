@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def overhead(questions: int, folder: Path) -> list[dict[str, Any]]:
             written = models.engine("draft").submit(request).result()
             confidence = statistics.fmean(map(math.exp, written.logprobs))
             if policy.escalates(confidence):
-                written = models.engine("target").submit(request).result()
+                verify = replace(request, proposal=written.ids)
+                written = models.engine("target").submit(verify).result()
             ids, finish, steps = ids + written.ids, written.finish, steps + 1
         return steps
 

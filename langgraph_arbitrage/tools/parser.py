@@ -149,7 +149,12 @@ class AnswerParser:
                 if begins:
                     self._format, self._close, self._mark = fmt, fmt.closes, ""
                     return [Piece("text")]
-        marks = [*self._marks, *self._thinks]
+        # Thinking comes before the answer: a mark of it inside of the text is text.
+        head = self._buffer.lstrip()
+        thinks = not self._begun and any(
+            head.startswith(mark) or mark.startswith(head) for mark in self._thinks
+        )
+        marks = [*self._marks, *(self._thinks if thinks else ())]
         hits = [(at, -len(mark), mark) for mark in marks if (at := self._buffer.find(mark)) >= 0]
         if hits:
             at, _, mark = min(hits)

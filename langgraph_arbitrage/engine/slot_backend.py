@@ -155,10 +155,20 @@ class SlotBackend:
             decoding = [r for r in here if r.remaining == 1 and r.trailing == 1]
             reading = [r for r in here if not (r.remaining == 1 and r.trailing == 1)]
             if decoding:
+                self._gather(decoding)
                 found.append(Batch(decoding, [1] * len(decoding)))
             if reading:
                 found.append(self._reading_batch(reading))
         return found
+
+    def _gather(self, rows: list[Row]) -> None:
+        """Bring rows of one arena that run together closer together, one of them at a time."""
+        pair = self.table.scattered([row.slot for row in rows])
+        if pair is not None:
+            outer, inner = pair
+            tokens = max(len(outer.ids), len(inner.ids))
+            self.cache.swap(outer.length, outer.index, inner.index, tokens)
+            self.table.swap(outer, inner)
 
     def _reading_batch(self, rows: list[Row]) -> Batch:
         """Rows with similar numbers of tokens to read, up to a chunk with its padding.
@@ -176,6 +186,7 @@ class SlotBackend:
 
     def forward(self, batch: Batch) -> Tensor:
         """Feed a batch; logits of the trailing positions, [B, keep, V], or [B, labels]."""
+        self.table.forwards += 1
         place, input_ids, position_ids, order = self._inputs(batch)
         self.cache.place = place
         kwargs: dict[str, Any] = {"logits_to_keep": batch.keep} if self._keeps_logits else {}
@@ -206,7 +217,7 @@ class SlotBackend:
         low, high = min(by_index), max(by_index) + 1
         # A range of slots is read in place; idle ones inside are computed for nothing, which is
         # cheaper than copying all keys and values out, unless there are many.
-        in_place = high - low <= 2 * len(rows)
+        in_place = 2 * (high - low) <= 3 * len(rows)
         indices = list(range(low, high)) if in_place else sorted(by_index)
         ids, positions, writes = [], [], []
         for index in indices:

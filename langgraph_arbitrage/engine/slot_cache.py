@@ -83,6 +83,13 @@ class SlotLayer(CacheLayerMixin):
         for old, new in zip(pair, self._arena(target[0], slots, pair), strict=True):
             new[target[1], :, :tokens] = old[source[1], :, :tokens]
 
+    def swap(self, length: int, one: int, other: int, tokens: int) -> None:
+        """Let two slots of an arena exchange their first `tokens`."""
+        for stored in self.arenas[length]:
+            held = stored[one, :, :tokens].clone()
+            stored[one, :, :tokens] = stored[other, :, :tokens]
+            stored[other, :, :tokens] = held
+
     def _arena(self, length: int, slots: int, like: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The pair of an arena with room for `slots`."""
         pair = self.arenas.get(length)
@@ -132,6 +139,12 @@ class SlotCache(Cache):
         for layer in self._slot_layers:
             if layer.arenas:  # layers that share another layer's keys hold none
                 layer.copy(source, target, tokens, slots)
+
+    def swap(self, length: int, one: int, other: int, tokens: int) -> None:
+        """Let two slots of an arena exchange their first `tokens`, in every layer."""
+        for layer in self._slot_layers:
+            if layer.arenas:
+                layer.swap(length, one, other, tokens)
 
     @property
     def shaped(self) -> bool:

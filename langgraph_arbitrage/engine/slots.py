@@ -19,6 +19,7 @@ FIRST_LENGTH = 256  # tokens in a slot of the smallest arena
 LENGTH_FACTOR = 4  # each arena's slots are this much longer than those of the one before
 MIN_OVERLAP = 16  # a shorter common prefix is cheaper to read again than to look after
 KEEP_IDLE = 8  # idle slots an arena may grow to before one that holds something is overwritten
+STALE = 8  # forwards after which the writer of a free slot is not expected back for its next step
 
 
 @dataclass(eq=False)
@@ -34,6 +35,8 @@ class Slot:
     busy: bool = False
     used: int = 0
     """When it was last taken, in ticks of the table's clock."""
+    freed: int = 0
+    """When its row left, in forwards."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class SlotTable:
         self.max_slots = max_slots
         self.context = context
         self.arenas: dict[int, list[Slot]] = {}
+        self.forwards = 0
+        """How often the model has run."""
         self._clock = itertools.count(1)
         self._full: set[int] = set()  # arenas for which there was no more memory
 
@@ -115,6 +120,28 @@ class SlotTable:
     def release(self, slot: Slot) -> None:
         """Free a slot; what it holds stays for those who come with the same beginning."""
         slot.busy = False
+        slot.freed = self.forwards
+
+    def scattered(self, slots: Sequence[Slot]) -> tuple[Slot, Slot] | None:
+        """Two slots to swap, so that those of one arena that run together lie closer together.
+
+        A range of slots is read in place, and what lies idle inside of it is computed for
+        nothing. A slot that was left just now stays: its row is likely to come back.
+
+        Returns:
+            The outermost of `slots`, and a slot inside of their range that is free for it.
+        """
+        arena = self.arenas[slots[0].length]
+        first, last = min(slots, key=_index), max(slots, key=_index)
+        inside = arena[first.index : last.index]
+        idle = [s for s in inside if not s.busy and self.forwards - s.freed > STALE]
+        return (last, min(idle, key=_index)) if idle else None
+
+    def swap(self, one: Slot, other: Slot) -> None:
+        """Let two slots of an arena change places; the caller moves what they hold."""
+        arena = self.arenas[one.length]
+        one.index, other.index = other.index, one.index
+        arena[one.index], arena[other.index] = one, other
 
     def withdraw(self, claim: Claim) -> None:
         """Take back a new slot for which there is no memory; its arena grows no more at will."""
@@ -155,6 +182,10 @@ class SlotTable:
             arena.append(slot)
             return slot
         return min(free, key=lambda s: s.used)
+
+
+def _index(slot: Slot) -> int:
+    return slot.index
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

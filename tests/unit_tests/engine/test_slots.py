@@ -104,3 +104,28 @@ def test_a_follow_up_stays_in_its_slot_until_it_outgrows_it(
         ids = ids + engine.submit(Write(ids, max_tokens=12)).result().ids
     assert list(schedulers[-1].backend.table.arenas) == [256]
     assert ids[150:] == generate(path, random_ids(150), 96)
+
+
+def test_rows_that_run_together_move_together(fresh: Make, schedulers: list[Scheduler]) -> None:
+    path = make("llama", endless=True)
+    engine = fresh(path)
+    prompts = [random_ids(30, seed=n) for n in range(8)]
+    first = [engine.submit(Write(p, max_tokens=4)) for p in prompts]
+    written = [t.result().ids for t in first]
+    # Two of them go on, from both ends of the arena.
+    ends = [[*prompts[n], *written[n]] for n in (0, 7)]
+    ranges = []
+
+    def on_token(_: int) -> None:
+        indices = [slot.index for slot in schedulers[-1].backend.table.busy()]
+        ranges.append(max(indices) - min(indices) + 1)
+
+    tickets = [engine.submit(Write(ids, max_tokens=40), on_token) for ids in ends]
+    assert [t.result().ids for t in tickets] == [generate(path, ids, 40) for ids in ends]
+    assert ranges[0] == 8
+    assert 2 in ranges
+    # What the others left behind was moved, not lost.
+    for prompt, ids in zip(prompts[1:7], written[1:7], strict=True):
+        again = engine.submit(Write([*prompt, *ids], max_tokens=3)).result()
+        assert again.cached >= len(prompt)
+        assert again.ids == generate(path, [*prompt, *ids], 3)

@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
+from langgraph_arbitrage.engine.turns import Turns
 from langgraph_arbitrage.errors import (
     ArbitrageError,
     EngineBusyError,
@@ -37,6 +39,7 @@ __all__ = ["Worker"]
 logger = logging.getLogger(__name__)
 
 SMALL = 100_000_000  # parameters up to which one thread beats several (launch costs dominate)
+TURNS = Turns()  # of all models that compute on one thread of a CPU
 
 
 class Worker:
@@ -61,6 +64,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._open = 0  # tickets that are not resolved
         self._make: Callable[[PreTrainedModel], Backend] | None = None  # the backend that agreed
+        self._turn: AbstractContextManager[None] = nullcontext()
         self._closed = False
 
     def put(self, ticket: Ticket[Any], *, under_way: bool = True) -> None:
@@ -138,7 +142,8 @@ class Worker:
             with torch.inference_mode():
                 scheduler = self._load()
                 while self._take(scheduler):
-                    scheduler.step()
+                    with self._turn:
+                        scheduler.step()
         except BaseException as error:  # a thread that ends unseen would leave all waiting for ever
             failure = self._failure(error)
             lost = self._drained()
@@ -156,6 +161,8 @@ class Worker:
         if model.device.type == "cpu":
             small = model.num_parameters() <= SMALL
             torch.set_num_threads(self.spec.threads or (1 if small else torch.get_num_threads()))
+            if torch.get_num_threads() == 1:
+                self._turn = TURNS
         scheduler = self._choose(model)
         self.model, self.backend_name = model, scheduler.backend.name
         return scheduler

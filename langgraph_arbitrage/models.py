@@ -313,14 +313,14 @@ def home(writer: StepWriter) -> Writer:
 def piece_ids(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[Sequence[int]]:
     """Ids of each piece of a text, tokenized on its own, after the tokenizer's own start."""
     first, *others = pieces
-    begun = tuple(tokenizer.encode(first, begins=True))
+    begun = _encoded(tokenizer, first, begins=True)
     return [tokenizer.start_ids, begun, *(_encoded(tokenizer, piece) for piece in others)]
 
 
 @lru_cache(maxsize=4096)
-def _encoded(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+def _encoded(tokenizer: Tokenizer, text: str, *, begins: bool = False) -> tuple[int, ...]:
     """A step is tokenized once, however often the steps so far are put together."""
-    return tuple(tokenizer.encode(text))
+    return tuple(tokenizer.encode(text, begins=begins))
 
 
 @lru_cache(maxsize=256)

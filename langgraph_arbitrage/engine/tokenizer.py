@@ -35,6 +35,9 @@ class Tokenizer:
         self.chat_template = hf.chat_template or chat_template
         # A fast tokenizer raises "Already borrowed" when two threads encode at a time.
         self._lock = ForkLock()
+        if hf.is_fast:  # what the file may ask for, and transformers undoes at its first encoding
+            hf.backend_tokenizer.no_truncation()
+            hf.backend_tokenizer.no_padding()
 
     def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         """Token ids of a conversation, up to where the assistant's answer begins.
@@ -117,17 +120,26 @@ class Tokenizer:
             begins: Whether it is the beginning of a text; else it goes on from another.
         """
         if begins:
-            with self._lock:
-                ids: list[int] = self.hf.encode(text, add_special_tokens=False)
-            return ids
+            return self._encoded(text)
         before = _ANCHOR_OF_LINES if text.startswith("\n") else _ANCHOR
+        anchored, anchor = self._encoded(before + text), self._anchors[before]
+        if anchored[: len(anchor)] == anchor:
+            return anchored[len(anchor) :]
+        return self._encoded(text)
+
+    def _encoded(self, text: str) -> list[int]:
         with self._lock:
-            anchored: list[int] = self.hf.encode(before + text, add_special_tokens=False)
-            anchor: list[int] = self.hf.encode(before, add_special_tokens=False)
-            if anchored[: len(anchor)] == anchor:
-                return anchored[len(anchor) :]
-            bare: list[int] = self.hf.encode(text, add_special_tokens=False)
-        return bare
+            if self.hf.is_fast:  # transformers makes a batch of one: 5 times the time
+                ids: list[int] = self.hf.backend_tokenizer.encode(
+                    text, add_special_tokens=False
+                ).ids
+            else:
+                ids = self.hf.encode(text, add_special_tokens=False)
+        return ids
+
+    @cached_property
+    def _anchors(self) -> dict[str, list[int]]:
+        return {text: self._encoded(text) for text in (_ANCHOR, _ANCHOR_OF_LINES)}
 
     def choices(self, text: str, options: Sequence[str]) -> tuple[list[int], list[int]]:
         """Ids of `text` as a continuation, and of each option as the one token that follows it.
@@ -201,24 +213,18 @@ class Tokenizer:
 
     def token_text(self, token: int) -> str:
         """Text of one token in the middle of a text."""
-        return self.decode_after(self._anchor_ids, [token])
+        return self.decode_after(self._anchors[_ANCHOR_OF_LINES], [token])
 
     @cached_property
     def start_ids(self) -> list[int]:
         """The special tokens that the tokenizer puts before a text, such as BOS."""
+        bare = self._encoded("a")
         with self._lock:
-            bare: list[int] = self.hf.encode("a", add_special_tokens=False)
             whole: list[int] = self.hf.encode("a", add_special_tokens=True)
         for i in range(len(whole) - len(bare) + 1):
             if whole[i : i + len(bare)] == bare:
                 return whole[:i]
         return []
-
-    @cached_property
-    def _anchor_ids(self) -> list[int]:
-        with self._lock:
-            ids: list[int] = self.hf.encode("a", add_special_tokens=False)
-        return ids
 
     @cached_property
     def _vocabulary(self) -> dict[str, int]:

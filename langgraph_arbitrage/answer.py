@@ -96,6 +96,10 @@ class AnswerStream:
         self._text = answer
         return self._release(len(answer))
 
+    def whole(self, texts: Sequence[str]) -> str:
+        """The answer of these steps, of which nothing was shown before."""
+        return self.finish(answer_text(texts, self._stop, self._separators))
+
     def _release(self, end: int) -> str:
         new = self._text[self._released : end]
         self._released = max(self._released, end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import copy_context
@@ -332,7 +332,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
             yield from other._parts(messages, stop, run_manager, overrides, whole=whole)
             return
         call = self._call(messages, stop, overrides, whole=whole)
-        parts: Any = call.graph.stream(call.start, **call.streaming)
+        parts = call.parts()
         chunks = self._chunks(call)
         # LangGraph, interrupted while it streams, waits for the node that runs. On a thread of its
         # own it is not interrupted: Ctrl-C reaches the thread that waits here, and cancels.
@@ -374,7 +374,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
                 yield chunk
             return
         call = self._call(messages, stop, overrides, whole=whole)
-        parts: Any = call.graph.astream(call.start, **call.streaming)
+        parts = call.aparts()
         chunks = self._chunks(call)
         try:
             while True:
@@ -416,9 +416,26 @@ class _Call:
     tell: Callable[[StepEvent], None]
     """Hands an event to the graph that the chat model is used in."""
 
+    def parts(self) -> Generator[Any]:
+        """The events and states of the run as they come; of a quiet one the last state only.
+
+        Reading a stream costs LangGraph a thread and a hand-over an event.
+        """
+        if self.context.quiet:
+            yield "values", self.graph.invoke(self.start, self.config, context=self.context)
+        else:
+            yield from self.graph.stream(self.start, **self._streaming)
+
+    async def aparts(self) -> AsyncGenerator[Any]:
+        """The same, on the event loop."""
+        if self.context.quiet:
+            yield "values", await self.graph.ainvoke(self.start, self.config, context=self.context)
+        else:
+            async for part in self.graph.astream(self.start, **self._streaming):
+                yield part
+
     @property
-    def streaming(self) -> dict[str, Any]:
-        """Options of the run: its events are read from its own stream."""
+    def _streaming(self) -> dict[str, Any]:
         modes = ["custom", "values"]
         return {"config": self.config, "context": self.context, "stream_mode": modes}
 

@@ -43,6 +43,9 @@ class AnswerChunks:
             writer = data["writer"] if kind in ("writing", "committed") else None
             yield from self._chunks(text, writer, ends=kind == "finished")
         elif data.get("finish_reason"):
+            if not self._begun:  # nobody heard of it while it was written
+                text = self._answer.whole([step["text"] for step in data["steps"]])
+                yield from self._chunks(text, data["steps"][0]["writer"], ends=True)
             message: AIMessage = data["messages"][-1]
             last = self._writer.last(
                 usage_metadata=message.usage_metadata, response_metadata=message.response_metadata

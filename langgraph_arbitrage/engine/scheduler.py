@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from langgraph_arbitrage.engine.constraint import Constraint
+from langgraph_arbitrage.engine.cores import Cores
 from langgraph_arbitrage.engine.requests import Sampling, Score, Write
 from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.sampler import choose
@@ -65,12 +66,14 @@ class Scheduler:
         context: int | None,
         *,
         classifies: bool = False,
+        cores: Cores | None = None,
     ) -> None:
         self.backend = backend
         self.tokenizer = tokenizer
         self.end_ids = end_ids
         self.context = context
         self.classifies = classifies
+        self.cores = cores
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []
 
@@ -123,6 +126,8 @@ class Scheduler:
         self._make_room()
         self._admit()
         for batch in self.backend.batches(self.running):
+            if self.cores is not None:
+                self.cores.use(len(batch.rows))
             self._absorb(batch, self.backend.forward(batch))
 
     def fail(self, error: BaseException) -> None:

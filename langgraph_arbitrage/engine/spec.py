@@ -47,7 +47,7 @@ class ModelSpec:
     batch_invariant: bool = False
     """Feed one sequence at a time, each read from its start: exact, whatever else is asked."""
     threads: int | None = None
-    """Compute threads of the worker on a CPU; None chooses by the model's size."""
+    """Compute threads of the worker on a CPU; None chooses by the model and the rows at a time."""
     engine: Literal["auto", "plain"] = "auto"
     """"auto" takes the slot engine where it agrees with a plain forward; "plain" forbids it."""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from langgraph_arbitrage.engine.cores import Cores
 from langgraph_arbitrage.engine.loader import load_model
 from langgraph_arbitrage.engine.memory import out_of_memory
 from langgraph_arbitrage.engine.plain_backend import PlainBackend
@@ -38,8 +39,7 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
 
-SMALL = 100_000_000  # parameters up to which one thread beats several (launch costs dominate)
-TURNS = Turns()  # of all models that compute on one thread of a CPU
+TURNS = Turns()  # of all small models on a CPU
 
 
 class Worker:
@@ -64,6 +64,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._open = 0  # tickets that are not resolved
         self._make: Callable[[PreTrainedModel], Backend] | None = None  # the backend that agreed
+        self._cores: Cores | None = None
         self._turn: AbstractContextManager[None] = nullcontext()
         self._closed = False
 
@@ -159,9 +160,8 @@ class Worker:
     def _load(self) -> Scheduler:
         model = load_model(self.spec)
         if model.device.type == "cpu":
-            small = model.num_parameters() <= SMALL
-            torch.set_num_threads(self.spec.threads or (1 if small else torch.get_num_threads()))
-            if torch.get_num_threads() == 1:
+            self._cores = Cores(model, self.spec.threads)
+            if self._cores.takes_turns:
                 self._turn = TURNS
         scheduler = self._choose(model)
         self.model, self.backend_name = model, scheduler.backend.name
@@ -191,6 +191,7 @@ class Worker:
             self.end_ids,
             self.context,
             classifies=self.spec.kind != "causal-lm",
+            cores=self._cores,
         )
 
     def _take(self, scheduler: Scheduler) -> bool:

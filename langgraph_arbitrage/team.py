@@ -72,6 +72,10 @@ class Team:
         """The same models under another policy."""
         return Team(self.settings.under(policy))
 
+    def close(self) -> None:
+        """Give the models back; one without another user is unloaded."""
+        self._models.close()
+
     @property
     def policy(self) -> Policy:
         """The policy in force."""

@@ -78,7 +78,7 @@ def _verified(a: str, r: str) -> bool:
 
 
 def _parsed(text: str) -> list[Any]:
-    found: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=None)  # type: ignore[arg-type]
+    found: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
     return found
 
 

@@ -63,6 +63,6 @@ def _core(line: str) -> str:
     if len(words) < _PROSE:
         return _CONNECTIVE.sub("", line, count=1) if _CONNECTIVE.match(line) else line
     if formulas := _FORMULA.findall(line):
-        return next(part for part in formulas[-1] if part).strip()
+        return str(next(part for part in formulas[-1] if part)).strip()
     numbers = [found[0].strip() for found in _NUMBER.finditer(line)]
     return numbers[-1] if numbers else line

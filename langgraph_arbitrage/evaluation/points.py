@@ -76,7 +76,7 @@ def title_of(kind: str, threshold: float | None) -> str:
         ('RSD 0.5', 'target alone')
     """
     title = KINDS[kind].title
-    return title if threshold is None else f"{title} {threshold:.3g}"
+    return title if threshold is None else f"{title} {threshold:.4g}"
 
 
 @dataclass(frozen=True)

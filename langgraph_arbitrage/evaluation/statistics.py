@@ -58,12 +58,15 @@ class Bootstrap:
         n: Questions.
         resamples: Samples.
         confidence: Of the intervals: percentiles of the samples.
+        seed: Of what is drawn.
     """
 
-    def __init__(self, n: int, resamples: int = 2000, confidence: float = 0.95) -> None:
+    def __init__(
+        self, n: int, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+    ) -> None:
         import numpy as np
 
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(seed)
         drawn = rng.integers(0, n, (resamples, n))
         self._weights: Array = np.zeros((resamples, n))
         rows = np.repeat(np.arange(resamples), n)

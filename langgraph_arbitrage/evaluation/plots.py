@@ -95,6 +95,7 @@ def _figure(results: Results, name: str) -> Figure:
         "font.family": "sans-serif",
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "axes.facecolor": "none",
         "legend.frameon": False,
     }
     with mpl.rc_context(look):
@@ -104,7 +105,7 @@ def _figure(results: Results, name: str) -> Figure:
 def _drawn(results: Results, *, by_seconds: bool) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 4.3), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.9), layout="constrained")
     axes: Axes = figure.add_subplot()
     points = results["points"]
     target = [p for p in points if p["kind"] == "target"]
@@ -119,19 +120,29 @@ def _drawn(results: Results, *, by_seconds: bool) -> Figure:
     axes.grid(visible=True, color="#888888", alpha=0.25, lw=0.6)
     axes.set_axisbelow(True)
     if by_seconds:
-        seconds = [p["seconds"]["mean"][0] for p in points]
-        if max(seconds) > 10 * min(seconds) > 0:
-            axes.set_xscale("log")
-        else:
-            axes.set_xlim(left=0)
+        _by_factors(axes, [p["seconds"]["mean"][0] for p in points])
         many = results["about"]["concurrency"]
         busy = "" if many == 1 else f", {many} at a time"
         axes.set_xlabel(f"mean seconds a question{busy}  (left is quicker)")
     else:
         axes.set_xlim(-3, 103)
         axes.set_xlabel("accepted steps, %  (right: the target rests)")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
+    figure.legend(loc="outside lower center", ncols=4, handlelength=3, columnspacing=1.6)
     return figure
+
+
+def _by_factors(axes: Axes, seconds: Sequence[float]) -> None:
+    """A logarithmic axis: equal distances are equal speed-ups."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if min(seconds) <= 0:
+        return
+    axes.set_xscale("log")
+    subs = (1, 1.5, 2, 3, 5, 7) if max(seconds) < 20 * min(seconds) else (1, 3)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlim(0.85 * min(seconds), 1.18 * max(seconds))
 
 
 def _across(point: Mapping[str, Any], *, by_seconds: bool) -> float | None:

@@ -59,11 +59,13 @@ def _page(results: Results, answers: Sequence[Mapping[str, Any]], traces: int) -
     chosen = results["operating points"]
     first = next((k for k in KINDS if k in chosen and k not in ("draft", "target")), None)
     data["one"] = chosen.get(first or "target", "")
-    data["two"] = chosen.get("rsd" if "rsd" in chosen and first != "rsd" else "target", "")
+    rsd = [p["key"] for p in results["points"] if p["kind"] == "rsd" != first]
+    defaults = [p["key"] for p in results["points"] if p["default"]]
+    data["two"] = next((key for key in rsd if key in defaults), chosen.get("target", ""))
     shown = len(data["questions"])
-    part = f"Answers to {shown:,} of the {n:,} questions"
+    part = f"Answers to all {n:,} questions"
     if shown < n:
-        part += ", those on which the points differ most; the others are in answers.jsonl"
+        part = f"Answers to {shown:,} of the {n:,} questions, those on which the points differ most"
     subtitle = f"{n:,} questions · draft {about['draft'][0]} · target {about['target'][0]}"
     page = {
         "title": escape(f"Arbitrage on {about['dataset']}"),

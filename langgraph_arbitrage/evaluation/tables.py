@@ -99,24 +99,26 @@ def points_table(results: Results) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
         title=f"{n:,} questions of {results['about']['dataset']}",
-        caption=f"accuracy with its {level:.0%} interval; * the policy's own default; "
-        "escalated: by steps / by tokens; tokens a question",
+        caption=f"accuracy with its {level:.0%} interval; * the policy's own default; escalated: "
+        "share of the steps; seconds a question",
         caption_justify="left",
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
     )
-    table.add_column("")
-    heads = ("accuracy", "escalated", "wasted", "mean s", "median", "95th")
-    for head in (*heads, "draft", "target", "lost"):
-        table.add_column(head, justify="right")
+    table.add_column("", no_wrap=True)
+    heads = ("accuracy", "from–to", "escalated", "wasted", "mean s", "median", "95th")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
     for p in results["points"]:
-        seconds, tokens = p["seconds"], p["tokens"]
+        seconds, (value, low, high) = p["seconds"], p["accuracy"]
         table.add_row(
             p["title"] + " *" * p["default"],
-            interval(p["accuracy"], 100, 1),
-            f"{percent(p['escalation by steps'], 0)} / {percent(p['escalation by tokens'], 0)}",
+            percent(value),
+            f"{100 * low:.0f}–{100 * high:.0f}",
+            percent(p["escalation by steps"], 0),
             percent(p["wasted"], 0),
             f"{seconds['mean'][0]:.3f}",
             f"{seconds['median']:.3f}",
             f"{seconds['p95']:.3f}",
-            *(f"{tokens[who]:.0f}" for who in ("draft", "target", "discarded")),
         )
     return table

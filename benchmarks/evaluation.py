@@ -59,10 +59,12 @@ def evaluated(questions: int) -> dict[str, Any]:
     lineup = Lineup.of(ArbitrageSettings())
     at = {kind: [found] for kind in KINDS[:3] if (found := lineup.threshold(kind)) is not None}
     config, scorer = EvaluateConfig(), load_scorer("embedded:prm")
-    with tempfile.TemporaryDirectory() as folder:
-        with Sweep(dataset, lineup, config, KINDS, at, Path(folder), scorer) as sweep:
-            asyncio.run(sweep.run())
-            return results_of(sweep.points, sweep.tasks, [], sweep.answers(), config, sweep.header)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Sweep(dataset, lineup, config, KINDS, at, Path(folder), scorer) as sweep,
+    ):
+        asyncio.run(sweep.run())
+        return results_of(sweep.points, sweep.tasks, [], sweep.answers(), config, sweep.header)
 
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from langgraph_arbitrage.embedded import Problem, check_answer, problems
@@ -182,7 +183,8 @@ def _read(
             f"no reference of {source} can be read as an answer, such as {left_out[0].reference!r} "
             f"in the column {names[1] if names else ''!r}: name another with --answer-column"
         )
-    return Dataset(source, _some(tasks.values(), source), tuple(left_out))
+    name = Path(source).name if Path(source).is_file() else source  # not where it lies here
+    return Dataset(name, _some(tasks.values(), source), tuple(left_out))
 
 
 def _some(tasks: Iterable[Task], source: str) -> tuple[Task, ...]:

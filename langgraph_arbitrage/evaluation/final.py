@@ -15,7 +15,8 @@ _STATED = re.compile(
 )
 _FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = re.compile(
-    r"(?<![\w.])[-−]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+(?![\d.]))?(?:\s*\\?%)?"
+    r"(?<![\w.{}_^\\])[-−]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+    r"(?:\s*/\s*\d+(?![\d.]))?(?:\s*\\?%)?"
 )
 _CONNECTIVE = re.compile(r"(?:so|thus|hence|therefore|then|and)\b[,:]?\s*", re.IGNORECASE)
 _COMMAND = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\[a-zA-Z]+")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["POINTS", "headlines", "points_table", "save_points"]
 
 POINTS = "points.csv"
+NOTHING = 0.05
+"""Accuracy below which speed-ups at equal accuracy say nothing."""
 
 Results = Mapping[str, Any]
 
@@ -73,6 +75,8 @@ def interval(values: Any, scale: float = 1, digits: int = 2, unit: str = "") -> 
 
 def headlines(results: Results) -> list[str]:
     """What the sweep says in a few sentences."""
+    if all(p["accuracy"][0] < NOTHING for p in results["points"]):
+        return ["Next to nothing is right at any point: these models cannot do this task."]
     within = results["within"]
     about = f"within {100 * within:g} point{'s' * (within != 0.01)} of the target's accuracy"
     told = []
@@ -85,8 +89,6 @@ def headlines(results: Results) -> list[str]:
         lines.append(f"Speed-up over the target alone, {about}: {'; '.join(told)}.")
     elif any(p["kind"] == "target" for p in results["points"]):
         lines.append(f"No policy comes {about}.")
-    if all(p["accuracy"][0] < 0.05 for p in results["points"]):
-        lines.append("Next to nothing is right at any point: these models cannot do this task.")
     return lines
 
 

@@ -202,6 +202,7 @@ def test_a_near_miss_is_wrong(grader: Grader, answer: str, reference: str) -> No
         ("We find $x = 7$.", True),
         ("So 3 + 4 = 7.", True),
         ("Let me think about it for a while", False),
+        ("and so let the points x_{7}, C_{7 and D^7 be what they are, and", False),  # cut off
         ("", False),
         (r"\boxed{7", True),
         (r"\boxed{}", False),

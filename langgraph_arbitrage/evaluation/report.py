@@ -165,7 +165,7 @@ def _points(results: Results) -> str:
 
     note = (
         "Bold: each policy's operating point, its quickest one within "
-        f"{percent(results['within'])} of the target's accuracy, else its most accurate one. "
+        f"{100 * results['within']:g} points of the target's accuracy, else its most accurate one. "
         "Escalated: share of the steps, and of the answer's tokens, that the target wrote. Wasted: "
         "escalations whose step of the target the PRM finds no better. Tokens: a question. "
     )

@@ -26,7 +26,7 @@ RESULTS = "results.json"
 FORMAT, VERSION = "langgraph_arbitrage evaluation", 1
 
 Results = dict[str, Any]
-"""Plain data, as its file has it; `docs/evaluation.md` is its description."""
+"""Plain data, as its file has it; `docs/evaluation/README.md` describes it."""
 
 
 def results_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from langgraph_arbitrage.evaluation.points import (
 from langgraph_arbitrage.evaluation.reply import Answerer, GraphAnswerer, Reply
 from langgraph_arbitrage.journal import Journal
 from langgraph_arbitrage.models import Models
-from langgraph_arbitrage.names import public_name
+from langgraph_arbitrage.names import local_path, public_name
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.team import Team
@@ -122,7 +123,7 @@ class Sweep:
     def header(self) -> Record:
         """What tells this sweep from others: all that the answers depend on."""
         settings, lineup = self.lineup.settings, self.lineup
-        names = ("temperature", "top_p", "top_k", "seed", "max_tokens", "max_steps")
+        names = ("dtype", "temperature", "top_p", "top_k", "seed", "max_tokens", "max_steps")
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -131,8 +132,8 @@ class Sweep:
             "digest": self.dataset.digest,
             "draft": [public_name(settings.draft), self._models.identity("draft")["digest"]],
             "target": [public_name(settings.target), self._models.identity("target")["digest"]],
-            "router": lineup.router and public_name(lineup.router),
-            "prm": lineup.prm and public_name(lineup.prm),
+            "router": _identity(lineup.router),
+            "prm": _identity(lineup.prm),
             "scored by": self.scored_by,
             "separator": list(settings.separator),
             **{name: getattr(settings, name) for name in names},
@@ -361,6 +362,21 @@ async def _answered(answerer: Answerer, prompt: str) -> Reply:
     except asyncio.CancelledError:
         scope.cancel()
         raise
+
+
+def _identity(judge: str | None) -> list[str] | None:
+    """A judge's name, and a digest of its files where they are here: it may be trained again."""
+    if judge is None:
+        return None
+    folder = Path(local_path(judge))
+    if not folder.is_dir():
+        return [public_name(judge)]
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json")):
+        digest.update(f"{file.name} {file.stat().st_size}".encode())
+        with file.open("rb") as data:
+            digest.update(data.read(1 << 20))
+    return [public_name(str(folder)), digest.hexdigest()]
 
 
 def _check_header(there: Any, wanted: Record, path: Path) -> None:

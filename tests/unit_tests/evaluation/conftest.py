@@ -99,8 +99,8 @@ def made() -> Callable[..., Made]:
             "dataset": "made",
             "draft": ["d", "1"],
             "target": ["t", "2"],
-            "router": "r",
-            "prm": "p",
+            "router": ["r", "3"],
+            "prm": ["p", "4"],
             "concurrency": 1,
         }
         config = EvaluateConfig(resamples=300)

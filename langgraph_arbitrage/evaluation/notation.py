@@ -30,8 +30,10 @@ _BRACED_COMMA = re.compile(r"\{,\}")
 _TEXT = re.compile(r"\\(?:textbf|textit|textrm|textnormal|mathrm|mathbf|mbox|text)\s*\{")
 _AND = re.compile(r"\s*,?\s*(?:\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*")
 _GROUPED = re.compile(r"(?<![\d,.])-?\d{1,3}(?:,\d{3})+(?![\d,])")
+_SPACED = re.compile(r"-?\d{1,3}(?: \d{3})+")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _RATIO = re.compile(r"([-+]?\d+)\s*/\s*(\d+)|([-+]?)\\frac\{(\d+)\}\{(\d+)\}")
+_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline\{(\d+)\}")
 _UNIT = re.compile(
     r"(?<=[\d}).\s])\s*(?:\\text\{\s*([^{}]+?)\s*\}|([A-Za-z][A-Za-z/ ]*))(\^\{?[23]\}?)?$"
 )
@@ -69,11 +71,11 @@ def normal(text: str) -> str:
     text = re.sub(r"^\\\[|\\\]$|^\\\(|\\\)$", "", text.strip().strip("*").strip())
     text = text.replace(r"\$", "").replace("$", "")
     text = _BRACED_COMMA.sub(",", text)
-    text = re.sub(r"\\[,]\s*(?=\d)", ", ", text) if re.search(r"[(\[{]", text) else text
     text = re.sub(r"(?<=\d)(?:\\[,!]|(?<=,)\\!)(?=\d{3}\b)", "", text).replace(r"\!", "")
     text = _SPACING.sub(" ", text)
-    text = _FRACTION.sub(r"\\frac", text)
+    text = _FRACTION.sub(r"\\frac", text).replace(r"\varnothing", r"\emptyset")
     text = _TEXT.sub(r"\\text{", text)
+    text = re.sub(r"^\\text\{\s*([-+]?\d[^{}]*)\}$", r"\1", text.strip())
     text = re.sub(r"\\%|\s+%", "%", text)
     if "\\text" not in text or _AND.search(text):
         text = _AND.sub(", ", text)
@@ -82,6 +84,8 @@ def normal(text: str) -> str:
     text = re.sub(r"\s*[.;,]$", "", text) if not text.endswith("...") else text
     if not text.startswith(("(", "[", "{", "\\{")):
         text = _GROUPED.sub(lambda found: found[0].replace(",", ""), text)
+        if _SPACED.fullmatch(text):
+            text = text.replace(" ", "")
     return text
 
 
@@ -98,6 +102,11 @@ def number_of(text: str) -> Fraction | None:
         sign = -1 if found[3] == "-" else 1
         top, bottom = int(found[1] or found[4]), int(found[2] or found[5])
         return sign * Fraction(top, bottom) if bottom else None
+    if found := _REPEATING.fullmatch(text):
+        whole, fixed, period = found[2] or "0", found[3], found[4]
+        nines = (10 ** len(period) - 1) * 10 ** len(fixed)
+        value = Fraction(f"{whole}.{fixed or 0}") + Fraction(int(period), nines)
+        return -value if found[1] else value
     if not _NUMBER.fullmatch(text):
         return None
     mantissa, _, exponent = text.lower().partition("e")

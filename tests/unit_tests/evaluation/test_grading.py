@@ -108,6 +108,15 @@ SAME = [
     ("p - q", "p-q"),
     ("(6,31,-1)", "(6, 31, -1)"),
     ("$f(x)=x$,$f(x)=2-x$", "$f(x)=2-x$, $f(x)=x$"),
+    (r"\text{5 cm}", "5"),
+    ("1 000 000", "1000000"),
+    (r"\emptyset", r"\varnothing"),
+    ("1/3", r"0.\overline{3}"),
+    (r"0.1\overline{6}", "1/6"),
+    (r"\sin^2x+\cos^2x", "1"),
+    (r"33\frac{1}{3}\%", r"\frac{100}{3}\%"),
+    ("007", "7"),
+    (r"x\in(-\infty,3]", r"x \le 3"),
 ]
 """Answer and reference."""
 

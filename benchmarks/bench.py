@@ -23,17 +23,20 @@ from rich.markdown import Markdown
 import batch_job
 import concurrency
 import decoding
+import evaluation
 
 RESULTS = Path(__file__).parent / "results"
 TITLES = {
     "decoding": "One sequence at a time (ms)",
     "concurrency": "Many questions at a time",
     "batch": "Batch jobs, 32 questions at a time",
+    "evaluation": "Policies, one question at a time, beside the last run that was committed",
 }
 TELL: dict[str, Callable[[Any], list[str]]] = {
     "decoding": decoding.lines,
     "concurrency": concurrency.lines,
     "batch": batch_job.lines,
+    "evaluation": evaluation.lines,
 }
 
 
@@ -54,6 +57,7 @@ def main() -> None:
             options.turns, options.scale, tuple(options.levels)
         ),
         "batch": lambda: batch_job.measured(options.scale),
+        "evaluation": lambda: evaluation.measured(options.scale),
     }
     parts = {}
     for name in options.only or TITLES:

@@ -6,16 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import numpy as np
 from world import Walk, World
 
+from langgraph_arbitrage.evaluation.statistics import Bootstrap
 from langgraph_arbitrage.training.many import many
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 LADDER = 20
 """Thresholds that are tried on the problems that choose."""
-
-RESAMPLES = 2000
 
 
 async def walks(
@@ -76,7 +74,8 @@ class Curve:
 
 def difference(one: Sequence[Walk], other: Sequence[Walk]) -> tuple[float, float, float]:
     """Difference of accuracies on the same problems, with a 95 % paired bootstrap interval."""
-    gaps = np.array([a.right - b.right for a, b in zip(one, other, strict=True)], float)
-    draw = np.random.default_rng(0).integers(0, len(gaps), (RESAMPLES, len(gaps)))
-    low, high = np.percentile(gaps[draw].mean(1), [2.5, 97.5])
-    return float(gaps.mean()), float(low), float(high)
+    gap = Bootstrap(len(one)).difference([w.right for w in one], [w.right for w in other])
+    assert gap.value is not None
+    assert gap.low is not None
+    assert gap.high is not None
+    return gap.value, gap.low, gap.high

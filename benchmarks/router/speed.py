@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from langgraph_arbitrage import Policy, embedded
-from langgraph_arbitrage.cli.team import Answer, Team
 from langgraph_arbitrage.embedded import Problem
 from langgraph_arbitrage.engine import Engine, Score, Write
 from langgraph_arbitrage.settings import ArbitrageSettings
+from langgraph_arbitrage.team import Answer, Team
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from langgraph_arbitrage.cli.team import Answer, Team
+    from langgraph_arbitrage.team import Answer, Team
 
 __all__ = ["add_command", "show_answer", "show_question"]
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     from langgraph_arbitrage.cli.view import waiting
 
     with waiting(Console(stderr=True), "Loading the models …"):
-        from langgraph_arbitrage.cli.team import Team
+        from langgraph_arbitrage.team import Team
 
         team = Team(settings)
         others = {"draft only": AlwaysDraft(), "target only": AlwaysTarget()}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from langgraph_arbitrage.cli.scoreboard import Row
-    from langgraph_arbitrage.cli.team import Team
+    from langgraph_arbitrage.team import Team
 
 __all__ = ["add_command"]
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     with waiting(console, "Loading the models …"):
         from langgraph_arbitrage.cli.scoreboard import Row
-        from langgraph_arbitrage.cli.team import Team
+        from langgraph_arbitrage.team import Team
 
         team = Team(settings)
         rows = [

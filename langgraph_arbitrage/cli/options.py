@@ -11,44 +11,19 @@ from typing import Any
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.cli.text import unescape
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.policies import (
-    RSD,
-    AlwaysDraft,
-    AlwaysTarget,
-    DraftConfidence,
-    Judge,
-    LearnedRouter,
-    Oracle,
-    Policy,
-    Random,
-)
+from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.policies.calibration import parse
+from langgraph_arbitrage.policies.named import POLICIES, SCORED
 from langgraph_arbitrage.settings import ArbitrageSettings
 
 __all__ = [
     "BUDGETS",
     "LIMITS",
     "MODELS",
-    "POLICIES",
     "SAMPLING",
     "add_options",
     "settings_of",
 ]
-
-POLICIES: dict[str, type[Policy]] = {
-    "router": LearnedRouter,
-    "rsd": RSD,
-    "oracle": Oracle,
-    "judge": Judge,
-    "confidence": DraftConfidence,
-    "random": Random,
-    "draft": AlwaysDraft,
-    "target": AlwaysTarget,
-}
-"""What `--policy` may name."""
-
-SCORED = {"router": "router", "rsd": "prm", "oracle": "prm"}
-"""Policies that go by a checkpoint, and the option that names it."""
 
 MODELS = (
     *("draft", "target", "policy", "router", "prm", "threshold"),

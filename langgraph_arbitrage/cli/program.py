@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from langgraph_arbitrage.cli import ask, batch, calibrate, collect, demo, graph, replay, train
+from langgraph_arbitrage.cli import (
+    ask,
+    batch,
+    calibrate,
+    collect,
+    compare,
+    demo,
+    evaluate,
+    graph,
+    replay,
+    train,
+)
 from langgraph_arbitrage.errors import ArbitrageError
 
 __all__ = ["main"]
@@ -34,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; those of the process by default.
 
     Returns:
-        0, or 1 after a batch job that has lines without an answer, or 2 after an error of the
-        user's, or 130 after Ctrl-C.
+        0, or 1 after a batch job that has lines without an answer or a comparison that is strict
+        and finds something worse, or 2 after an error of the user's, or 130 after Ctrl-C.
     """
     try:
         status = _run(argv)
@@ -81,6 +92,6 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"arbitrage {version('langgraph-arbitrage')}"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (ask, replay, batch, demo, graph, collect, train, calibrate):
+    for command in (ask, replay, batch, demo, graph, collect, train, calibrate, evaluate, compare):
         command.add_command(commands)
     return parser

@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace, saver: Any, console: Console) -> None:
     from langgraph_arbitrage.cli.ask import show_question
-    from langgraph_arbitrage.cli.team import answer_of, committed
     from langgraph_arbitrage.cli.thread import reader
     from langgraph_arbitrage.cli.view import StepsView, interactive, summary
     from langgraph_arbitrage.prompts import last_question
+    from langgraph_arbitrage.team import answer_of, committed
     from langgraph_arbitrage.threads import finished, list_steps, steps_of
 
     graph = reader(saver)

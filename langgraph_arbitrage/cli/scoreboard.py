@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.cli.team import Answer, Team
     from langgraph_arbitrage.embedded.problems import Problem
+    from langgraph_arbitrage.team import Answer, Team
 
 __all__ = ["Row", "scoreboard"]
 

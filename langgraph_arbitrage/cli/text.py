@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from langgraph_arbitrage.boxed import last_boxed
+
 __all__ = ["final_answer", "printable", "unescape"]
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -37,12 +39,7 @@ def final_answer(text: str) -> str:
         >>> final_answer(r"So 3 + 4 = 7.\boxed{7}"), final_answer("Well.\n\nSeven.")
         ('7', 'Seven.')
     """
-    start = text.rfind(r"\boxed{")
-    if start >= 0:
-        start += len(r"\boxed{")
-        depth = 1
-        for end in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if not depth:
-                return text[start:end].strip()
+    boxed = last_boxed(text, torn=False)
+    if boxed is not None:
+        return boxed.strip()
     return next((line for line in reversed(text.split("\n")) if line.strip()), "").strip()

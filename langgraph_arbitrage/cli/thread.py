@@ -15,7 +15,7 @@ from langgraph_arbitrage.cli.options import settings_of
 from langgraph_arbitrage.errors import SettingsError
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.cli.team import Team
+    from langgraph_arbitrage.team import Team
 
 __all__ = ["ask_thread", "checkpoints", "reader", "team_of"]
 
@@ -53,7 +53,7 @@ def reader(saver: Any) -> Any:
 
 def team_of(state: dict[str, Any], args: argparse.Namespace, saver: Any) -> Team:
     """The team that the arguments ask for; where they name no model, that of the thread."""
-    from langgraph_arbitrage.cli.team import Team
+    from langgraph_arbitrage.team import Team
 
     for role, model in state.get("models", {}).items():
         if getattr(args, role) is None:

@@ -15,8 +15,8 @@ from rich.text import Text
 from langgraph_arbitrage.cli.text import final_answer, printable
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.cli.team import Answer
     from langgraph_arbitrage.events import StepEvent
+    from langgraph_arbitrage.team import Answer
 
 __all__ = ["STYLES", "StepsView", "comparison", "interactive", "summary", "waiting"]
 

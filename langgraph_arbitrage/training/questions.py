@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
+from langgraph_arbitrage.boxed import last_boxed
 from langgraph_arbitrage.embedded import Problem, check_answer, problems
 from langgraph_arbitrage.errors import DataError
+from langgraph_arbitrage.records import cell, read_records
 
 __all__ = ["Question", "load_questions", "question_id"]
 
@@ -84,10 +82,10 @@ def load_questions(
     else:
         records = (
             Question(
-                _cell(record, column, source),
-                None if answer_column is None else _cell(record, answer_column, source),
+                cell(record, column, source),
+                None if answer_column is None else cell(record, answer_column, source),
             )
-            for record in _records(source, split)
+            for record in read_records(source, split, "train")
         )
     unique: dict[str, Question] = {}
     for question in records:
@@ -100,59 +98,9 @@ def load_questions(
     return list(unique.values())
 
 
-def _records(source: str, split: str) -> Iterable[Mapping[str, Any]]:
-    path = Path(source)
-    if path.is_file():
-        return _lines(path)
-    if path.suffix in (".jsonl", ".json") or source.startswith((".", "/", "embedded:")):
-        raise DataError(
-            f"{source} is no file here. Questions come from a JSONL file, from embedded:N:SEED, "
-            "or from a data set of the hub such as openai/gsm8k:main"
-        )
-    return _hub(source, split)
-
-
-def _lines(path: Path) -> Iterable[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    record = json.loads(line)
-                    if not isinstance(record, dict):
-                        raise DataError(f"{path}, line {number}: no JSON object")
-                    yield record
-        except ValueError as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{path} is no JSONL file: {error}") from None
-
-
-def _hub(source: str, split: str) -> Iterable[Mapping[str, Any]]:
-    if find_spec("datasets") is None:
-        raise DataError(
-            f"{source} is no file here, and reading it from the hub needs datasets: "
-            "pip install 'langgraph-arbitrage[train]'"
-        )
-    from datasets import load_dataset
-
-    name, _, config = source.partition(":")
-    try:
-        return load_dataset(name, config or None, split=split)  # type: ignore[no-any-return]
-    except Exception as error:  # datasets raises its own, the hub's and fsspec's
-        raise DataError(f"{source} (split {split}) cannot be loaded: {error}") from error
-
-
-def _cell(record: Mapping[str, Any], column: str, source: str) -> str:
-    if column not in record:
-        raise DataError(
-            f"{source} has no column {column!r}; its columns are {', '.join(map(repr, record))}"
-        )
-    return str(record[column])
-
-
 def _final(text: str) -> str:
     r"""What stands in the last `\boxed{}`, else the last number, else the text, normalised."""
-    boxed = _boxed(text)
+    boxed = last_boxed(text)
     if boxed is None and (numbers := _LAST_NUMBER.findall(text)):
         boxed = numbers[-1]
     return _normal(text if boxed is None else boxed)
@@ -160,21 +108,8 @@ def _final(text: str) -> str:
 
 def _right(answer: str) -> str:
     r"""A right answer as data sets give it: alone, in a `\boxed{}`, or after `####`."""
-    boxed = _boxed(answer)
+    boxed = last_boxed(answer)
     return _normal(answer.rpartition("####")[2] if boxed is None else boxed)
-
-
-def _boxed(text: str) -> str | None:
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    start += len(r"\boxed{")
-    depth = 1
-    for end in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if not depth:
-            return text[start:end]
-    return text[start:]
 
 
 def _normal(text: str) -> str:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "langgraph_arbitrage"
 OUTSIDE = ("graphs", "nodes")  # at the root of the repository, installed inside the package
 DATA = (".jinja", ".json", ".jsonl", ".md", ".safetensors", ".txt")
+PAGE = (".css", ".html", ".js")
 SOURCES = (PACKAGE, *OUTSIDE, "tests", "examples", "benchmarks")
 
 
@@ -32,6 +33,7 @@ def files(folder: Path) -> Iterator[Path]:
 
 def belongs_in_wheel(path: str) -> bool:
     data = path.startswith(f"{PACKAGE}/embedded/") and path.endswith(DATA)
+    data |= path.startswith(f"{PACKAGE}/evaluation/page/") and path.endswith(PAGE)
     return path.endswith(".py") or path == f"{PACKAGE}/py.typed" or data
 
 

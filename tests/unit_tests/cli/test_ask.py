@@ -168,7 +168,7 @@ def test_ctrl_c_stops_the_models_and_tells_what_was_finished(interrupted, models
 
 
 def test_ctrl_c_under_json_leaves_no_half_object(interrupted, models, monkeypatch):
-    from langgraph_arbitrage.cli.team import Team
+    from langgraph_arbitrage.team import Team
 
     answer = Team.answer
 

@@ -9,7 +9,7 @@ import pytest
 
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.cli.scoreboard import Row, scoreboard
-from langgraph_arbitrage.cli.team import Answer, Team
+from langgraph_arbitrage.team import Answer, Team
 
 ROWS = ("draft only", "target only", "arbitraged")
 SHORT = ("--max-tokens", "12")

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from langgraph_arbitrage.cli.options import POLICIES, settings_of
+from langgraph_arbitrage.cli.options import settings_of
+from langgraph_arbitrage.policies.named import POLICIES
 from langgraph_arbitrage.settings import ArbitrageSettings
 
 

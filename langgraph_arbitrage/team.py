@@ -1,4 +1,4 @@
-"""The models and the policy that answer questions on the command line, one at a time."""
+"""Models and a policy that answer questions, one at a time, and tell the time that it took."""
 
 from __future__ import annotations
 
@@ -72,6 +72,10 @@ class Team:
         """The same models under another policy."""
         return Team(self.settings.under(policy))
 
+    def close(self) -> None:
+        """Give the models back; one without another user is unloaded."""
+        self._models.close()
+
     @property
     def policy(self) -> Policy:
         """The policy in force."""
@@ -115,6 +119,9 @@ class Team:
         question: str | None,
         listener: Callable[[StepEvent], None] | None = None,
         thread: str | None = None,
+        *,
+        scope: CancelScope | None = None,
+        quiet: bool = False,
     ) -> Answer:
         """Answer a question.
 
@@ -122,12 +129,14 @@ class Team:
             question: The text; None goes on with the thread, whose steps so far are told first.
             listener: Called with each event of the run.
             thread: Where the answer is stored.
+            scope: Cancelling it stops the models within a token.
+            quiet: The target's tokens are not told one by one, as where nobody streams.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed; the models have stopped.
+            KeyboardInterrupt: Ctrl-C was pressed, or the scope cancelled; the models have stopped.
             ThreadError: The run waits for a human.
         """
-        scope = CancelScope()
+        scope = scope or CancelScope()
         state: dict[str, Any] = {}
         config: RunnableConfig = {"configurable": {"thread_id": thread}}
         if question is None:
@@ -143,7 +152,7 @@ class Team:
             parts = self.graph.stream(
                 asked,
                 {**config, "recursion_limit": recursion_limit(Limits.of(self.settings))},
-                context=Context(cancel=scope),
+                context=Context(cancel=scope, quiet=quiet),
                 stream_mode=["custom", "values"],
             )
             try:

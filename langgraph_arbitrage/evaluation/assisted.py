@@ -1,0 +1,181 @@
+"""The lossless baseline: transformers' assisted generation, the draft guessing tokens ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import cached_property
+from typing import Any
+
+import torch
+from langchain_core.messages import HumanMessage
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
+
+from langgraph_arbitrage.engine.checkpoint import end_ids
+from langgraph_arbitrage.engine.loader import load_model
+from langgraph_arbitrage.engine.worker import SMALL
+from langgraph_arbitrage.errors import RequestCancelledError
+from langgraph_arbitrage.evaluation.reply import Reply, StepRow
+from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.nodes import CancelScope
+from langgraph_arbitrage.policies import AlwaysTarget
+from langgraph_arbitrage.settings import ArbitrageSettings
+
+__all__ = ["AssistedAnswerer"]
+
+
+class AssistedAnswerer:
+    """Speculation by tokens: the draft guesses some, the target verifies them in one forward.
+
+    The target's own text (or distribution, when sampling), by `generate` with an assistant model;
+    both models are loaded a second time for it. One answer at a time, whatever the concurrency.
+    """
+
+    def __init__(self, settings: ArbitrageSettings) -> None:
+        self._settings = settings
+        self._models = Models(settings)
+        self._lock = threading.Lock()
+        self._pair: tuple[PreTrainedModel, PreTrainedModel] | None = None
+        self._forwards = {"draft": 0, "target": 0}
+
+    def greet(self) -> float:
+        """Load the models; `generate` begins with an empty cache each time."""
+        start = time.perf_counter()
+        with self._lock:
+            if self._pair is None:
+                draft, target = self._loaded()
+                before = get_verbosity()
+                set_verbosity_error()  # it warns once of how it calls itself
+                self._generated(self._prompt("Hello!"), draft, target, CancelScope(), 2)
+                set_verbosity(before)
+        return time.perf_counter() - start
+
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedModel]:
+        if self._pair is None:
+            found = {}
+            for role in ("draft", "target"):
+                model = load_model(self._models.engine(role).spec)
+                model.register_forward_hook(self._counted(role))
+                found[role] = model
+            self._pair = found["draft"], found["target"]
+        return self._pair
+
+    def _counted(self, role: str) -> Any:
+        def count(module: Any, args: Any, output: Any) -> None:
+            self._forwards[role] += 1
+
+        return count
+
+    def answer(self, prompt: str, scope: CancelScope) -> Reply:
+        """Answer a question."""
+        with self._lock:
+            return self._answer(prompt, scope)
+
+    def close(self) -> None:
+        """Give the models back."""
+        self._pair = None
+        self._models.close()
+
+    def _answer(self, prompt: str, scope: CancelScope) -> Reply:
+        draft, target = self._loaded()
+        if target.device.type == "cpu" and target.num_parameters() <= SMALL:
+            torch.set_num_threads(1)
+        start = time.perf_counter()
+        ids = self._prompt(prompt)
+        self._forwards.update(draft=0, target=0)
+        new = self._generated(ids, draft, target, scope)
+        seconds = time.perf_counter() - start
+        if scope.cancelled:
+            raise RequestCancelledError("the answer was cancelled")
+        return self._reply(new, seconds)
+
+    def _prompt(self, text: str) -> list[int]:
+        return self._models.prompts([HumanMessage(text)], AlwaysTarget())["target"]
+
+    def _generated(
+        self,
+        ids: list[int],
+        draft: PreTrainedModel,
+        target: PreTrainedModel,
+        scope: CancelScope,
+        most: int | None = None,
+    ) -> list[int]:
+        s, models = self._settings, self._models
+        context = models.engine("target").context
+        room = s.max_tokens if context is None else min(s.max_tokens, context - len(ids))
+        options: dict[str, Any] = {"do_sample": False, "eos_token_id": sorted(self._ends)}
+        if s.temperature:
+            torch.manual_seed(s.seed or 0)
+            options |= {
+                "do_sample": True,
+                "temperature": s.temperature,
+                "top_p": s.top_p,
+                "top_k": s.top_k,
+            }
+        mine, theirs = models.tokenizer("target"), models.tokenizer("draft")
+        if not mine.shares_vocabulary(theirs):
+            options |= {"tokenizer": mine.hf, "assistant_tokenizer": theirs.hf}
+        given = torch.tensor([ids], device=target.device)
+        with torch.inference_mode():
+            out: Any = target.generate(  # type: ignore[operator]
+                given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=most or room,
+                assistant_model=draft,
+                stopping_criteria=StoppingCriteriaList([_Cancelled(scope)]),
+                **options,
+            )
+        found: list[int] = out[0, len(ids) :].tolist()
+        return found
+
+    def _reply(self, new: list[int], seconds: float) -> Reply:
+        ends = self._ends
+        finish = "stop" if new and new[-1] in ends else "length"
+        tokenizer = self._models.tokenizer("target")
+        text = tokenizer.decode([token for token in new if token not in ends])
+        rows = [
+            StepRow(
+                writer="target",
+                text=part,
+                score=None,
+                tokens=len(tokenizer.encode(part)),
+                seconds=0.0,
+                draft=None,
+                s_d=None,
+                s_t=None,
+            )
+            for part in _steps(text, self._settings.separator)
+        ]
+        # Each forward of the target adds one token of its own to those that it confirms.
+        own = min(self._forwards["target"], len(new))
+        confirmed = len(new) - own
+        lost = max(0, self._forwards["draft"] - confirmed)
+        return Reply(text.strip(), rows, seconds, finish, confirmed, own, lost)
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        """The ids that end an answer, as the engine has them."""
+        engine = self._models.engine("target")
+        return end_ids(engine.spec, engine.config, engine.tokenizer.hf.eos_token_id)
+
+
+class _Cancelled(StoppingCriteria):
+    def __init__(self, scope: CancelScope) -> None:
+        self._scope = scope
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        shape, device = (input_ids.shape[0],), input_ids.device
+        return torch.full(shape, self._scope.cancelled, dtype=torch.bool, device=device)
+
+
+def _steps(text: str, separators: tuple[str, ...]) -> list[str]:
+    """A text cut behind its separators."""
+    parts = [text]
+    for separator in separators:
+        parts = [
+            piece + separator * (i < len(pieces) - 1)
+            for pieces in (part.split(separator) for part in parts)
+            for i, piece in enumerate(pieces)
+        ]
+    return [part for part in parts if part.strip()]

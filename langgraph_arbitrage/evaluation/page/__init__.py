@@ -1,0 +1,1 @@
+"""What the report is put together from."""

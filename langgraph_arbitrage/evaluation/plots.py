@@ -1,0 +1,184 @@
+"""The two plots by which one decides: accuracy against seconds, and against acceptance.
+
+Policies differ in colour (Okabe and Ito's, which the colour-blind tell apart), marker and line, so
+that they do in black and white too.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langgraph_arbitrage.errors import MissingExtraError
+from langgraph_arbitrage.evaluation.points import KINDS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["PLOTS", "inline_svg", "save_plots"]
+
+INK = "#1b1b1f"
+STYLES: dict[str, tuple[str, str, Any]] = {
+    "router": ("#0072B2", "o", "-"),
+    "rsd": ("#D55E00", "s", "--"),
+    "judge": ("#CC79A7", "v", "-."),
+    "confidence": ("#009E73", "^", (0, (4, 1, 1, 1, 1, 1))),
+    "random": ("#808080", "X", ":"),
+    "oracle": ("#56B4E9", "D", (0, (1, 1))),
+    "exact": ("#E69F00", "*", "-"),
+    "draft": (INK, "<", "-"),
+    "target": (INK, ">", "-"),
+    "assisted": (INK, "P", "-"),
+}
+"""Colour, marker and line of each policy."""
+
+PLOTS = {
+    "accuracy-latency": "Accuracy against mean seconds a question",
+    "accuracy-acceptance": "Accuracy against acceptance rate",
+}
+"""File names without their ending, and titles."""
+
+Results = Mapping[str, Any]
+
+
+def save_plots(results: Results, folder: Path) -> list[Path]:
+    """Both plots, as PNG and SVG.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    paths = []
+    for name in PLOTS:
+        figure = _figure(results, name)
+        for ending in ("png", "svg"):
+            path = folder / f"{name}.{ending}"
+            path.write_bytes(_rendered(figure, name, ending, background="white"))
+            paths.append(path)
+    return paths
+
+
+def inline_svg(results: Results, name: str) -> str:
+    """A plot to stand in a page: as wide as there is room, in the page's own ink."""
+    svg = _rendered(_figure(results, name), name, "svg", background="none").decode()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1
+    )
+    return re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+
+
+def _rendered(figure: Figure, name: str, ending: str, background: str) -> bytes:
+    import matplotlib as mpl
+
+    out = io.BytesIO()
+    # Text stays text, and the same results give the same bytes.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        metadata = {"Date": None} if ending == "svg" else None
+        figure.savefig(out, format=ending, dpi=160, facecolor=background, metadata=metadata)
+    return out.getvalue()
+
+
+def _figure(results: Results, name: str) -> Figure:
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("plots need matplotlib: pip install 'langgraph-arbitrage[eval]'")
+    import matplotlib as mpl
+
+    colours = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    look: Any = {
+        **dict.fromkeys(colours, INK),
+        "font.size": 10,
+        "font.family": "sans-serif",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.facecolor": "none",
+        "legend.frameon": False,
+    }
+    with mpl.rc_context(look):
+        return _drawn(results, by_seconds=name == "accuracy-latency")
+
+
+def _drawn(results: Results, *, by_seconds: bool) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.9), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    points = results["points"]
+    target = [p for p in points if p["kind"] == "target"]
+    if target:
+        axes.axhline(100 * target[0]["accuracy"][0], color=INK, lw=0.8, ls=(0, (6, 4)), alpha=0.6)
+    for kind in KINDS:
+        some = [p for p in points if p["kind"] == kind]
+        at = [(x, p) for p in some if (x := _across(p, by_seconds=by_seconds)) is not None]
+        if at:
+            _draw(axes, kind, sorted(at, key=lambda pair: pair[0]))
+    axes.set_ylabel("right answers, %")
+    axes.grid(visible=True, color="#888888", alpha=0.25, lw=0.6)
+    axes.set_axisbelow(True)
+    if by_seconds:
+        _by_factors(axes, [p["seconds"]["mean"][0] for p in points])
+        many = results["about"]["concurrency"]
+        busy = "" if many == 1 else f", {many} at a time"
+        axes.set_xlabel(f"mean seconds a question{busy}  (left is quicker)")
+    else:
+        axes.set_xlim(-3, 103)
+        axes.set_xlabel("accepted steps, %  (right: the target rests)")
+    figure.legend(loc="outside lower center", ncols=4, handlelength=3, columnspacing=1.6)
+    return figure
+
+
+def _by_factors(axes: Axes, seconds: Sequence[float]) -> None:
+    """A logarithmic axis: equal distances are equal speed-ups."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if min(seconds) <= 0:
+        return
+    axes.set_xscale("log")
+    subs = (1, 1.5, 2, 3, 5, 7) if max(seconds) < 20 * min(seconds) else (1, 3)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlim(0.85 * min(seconds), 1.18 * max(seconds))
+
+
+def _across(point: Mapping[str, Any], *, by_seconds: bool) -> float | None:
+    if by_seconds:
+        return float(point["seconds"]["mean"][0])
+    rate = point["escalation by steps"]
+    return None if rate is None else 100 * (1 - rate)
+
+
+def _draw(axes: Axes, kind: str, at: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
+    colour, marker, line = STYLES[kind]
+    x = [value for value, _ in at]
+    y, low, high = zip(*(_percent(p["accuracy"]) for _, p in at), strict=True)
+    bars = [
+        [a - b for a, b in zip(y, low, strict=True)],
+        [b - a for a, b in zip(y, high, strict=True)],
+    ]
+    axes.errorbar(x, y, bars, fmt="none", ecolor=colour, alpha=0.3, lw=1)
+    many = len(at) > 1
+    size = {"exact": 11, "draft": 9, "target": 9, "assisted": 9}.get(kind, 6)
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        marker=marker,
+        ms=size,
+        ls=line if many else "",
+        lw=1.6,
+        mec="white" if kind not in ("random",) else colour,
+        mew=0.6,
+        label=KINDS[kind].title,
+    )
+    for value, point in at:
+        if point["default"] and many:  # what one gets who sets no threshold
+            axes.plot(value, 100 * point["accuracy"][0], marker="o", ms=13, mfc="none", mec=colour)
+
+
+def _percent(values: Iterable[float]) -> list[float]:
+    return [100 * value for value in values]

@@ -1,0 +1,86 @@
+"""The command: from questions to files, and what it says of bad ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langgraph_arbitrage.cli import main
+from langgraph_arbitrage.evaluation import load_results
+from tiny import pair
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    path = tmp_path / "questions.jsonl"
+    rows = [{"question": f"How much is {i} + 4?", "answer": str(i + 4)} for i in range(3)]
+    rows.append({"question": "How?", "answer": "$t(0,4]$"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def command(questions: str, *more: str) -> tuple[str, ...]:
+    models = [f"--{role}={path}" for role, path in pair().items()]
+    limits = ("--max-tokens=24", "--separator=\\n", "--resamples=100", "--pilot=2", "--points=2")
+    return ("evaluate", questions, *models, *limits, *more)
+
+
+def test_all_files_are_written_and_again_without_asking_again(
+    questions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    out = tmp_path / "out"
+    argv = command(questions, "-o", str(out), "--policies=confidence,target", "--concurrency=2")
+    assert main(argv) == 0
+    told = capsys.readouterr()
+    assert "left out: 1 questions" in told.err
+    assert "$t(0,4]$" in told.err
+    assert "3 questions of" in told.out
+    names = {path.name for path in out.iterdir()}
+    plots = {f"accuracy-{n}.{e}" for n in ("latency", "acceptance") for e in ("png", "svg")}
+    assert names == plots | {"answers.jsonl", "results.json", "points.csv", "report.html"}
+    results = load_results(out)
+    assert [p["kind"] for p in results["points"]].count("target") == 1
+    assert len(results["left out"]) == 1
+    answers = (out / "answers.jsonl").read_bytes()
+    assert main(argv) == 0
+    assert (out / "answers.jsonl").read_bytes() == answers
+    assert "answers are in" in capsys.readouterr().err
+    assert load_results(out)["points"] == results["points"]
+
+
+def test_references_can_be_checked_without_any_model(
+    questions: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", questions, "--check-references"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("3 of 4 references grade themselves as right\n")
+    assert "the reference cannot be read: '$t(0,4]$'" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ((), "say where everything is to be written: -o FOLDER"),
+        (("-o", "x", "--column", "q"), "has no column 'q'; its columns are 'question', 'answer'"),
+        (("-o", "x", "--policies", "best"), "'best' is no policy; those known are router"),
+        (("-o", "x", "--policies", "rsd"), "rsd needs a checkpoint: --prm"),
+        (("-o", "x", "--at", "draft"), "thresholds are given as POLICY=X,Y"),
+        (("-o", "x", "--points", "0"), "--points 0: Input should be greater than or equal to 1"),
+        (("-o", "x", "--limit", "0"), "--limit must be at least 1, not 0"),
+        (("-o", "x", "--scored-by", "checker"), "knows embedded problems only"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(
+    questions: str,
+    capsys: pytest.CaptureFixture[str],
+    argv: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command(questions, *argv)) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,60 @@
+"""What is measured: which policies, at which thresholds."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from langgraph_arbitrage import RSD, DraftConfidence, LearnedRouter, Oracle, Policy
+from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.evaluation.points import KINDS, Lineup, explicit, laid_out, rates
+from langgraph_arbitrage.settings import ArbitrageSettings
+from tiny import pair
+
+SCORES = [random.Random(i).random() for i in range(400)]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [RSD("embedded:prm"), LearnedRouter("embedded:router", 0.5), DraftConfidence()],
+)
+def test_thresholds_escalate_from_few_to_most_in_each_policy_s_direction(policy: Policy) -> None:
+    thresholds = laid_out(policy, SCORES, 5)
+    found = sorted(
+        sum(policy.with_threshold(t).escalates(s) for s in SCORES) / len(SCORES) for t in thresholds
+    )
+    assert found == pytest.approx(rates(5), abs=0.01)
+
+
+def test_an_oracle_never_takes_the_worse_step() -> None:
+    scores = [s - 0.9 for s in SCORES]  # one in ten steps is better
+    assert all(t >= 0 for t in laid_out(Oracle("embedded:prm"), scores, 5))
+
+
+def test_the_embedded_pair_has_its_judges_and_another_pair_has_not() -> None:
+    assert Lineup.of(ArbitrageSettings()).kinds(None) == [k for k in KINDS if k != "exact"]
+    other = Lineup.of(ArbitrageSettings(**pair()))
+    wanted = ["judge", "confidence", "random", "draft", "target", "assisted"]
+    assert other.kinds(None) == wanted
+    with pytest.raises(SettingsError, match="rsd needs a checkpoint: --prm CHECKPOINT"):
+        other.kinds("draft, rsd")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("draft,best", "'best' is no policy; those known are router, rsd"),
+        (" , ", "no policy is named"),
+        ("exact", "exact needs embedded problems"),
+    ],
+)
+def test_a_policy_that_cannot_be_had_is_told(wanted: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Lineup.of(ArbitrageSettings()).kinds(wanted)
+
+
+@pytest.mark.parametrize("text", ["rsd", "rsd=", "rsd=x", "judge=3"])
+def test_thresholds_of_another_form_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"rsd=0\.3,0\.5|none of the policies rsd, draft"):
+        explicit([text], ["rsd", "draft"])

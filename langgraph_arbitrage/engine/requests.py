@@ -78,6 +78,8 @@ class Written:
     """Tokens that were fed through the model for this request."""
     cached: int
     """Tokens of the request that were found in the cache."""
+    kept: int
+    """Tokens of the request's proposal that were kept, and so not decoded one by one."""
     seconds: float
     """From the request's submission to its answer, waiting included."""
 

@@ -44,6 +44,7 @@ class Row:
         self.slot: Slot
         self.cached = 0
         self.fed = 0
+        self.kept = 0
         self.logprobs: list[float] = []
         if isinstance(self.request, Write):
             self.random = random.Random(self.request.sampling.seed)
@@ -118,6 +119,7 @@ class Row:
         finish: Finish | None = None
         for proposed, token, logprob in zip(proposal, tokens, logprobs, strict=True):
             finish = self.append(token, logprob, end_ids, context)
+            self.kept += token == proposed
             if finish is not None or token != proposed:
                 break
         del self.slot.ids[len(self.tokens) - 1 :]  # rolled back: the rest was another's
@@ -131,6 +133,7 @@ class Row:
             finish=finish,
             fed=self.fed,
             cached=self.cached,
+            kept=self.kept,
             seconds=self.ticket.seconds,
         )
 

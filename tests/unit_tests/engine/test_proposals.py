@@ -28,6 +28,8 @@ def test_the_answer_is_what_the_model_writes_alone(
     assert found.ids == alone.ids
     assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     assert found.finish == alone.finish
+    agreed = 0 if model.backend == "plain" else 12 if wrong_at is None else wrong_at
+    assert (found.kept, alone.kept) == (agreed, 0)
 
 
 def test_rows_with_and_without_a_proposal_run_together(engine: Make) -> None:

@@ -71,6 +71,17 @@ def test_the_second_turn_of_a_chat_feeds_only_what_is_new(
     assert second.usage_metadata["input_token_details"]["cache_read"] >= before - 12
 
 
+def test_what_the_target_keeps_of_the_drafts_steps_is_counted(chat: Chat) -> None:
+    """A draft that is the target writes what the target would, so that all is kept."""
+    path = WORDY["target"]
+    own = {**WORDY, "draft": path, "target": path}
+    llm = chat(**own, router=Random(0.5), max_tokens=80)
+    figures = llm.invoke(QUESTIONS[0]).response_metadata["arbitrage"]
+    assert 0 < figures["kept_tokens"] == figures["target_tokens"] == figures["discarded_tokens"]
+    for step in figures["steps"]:
+        assert step["kept"] == step["tokens"] * (step["writer"] == "target")
+
+
 def test_an_escalation_reads_the_prompt_once_in_the_target(chat: Chat, fed: Counter[int]) -> None:
     llm = chat(router=Random(0.1, seed=8), max_steps=20, max_step_tokens=6)
     llm.invoke("Warm up.")

@@ -61,8 +61,8 @@ class Write:
     """What the answer has to match."""
     proposal: Sequence[int] = ()
     """What another model wrote from here: read in one forward and kept as far as this model would
-    have written the same, which saves those decode steps and changes no token. Used where the
-    next token is the most probable one (temperature 0) and no grammar restricts it."""
+    have written the same, which saves those decode steps and changes no token, sampled ones
+    included. Not used under a grammar, nor by the plain engine."""
 
 
 @dataclass(frozen=True)

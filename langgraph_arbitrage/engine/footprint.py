@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 __all__ = ["Footprint", "footprint"]
@@ -73,8 +73,8 @@ def footprint(model: PreTrainedModel) -> Footprint:
     kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * text.num_hidden_layers
     return Footprint(
         parameters=parameters,
-        weights=sum(p.nbytes for p in needed.values()),
-        experts=sum(p.nbytes for p in experts.values()),
+        weights=sum(map(_stored, needed.values())),
+        experts=sum(map(_stored, experts.values())),
         routed=routed,
         operations=int(2 * (parameters - sum(tables.values()) - unrouted)),
         layers=tuple((entry, window if kind == "sliding_attention" else None) for kind in kinds),
@@ -86,6 +86,15 @@ def footprint(model: PreTrainedModel) -> Footprint:
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Names that configs have for the number of routed experts of a layer."""
+
+
+def _stored(tensor: Tensor) -> int:
+    """Bytes of a tensor, or of those that a quantized one is made of."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        return tensor.nbytes
+    names, _ = flatten()
+    return sum(_stored(getattr(tensor, name)) for name in names)
 
 
 def _of(config: Any, name: str) -> int | None:

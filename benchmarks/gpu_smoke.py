@@ -15,50 +15,21 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.requests import Write
 from langgraph_arbitrage.engine.scheduler import Scheduler, run_all
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Ticket
+from random_models import CONTEXT, SHAPES, clock, prompts, random_model
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-3.2-1b": {
-        "vocab_size": 128256,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "tie_word_embeddings": True,
-    },
-    "llama-3.1-8b": {
-        "vocab_size": 128256,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "tie_word_embeddings": False,
-    },
-    "tiny": {
-        "vocab_size": 512,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-}
 PROMPT, NEW = 64, 64
 
 
@@ -97,22 +68,16 @@ def main() -> None:
 @torch.inference_mode()
 def measure(shape: str, device: str, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     """Agreement and milliseconds a token of one model."""
-    torch.manual_seed(0)
-    config = LlamaConfig(**SHAPES[shape], max_position_embeddings=4096)
-    with torch.device(device):
-        model = LlamaForCausalLM._from_config(config, dtype=dtype).eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            parameter.normal_(std=0.05)
-    backend = SlotBackend(model, ModelSpec(shape, max_slots=32), 4096)
-    scheduler = Scheduler(backend, None, frozenset(), 4096)  # type: ignore[arg-type]
+    model = random_model(shape, device, dtype)
+    backend = SlotBackend(model, ModelSpec(shape, max_slots=32), CONTEXT)
+    scheduler = Scheduler(backend, None, frozenset(), CONTEXT)  # type: ignore[arg-type]
     row: dict[str, Any] = {"shape": shape, "parameters": model.num_parameters()}
     row["agreement"], row["worst_gap"] = agreement(scheduler, model)
     for batch in (1, 8, 32):
         ours = [timed(partial(write, scheduler, batch), device) for _ in range(rounds + 1)][1:]
         row[f"engine_ms_a_token_{batch}"] = 1e3 * statistics.median(ours) / NEW
         print(f"{shape} batch {batch}: {row[f'engine_ms_a_token_{batch}']:.2f} ms a token and step")
-    ids = prompts(1)[0]
+    ids = prompts(1, PROMPT)[0]
     plain = [
         timed(
             lambda: model.generate(
@@ -134,24 +99,19 @@ def measure(shape: str, device: str, dtype: torch.dtype, rounds: int) -> dict[st
     return row
 
 
-def prompts(n: int) -> list[list[int]]:
-    """Ragged prompts that share no beginning."""
-    generator = torch.Generator().manual_seed(time.perf_counter_ns())
-    return [torch.randint(0, 500, (PROMPT - i,), generator=generator).tolist() for i in range(n)]
-
-
 def write(scheduler: Scheduler, batch: int) -> list[Any]:
     """Write `NEW` tokens to each of `batch` new prompts."""
-    tickets: list[Ticket[Any]] = [Ticket(Write(ids, max_tokens=NEW)) for ids in prompts(batch)]
+    asked = prompts(batch, PROMPT)
+    tickets: list[Ticket[Any]] = [Ticket(Write(ids, max_tokens=NEW)) for ids in asked]
     return run_all(scheduler, tickets)
 
 
-def agreement(scheduler: Scheduler, model: LlamaForCausalLM) -> tuple[float, float]:
+def agreement(scheduler: Scheduler, model: PreTrainedModel) -> tuple[float, float]:
     """Share of tokens that a plain forward ranks first, and the largest lead of another token.
 
     A lead within bf16 rounding of the logits is a tie.
     """
-    asked = prompts(8)
+    asked = prompts(8, PROMPT)
     tickets: list[Ticket[Any]] = [Ticket(Write(ids, max_tokens=NEW)) for ids in asked]
     first, total, worst = 0, 0, 0.0
     for ids, written in zip(asked, run_all(scheduler, tickets), strict=True):
@@ -167,13 +127,9 @@ def agreement(scheduler: Scheduler, model: LlamaForCausalLM) -> tuple[float, flo
 
 def timed(work: Any, device: str) -> float:
     """Seconds of a piece of work, the device's queue included."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock(device)
     work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock(device) - start
 
 
 if __name__ == "__main__":

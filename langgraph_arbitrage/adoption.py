@@ -63,6 +63,7 @@ def human_step(text: str, draft: PendingStep | None, models: Models) -> PendingS
         finish=finish,
         fed=0,
         cached=0,
+        kept=0,
         seconds=0.0,
     )
 

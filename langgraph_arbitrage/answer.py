@@ -144,6 +144,7 @@ def answer_message(
                 "writer": step["writer"],
                 "score": step["score"],
                 "tokens": len(step["ids"]),
+                "kept": step["kept"],
                 "seconds": step["seconds"],
                 "text": part,
             }
@@ -154,6 +155,7 @@ def answer_message(
         "escalation_rate": by_target / len(steps) if steps else 0.0,
         "draft_tokens": sum(len(s["ids"]) for s in steps if s["writer"] == "draft"),
         "target_tokens": sum(len(s["ids"]) for s in steps if s["writer"] == "target"),
+        "kept_tokens": sum(s["kept"] for s in steps),
         "discarded_tokens": sum(s["discarded"] for s in steps),
         "forwarded": {
             role: sum(s["forwarded"].get(role, 0) for s in steps)

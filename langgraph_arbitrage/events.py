@@ -13,7 +13,7 @@ __all__ = ["StepEvent"]
 
 
 class StepEvent(TypedDict, total=False):
-    """Something that happened to a step. Every event has all fields but the last three.
+    """Something that happened to a step. Every event has all fields but the last four.
 
     | event | when | what its fields say |
     |---|---|---|
@@ -23,7 +23,7 @@ class StepEvent(TypedDict, total=False):
     | `asked` | a human is asked about it; the run stops | its text, score, tokens |
     | `escalated` | the target is to write it again | the text that lost, its score, tokens |
     | `writing` | the target wrote some more of its step | the text that is new |
-    | `committed` | a step is part of the answer | writer, text, score, tokens, all its seconds |
+    | `committed` | it is part of the answer | writer, text, score, tokens, `kept`, its seconds |
     | `finished` | the answer is complete | its text, tokens, seconds, `reason`; the last step |
 
     A run that was killed in a step tells that step again when it goes on; one that waited for a
@@ -49,5 +49,7 @@ class StepEvent(TypedDict, total=False):
     """With `scored`: what the policy decided."""
     fault: str | None
     """With `scored`: why the step's tool call cannot be made, where that alone escalates it."""
+    kept: int
+    """With `committed`: how many of its tokens the target kept of the draft's step."""
     reason: str
     """With `finished`: the finish reason."""

@@ -369,6 +369,7 @@ class Run:
             finish=written.finish,
             fed=written.fed,
             cached=written.cached,
+            kept=written.kept,
             seconds=written.seconds,
         )
 

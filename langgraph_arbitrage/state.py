@@ -55,6 +55,8 @@ class PendingStep(TypedDict):
     """Tokens fed through the model for it."""
     cached: int
     """Tokens of the prefix that were found in the cache."""
+    kept: int
+    """Tokens of the draft's step that the target found to be what it writes itself."""
     seconds: float
 
 
@@ -94,6 +96,8 @@ class StepRecord(TypedDict):
     """Tokens fed through each model for this step."""
     cached: int
     """Tokens of the prefix that the writer found in its cache."""
+    kept: int
+    """Tokens of a target's step that it kept of the draft's, and did not decode."""
     logprobs: list[float]
     """Log-probability of each token, where they are asked for."""
 

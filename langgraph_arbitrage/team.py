@@ -178,6 +178,7 @@ def committed(index: int, step: StepRecord) -> StepEvent:
         text=step["text"],
         score=step["score"],
         tokens=len(step["ids"]),
+        kept=step["kept"],
         seconds=step["seconds"],
     )
 

@@ -311,6 +311,7 @@ def _edited(text: str) -> StepRecord:
         discarded=0,
         forwarded={},
         cached=0,
+        kept=0,
         logprobs=[],
     )
 

@@ -29,6 +29,7 @@ def commit(state: ArbitrageState, run: Run) -> Body:
             text=record["text"],
             score=record["score"],
             tokens=len(record["ids"]),
+            kept=record["kept"],
             seconds=record["seconds"],
         )
     )
@@ -110,6 +111,7 @@ def _chosen(state: ArbitrageState, run: Run) -> tuple[StepRecord, str]:
         discarded=len(other["ids"]) if other else 0,
         forwarded=forwarded(draft, target, verdict),
         cached=taken["cached"],
+        kept=taken["kept"],
         logprobs=taken["logprobs"] if run.limits.logprobs else [],
     )
     return run.close_thinking(record, state), taken["finish"]

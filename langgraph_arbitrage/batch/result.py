@@ -63,7 +63,10 @@ def answered(question: Question, message: AIMessage) -> dict[str, Any]:
     return _line(question, 200, body, None)
 
 
-FIGURES = ("escalation_rate", "draft_tokens", "target_tokens", "discarded_tokens", "finish_reason")
+FIGURES = (
+    *("escalation_rate", "draft_tokens", "target_tokens", "kept_tokens", "discarded_tokens"),
+    "finish_reason",
+)
 
 
 def failed(question: Question, error: Exception) -> dict[str, Any]:

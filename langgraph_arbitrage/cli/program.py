@@ -12,6 +12,7 @@ from typing import NoReturn
 from langgraph_arbitrage.cli import (
     ask,
     batch,
+    bench,
     calibrate,
     collect,
     compare,
@@ -92,6 +93,18 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"arbitrage {version('langgraph-arbitrage')}"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (ask, replay, batch, demo, graph, collect, train, calibrate, evaluate, compare):
+    for command in (
+        ask,
+        replay,
+        batch,
+        demo,
+        graph,
+        collect,
+        train,
+        calibrate,
+        evaluate,
+        compare,
+        bench,
+    ):
         command.add_command(commands)
     return parser

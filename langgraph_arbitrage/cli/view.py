@@ -142,7 +142,11 @@ def summary(answer: Answer) -> str:
     """The figures of an answer in one line."""
     f = answer.figures
     steps = len(f["steps"])
-    tokens = ", ".join(f"{f[f'{kind}_tokens']} {kind}" for kind in ("draft", "target", "discarded"))
+    kept = f" ({f['kept_tokens']} kept of the draft's)" if f["kept_tokens"] else ""
+    tokens = (
+        f"{f['draft_tokens']} draft, {f['target_tokens']} target{kept}, "
+        f"{f['discarded_tokens']} discarded"
+    )
     return " · ".join(
         [
             f"{steps} step{'s' * (steps != 1)}, {f['escalation_rate']:.0%} escalated",

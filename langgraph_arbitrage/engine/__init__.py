@@ -6,6 +6,7 @@ a backend calls the model, `Scheduler` says who runs, `Worker` owns the thread.
 """
 
 from langgraph_arbitrage.engine.engine import Engine
+from langgraph_arbitrage.engine.footprint import Footprint
 from langgraph_arbitrage.engine.registry import acquire, release
 from langgraph_arbitrage.engine.requests import (
     Finish,
@@ -23,6 +24,7 @@ from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
 __all__ = [
     "Engine",
     "Finish",
+    "Footprint",
     "Grammar",
     "Listener",
     "ModelSpec",

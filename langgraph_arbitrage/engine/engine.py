@@ -15,6 +15,7 @@ from langgraph_arbitrage.engine.checkpoint import (
     load_config,
 )
 from langgraph_arbitrage.engine.constraint import check_grammar, grammar_marks
+from langgraph_arbitrage.engine.footprint import Footprint, footprint
 from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Listener, Ticket
@@ -81,6 +82,12 @@ class Engine:
     def backend(self) -> str | None:
         """`slot` or `plain`, once the model is loaded."""
         return self._started.backend_name if self._started else None
+
+    @property
+    def footprint(self) -> Footprint | None:
+        """What the model moves and computes for a token, once it is loaded."""
+        model = self._started.model if self._started else None
+        return footprint(model) if model is not None else None
 
     @overload
     def submit(

@@ -61,8 +61,8 @@ class Write:
     """What the answer has to match."""
     proposal: Sequence[int] = ()
     """What another model wrote from here: read in one forward and kept as far as this model would
-    have written the same, which saves those decode steps and changes no token. Used where the
-    next token is the most probable one (temperature 0) and no grammar restricts it."""
+    have written the same, which saves those decode steps and changes no token, sampled ones
+    included. Not used under a grammar, nor by the plain engine."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class Written:
     """Tokens that were fed through the model for this request."""
     cached: int
     """Tokens of the request that were found in the cache."""
+    kept: int
+    """Tokens of the request's proposal that were kept, and so not decoded one by one."""
     seconds: float
     """From the request's submission to its answer, waiting included."""
 

@@ -44,6 +44,7 @@ class Row:
         self.slot: Slot
         self.cached = 0
         self.fed = 0
+        self.kept = 0
         self.logprobs: list[float] = []
         if isinstance(self.request, Write):
             self.random = random.Random(self.request.sampling.seed)
@@ -104,6 +105,9 @@ class Row:
     ) -> Finish | None:
         """Keep the proposal up to the first token that the model would not have written.
 
+        The model chooses by its own random stream, which knows nothing of the proposal: what it
+        writes is the same with and without one, and so is its distribution.
+
         Args:
             tokens: The model's own choice in the place of each proposed token.
             logprobs: Their log-probabilities.
@@ -113,14 +117,20 @@ class Row:
         Returns:
             What the step ended by, if it ended in what was kept.
         """
+        request = self.request
+        assert isinstance(request, Write)  # noqa: S101 - scores have no proposal
         proposal, self.proposal, self.trailing = self.proposal, (), 1
         del self.tokens[self.prompt_length :]
         finish: Finish | None = None
         for proposed, token, logprob in zip(proposal, tokens, logprobs, strict=True):
             finish = self.append(token, logprob, end_ids, context)
+            self.kept += token == proposed
             if finish is not None or token != proposed:
                 break
         del self.slot.ids[len(self.tokens) - 1 :]  # rolled back: the rest was another's
+        self.random.seed(request.sampling.seed)
+        for _ in self.logprobs:  # rolled back too: one number a token, as if written one by one
+            self.random.random()
         return finish
 
     def written(self, finish: Finish) -> Written:
@@ -131,6 +141,7 @@ class Row:
             finish=finish,
             fed=self.fed,
             cached=self.cached,
+            kept=self.kept,
             seconds=self.ticket.seconds,
         )
 

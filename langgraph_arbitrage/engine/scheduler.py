@@ -102,9 +102,8 @@ class Scheduler:
             ticket.fail(error)
 
     def _proposal(self, request: Write) -> Sequence[int]:
-        """What of a proposed step can be verified: by a cache that rolls back, greedily."""
-        greedy = request.sampling.temperature == 0 and request.grammar is None
-        if not greedy or self.backend.name != "slot":
+        """What of a proposed step can be verified: by a cache that rolls back, without grammar."""
+        if request.grammar is not None or self.backend.name != "slot":
             return ()
         room = request.max_tokens
         if self.context is not None:
@@ -208,7 +207,8 @@ class Scheduler:
     def _verify(self, row: Row, logits: Tensor) -> None:
         """Settle a proposed step from the logits where each of its tokens was to be chosen."""
         count = len(row.proposal)
-        tokens, logprobs = choose(logits[-count:], [Sampling()] * count, [row.random] * count)
+        samplings, randoms = [_sampling(row)] * count, [row.random] * count
+        tokens, logprobs = choose(logits[-count:], samplings, randoms)
         finish = row.settle(tokens, logprobs, self.end_ids, self.context)
         if finish is not None:
             self._leave(row)

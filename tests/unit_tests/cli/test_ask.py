@@ -55,6 +55,8 @@ def test_each_step_is_printed_with_its_writer_score_and_time(arbitrage, models, 
     assert {m[1] for m in heads} == {"draft", "target"}
     assert figures.startswith(f"6 steps, {told['escalation_rate']:.0%} escalated · tokens: ")
     assert f"{told['discarded_tokens']} discarded" in figures
+    kept = f"({told['kept_tokens']} kept of the draft's)"
+    assert (kept in figures) == (told["kept_tokens"] > 0)
     assert figures.endswith("stopped by --max-steps")
 
 

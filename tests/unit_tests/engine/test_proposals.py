@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
 
 from langgraph_arbitrage.engine import Engine, Sampling, Write
-from tiny import make, random_ids
+from tiny import loaded, make, random_ids
 
 LAYERS = 3
 Make = Callable[..., Engine]
@@ -28,6 +30,8 @@ def test_the_answer_is_what_the_model_writes_alone(
     assert found.ids == alone.ids
     assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     assert found.finish == alone.finish
+    agreed = 0 if model.backend == "plain" else 12 if wrong_at is None else wrong_at
+    assert (found.kept, alone.kept) == (agreed, 0)
 
 
 def test_rows_with_and_without_a_proposal_run_together(engine: Make) -> None:
@@ -61,9 +65,60 @@ def test_a_proposal_beyond_a_limit_is_cut_there(engine: Make) -> None:
     assert (found.ids, found.finish) == (alone[:5], "length")
 
 
-def test_a_sampled_step_is_drawn_as_if_nothing_were_proposed(engine: Make) -> None:
-    model, ids = engine(make("llama", endless=True)), random_ids(30)
-    sampling = Sampling(temperature=1.0, seed=3)
-    alone = model.submit(Write(ids, max_tokens=12, sampling=sampling)).result()
-    write = Write(ids, max_tokens=12, sampling=sampling, proposal=alone.ids)
-    assert model.submit(write).result().ids == alone.ids
+SAMPLED = [
+    Sampling(temperature=0.7, seed=3),
+    Sampling(temperature=1.0, top_p=0.9, seed=4),
+    Sampling(temperature=2.0, top_k=7, seed=5),
+]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2-sliding"])
+@pytest.mark.parametrize("sampling", SAMPLED)
+@pytest.mark.parametrize("wrong_at", [0, 1, 7, None])
+def test_a_sampled_step_is_drawn_as_if_nothing_were_proposed(
+    kind: str, sampling: Sampling, wrong_at: int | None, engine: Make
+) -> None:
+    """Its stream gives each place the number that it gives without a proposal."""
+    model, ids = engine(make(kind, endless=True)), random_ids(30)
+    alone = model.submit(Write(ids, max_tokens=20, sampling=sampling)).result()
+    proposal = alone.ids[:12]
+    if wrong_at is not None:
+        proposal[wrong_at] = (proposal[wrong_at] + 1) % 50 + 3
+    write = Write(ids, max_tokens=20, sampling=sampling, proposal=proposal)
+    found = model.submit(write).result()
+    assert found.ids == alone.ids
+    assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+    assert found.kept == (12 if wrong_at is None else wrong_at)
+
+
+def test_verified_steps_follow_the_models_distribution_whatever_is_proposed(engine: Make) -> None:
+    """Pearson's chi-square over pairs of tokens, for two proposals; p below 1e-4 fails."""
+    path, ids, n = make("llama", endless=True), random_ids(20), 600
+    warm = {"temperature": 6.0, "top_k": 4}
+    pairs = _pairs(path, ids, **warm)
+    likely, unlikely = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
+    limit = torch.distributions.Gamma((len(pairs) - 1) / 2, 0.5).sample((200_000,)).quantile(0.9999)
+    for proposal in (likely, unlikely):
+        tickets = [
+            engine(path).submit(
+                Write(ids, 2, sampling=Sampling(seed=seed, **warm), proposal=proposal)
+            )
+            for seed in range(n)
+        ]
+        answers = [t.result() for t in tickets]
+        drawn = Counter(tuple(a.ids) for a in answers)
+        assert sum(a.kept for a in answers) > n / 10  # some were kept
+        assert set(drawn) <= set(pairs)
+        assert sum((drawn[p] - n * e) ** 2 / (n * e) for p, e in pairs.items()) < limit
+
+
+def _pairs(path: str, ids: list[int], *, temperature: float, top_k: int) -> dict[Any, float]:
+    """Probability of each pair of tokens after `ids`, by the plain model."""
+
+    def likely(prefix: list[int]) -> list[tuple[int, float]]:
+        with torch.no_grad():
+            logits = loaded(path)(torch.tensor([prefix])).logits[0, -1] / temperature
+        best = logits.topk(top_k)
+        return list(zip(best.indices.tolist(), best.values.softmax(-1).tolist(), strict=True))
+
+    return {(a, b): p * q for a, p in likely(ids) for b, q in likely([*ids, a])}

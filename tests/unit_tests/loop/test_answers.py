@@ -190,6 +190,7 @@ def test_an_answer_carries_its_figures(policy: Any, chat: Chat) -> None:
         "escalation_rate",
         "draft_tokens",
         "target_tokens",
+        "kept_tokens",
         "discarded_tokens",
         "forwarded",
         "engine",
@@ -197,13 +198,14 @@ def test_an_answer_carries_its_figures(policy: Any, chat: Chat) -> None:
     }
     steps = found["steps"]
     assert {frozenset(s) for s in steps} == {
-        frozenset({"writer", "score", "tokens", "seconds", "text"})
+        frozenset({"writer", "score", "tokens", "kept", "seconds", "text"})
     }
     by = {w: [s for s in steps if s["writer"] == w] for w in ("draft", "target")}
     assert found["escalation_rate"] == len(by["target"]) / len(steps)
     assert found["draft_tokens"] == sum(s["tokens"] for s in by["draft"])
     assert found["target_tokens"] == sum(s["tokens"] for s in by["target"])
     assert found["draft_tokens"] + found["target_tokens"] == 60
+    assert found["kept_tokens"] == sum(s["kept"] for s in steps)
     wasted = by["target"] and not isinstance(policy, AlwaysTarget)
     assert bool(found["discarded_tokens"]) == bool(wasted)
     assert set(found["forwarded"]) == {"draft", "target", "router"}

@@ -71,6 +71,32 @@ def test_the_second_turn_of_a_chat_feeds_only_what_is_new(
     assert second.usage_metadata["input_token_details"]["cache_read"] >= before - 12
 
 
+def test_what_the_target_keeps_of_the_drafts_steps_is_counted(chat: Chat) -> None:
+    """A draft that is the target writes what the target would, so that all is kept."""
+    path = WORDY["target"]
+    own = {**WORDY, "draft": path, "target": path}
+    llm = chat(**own, router=Random(0.5), max_tokens=80)
+    figures = llm.invoke(QUESTIONS[0]).response_metadata["arbitrage"]
+    assert 0 < figures["kept_tokens"] == figures["target_tokens"] == figures["discarded_tokens"]
+    for step in figures["steps"]:
+        assert step["kept"] == step["tokens"] * (step["writer"] == "target")
+
+
+@pytest.mark.parametrize("draft", [WORDY["draft"], WORDY["target"]])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_escalating_every_step_writes_what_the_target_writes_alone(
+    temperature: float, draft: str, chat: Chat
+) -> None:
+    sampling = {"temperature": temperature, "top_k": 3, "seed": 2}
+    settings = {**WORDY, "draft": draft, "max_tokens": 60, **sampling}
+    alone = chat(**settings, router=AlwaysTarget())
+    verified = chat(**settings, router=Random(1.0))
+    messages = [verified.invoke(q) for q in QUESTIONS[:4]]
+    assert [m.text for m in messages] == [alone.invoke(q).text for q in QUESTIONS[:4]]
+    if draft == WORDY["target"]:
+        assert sum(m.response_metadata["arbitrage"]["kept_tokens"] for m in messages) > 0
+
+
 def test_an_escalation_reads_the_prompt_once_in_the_target(chat: Chat, fed: Counter[int]) -> None:
     llm = chat(router=Random(0.1, seed=8), max_steps=20, max_step_tokens=6)
     llm.invoke("Warm up.")

@@ -12,7 +12,7 @@ from tiny import QUESTIONS
 
 FIELDS = {"type", "thread", "step", "writer", "text", "score", "tokens", "seconds"}
 OF_A_STEP = {"drafted", "scored", "accepted", "escalated", "committed"}
-MORE = {"scored": {"escalate", "fault"}, "finished": {"reason"}}
+MORE = {"scored": {"escalate", "fault"}, "committed": {"kept"}, "finished": {"reason"}}
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from typing import Any
 
 from langgraph_arbitrage.embedded import Problem, check_answer, problems
 from langgraph_arbitrage.errors import DataError
+from langgraph_arbitrage.final_answer import final_answer, right_answer
 
 __all__ = ["Question", "load_questions", "question_id"]
 
 _EMBEDDED = re.compile(r"embedded:(\d+)(?::(\d+))?")
-_LAST_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Question:
                 "these questions have no answers to compare with: name their column with "
                 "--answer-column"
             )
-        return _final(text) == _right(self.answer)
+        return final_answer(text) == right_answer(self.answer)
 
 
 def question_id(text: str) -> str:
@@ -148,38 +148,3 @@ def _cell(record: Mapping[str, Any], column: str, source: str) -> str:
             f"{source} has no column {column!r}; its columns are {', '.join(map(repr, record))}"
         )
     return str(record[column])
-
-
-def _final(text: str) -> str:
-    r"""What stands in the last `\boxed{}`, else the last number, else the text, normalised."""
-    boxed = _boxed(text)
-    if boxed is None and (numbers := _LAST_NUMBER.findall(text)):
-        boxed = numbers[-1]
-    return _normal(text if boxed is None else boxed)
-
-
-def _right(answer: str) -> str:
-    r"""A right answer as data sets give it: alone, in a `\boxed{}`, or after `####`."""
-    boxed = _boxed(answer)
-    return _normal(answer.rpartition("####")[2] if boxed is None else boxed)
-
-
-def _boxed(text: str) -> str | None:
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    start += len(r"\boxed{")
-    depth = 1
-    for end in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if not depth:
-            return text[start:end]
-    return text[start:]
-
-
-def _normal(text: str) -> str:
-    text = re.sub(r"[\s$,]|\\[,;! ]", "", text).rstrip(".")
-    try:
-        return format(float(text), "g")
-    except ValueError:
-        return text

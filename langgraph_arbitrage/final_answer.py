@@ -1,0 +1,49 @@
+r"""The final answer of a text: what stands in its last `\boxed{}`, else its last number."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["final_answer", "right_answer"]
+
+_LAST_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def final_answer(text: str) -> str:
+    r"""What stands in the last `\boxed{}`, else the last number, else the text, normalised.
+
+    Example:
+        >>> final_answer("So 2 + 3 = 5."), final_answer(r"Thus \boxed{1,200.0}"), final_answer("No")
+        ('5', '1200', 'No')
+    """
+    boxed = _boxed(text)
+    if boxed is None and (numbers := _LAST_NUMBER.findall(text)):
+        boxed = numbers[-1]
+    return _normal(text if boxed is None else boxed)
+
+
+def right_answer(answer: str) -> str:
+    r"""A right answer as data sets give it: alone, in a `\boxed{}`, or after `####`."""
+    boxed = _boxed(answer)
+    return _normal(answer.rpartition("####")[2] if boxed is None else boxed)
+
+
+def _boxed(text: str) -> str | None:
+    start = text.rfind(r"\boxed{")
+    if start < 0:
+        return None
+    start += len(r"\boxed{")
+    depth = 1
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if not depth:
+            return text[start:end]
+    return text[start:]
+
+
+def _normal(text: str) -> str:
+    text = re.sub(r"[\s$,]|\\[,;! ]", "", text).rstrip(".")
+    try:
+        return format(float(text), "g")
+    except ValueError:
+        return text

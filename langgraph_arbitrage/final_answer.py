@@ -15,6 +15,8 @@ def final_answer(text: str) -> str:
     Example:
         >>> final_answer("So 2 + 3 = 5."), final_answer(r"Thus \boxed{1,200.0}"), final_answer("No")
         ('5', '1200', 'No')
+        >>> final_answer("1234567") == final_answer("1,234,567.0") != final_answer("1234568")
+        True
     """
     boxed = _boxed(text)
     if boxed is None and (numbers := _LAST_NUMBER.findall(text)):
@@ -44,6 +46,6 @@ def _boxed(text: str) -> str | None:
 def _normal(text: str) -> str:
     text = re.sub(r"[\s$,]|\\[,;! ]", "", text).rstrip(".")
     try:
-        return format(float(text), "g")
+        return format(float(text), ".15g")
     except ValueError:
         return text

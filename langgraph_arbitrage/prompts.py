@@ -16,11 +16,12 @@ from langchain_core.messages import (
     RemoveMessage,
     SystemMessage,
     ToolMessage,
+    convert_to_messages,
 )
 
 from langgraph_arbitrage.errors import MessageError
 
-__all__ = ["check_conversation", "last_question", "template_messages"]
+__all__ = ["check_conversation", "last_question", "read_messages", "template_messages"]
 
 
 def check_conversation(messages: Sequence[BaseMessage]) -> None:
@@ -36,6 +37,18 @@ def check_conversation(messages: Sequence[BaseMessage]) -> None:
             f"the conversation says nothing: its {len(messages)} messages are empty. Give at least "
             "one with text"
         )
+
+
+def read_messages(given: Sequence[Any]) -> list[BaseMessage]:
+    """Messages from plain dicts, as JSON has them, in any form that LangChain knows.
+
+    Raises:
+        MessageError: They are none.
+    """
+    try:
+        return list(convert_to_messages(given))
+    except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as error:
+        raise MessageError(f"its messages cannot be read: {error}") from None
 
 
 def template_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:

@@ -24,9 +24,9 @@ from langgraph_arbitrage.errors import (
     EngineBusyError,
     EngineClosedError,
     EngineError,
-    MessageError,
     NotEnoughMemoryError,
 )
+from langgraph_arbitrage.prompts import read_messages
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.chat_model import ChatArbitrage
@@ -199,7 +199,7 @@ class _Asking:
         self._write(record)
 
     async def _answer(self, question: Question) -> Any:
-        messages = _messages(question)
+        messages = read_messages(question.messages)
         while True:
             try:
                 return await self._llm.ainvoke(messages, **question.options)
@@ -211,15 +211,6 @@ class _Asking:
         self._job.summary.count(record, failed=record["error"] is not None)
         if self._on_line is not None:
             self._on_line(self._job.summary)
-
-
-def _messages(question: Question) -> list[Any]:
-    from langchain_core.messages import convert_to_messages
-
-    try:
-        return list(convert_to_messages(question.messages))
-    except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as error:
-        raise MessageError(f"its messages cannot be read: {error}") from None
 
 
 async def arun_batch(

@@ -51,7 +51,7 @@ class ChunkForm:
 
     def __init__(self, model: str, *, usage: bool) -> None:
         self._usage = usage
-        self._called = False
+        self._called = 0
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk",

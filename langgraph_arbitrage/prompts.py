@@ -45,10 +45,13 @@ def read_messages(given: Sequence[Any]) -> list[BaseMessage]:
     Raises:
         MessageError: They are none.
     """
+    # OpenAI's own clients leave the content out where there are calls.
+    whole = [{"content": "", **m} if isinstance(m, dict) and "role" in m else m for m in given]
     try:
-        return list(convert_to_messages(given))
+        return list(convert_to_messages(whole))
     except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as error:
-        raise MessageError(f"its messages cannot be read: {error}") from None
+        missing = " is missing" if isinstance(error, KeyError) else ""
+        raise MessageError(f"its messages cannot be read: {error}{missing}") from None
 
 
 def template_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:

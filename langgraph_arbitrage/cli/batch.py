@@ -15,6 +15,7 @@ from langgraph_arbitrage.cli.options import (
     MODELS,
     SAMPLING,
     add_options,
+    add_setting,
     settings_of,
 )
 
@@ -47,22 +48,12 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT.jsonl", help="Answers; - for stdout"
     )
-    _add_setting(parser, "concurrency", type=int, metavar="N")
-    _add_setting(parser, "retry_failed", action="store_true")
-    _add_setting(parser, "max_time", type=float, metavar="SECONDS")
-    _add_setting(parser, "shard", metavar="I/N")
+    add_setting(parser, BatchSettings, "concurrency", type=int, metavar="N")
+    add_setting(parser, BatchSettings, "retry_failed", action="store_true")
+    add_setting(parser, BatchSettings, "max_time", type=float, metavar="SECONDS")
+    add_setting(parser, BatchSettings, "shard", metavar="I/N")
     add_options(parser, (*MODELS, *LIMITS, *BUDGETS, "timeout", *SAMPLING, "batch_invariant"))
     parser.set_defaults(run=run)
-
-
-def _add_setting(parser: argparse.ArgumentParser, name: str, **kind: Any) -> None:
-    """Add an option for a setting of the job, with the setting's own text and default."""
-    field = BatchSettings.model_fields[name]
-    text = " ".join((field.description or "").split())
-    if field.default and not isinstance(field.default, bool):
-        text += f" (default: {field.default})"
-    kind.setdefault("default", field.default)
-    parser.add_argument("--" + name.replace("_", "-"), help=text.replace("%", "%%"), **kind)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from langgraph_arbitrage.cli import ask, batch, calibrate, collect, demo, graph, replay, train
+from langgraph_arbitrage.cli import (
+    ask,
+    batch,
+    calibrate,
+    collect,
+    demo,
+    graph,
+    replay,
+    serve,
+    train,
+)
 from langgraph_arbitrage.errors import ArbitrageError
 
 __all__ = ["main"]
@@ -81,6 +91,6 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"arbitrage {version('langgraph-arbitrage')}"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (ask, replay, batch, demo, graph, collect, train, calibrate):
+    for command in (ask, replay, batch, serve, demo, graph, collect, train, calibrate):
         command.add_command(commands)
     return parser

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.names import public_name
 from langgraph_arbitrage.openai_forms import ChunkForm, chat_completion
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget
 from langgraph_arbitrage.prompts import read_messages
@@ -55,6 +56,7 @@ def create_app(llm: ChatArbitrage, settings: ServeSettings | None = None) -> Fas
         "draft": llm.under(AlwaysDraft()),
         "target": llm.under(AlwaysTarget()),
     }
+    aliases = {public_name(llm.draft): "draft", public_name(llm.target): "target"}
     began, tally = int(time.time()), Tally()
 
     @asynccontextmanager
@@ -88,7 +90,7 @@ def create_app(llm: ChatArbitrage, settings: ServeSettings | None = None) -> Fas
     @app.post("/v1/chat/completions", response_model=None, responses=WRONG)
     async def chat(body: ChatBody, request: Request) -> Response | dict[str, Any]:
         """Answer a conversation."""
-        name = body.model or settings.name
+        name = aliases.get(body.model or "", body.model) or settings.name
         if name not in chats:
             return unknown(name)
         messages, options = read_messages(body.fields["messages"]), body.options
@@ -110,7 +112,7 @@ def create_app(llm: ChatArbitrage, settings: ServeSettings | None = None) -> Fas
     @app.post("/v1/completions", response_model=None, responses=WRONG)
     async def complete(body: TextBody, request: Request) -> Response | dict[str, Any]:
         """Go on from a text, by the draft or the target alone."""
-        name = body.model or "target"
+        name = aliases.get(body.model or "", body.model) or "target"
         if name not in ("draft", "target"):
             return unknown(name) if name not in chats else _pair_alone(name)
         engine = await asyncio.to_thread(models.engine, name)  # type: ignore[arg-type]

@@ -50,25 +50,31 @@ class TextCompletion:
         text = answer_text([self._text(written.ids)], self._body.stops, ())
         return {
             **self._head,
-            "choices": [self._choice(text, written)],
+            "choices": [self._choice(text, written.ids, written)],
             "usage": self._usage(written),
         }
 
     async def stream(self, put: Put) -> None:
         """Put the answer's chunks."""
-        told, ids, length = AnswerStream(self._body.stops, ()), [], 0
+        told, ids, length, sent = AnswerStream(self._body.stops, ()), [], 0, 0
 
         def on_token(token: int) -> None:
-            nonlocal length
+            nonlocal length, sent
             ids.append(token)
             text = self._text(ids).rstrip("\ufffd")
             if new := told.push(text[length:]):
-                put({**self._head, "choices": [self._choice(new)]})
+                put({**self._head, "choices": [self._choice(new, ids[sent:])]})
+                sent = len(ids)
             length = max(length, len(text))
 
         written = await self._written(on_token)
         text = answer_text([self._text(written.ids)], self._body.stops, ())
-        put({**self._head, "choices": [self._choice(told.finish(text), written)]})
+        put(
+            {
+                **self._head,
+                "choices": [self._choice(told.finish(text), written.ids[sent:], written)],
+            }
+        )
         if self._body.tells_usage:
             put({**self._head, "choices": [], "usage": self._usage(written)})
 
@@ -91,26 +97,27 @@ class TextCompletion:
     def _text(self, ids: list[int]) -> str:
         return self._engine.tokenizer.decode_after(self._prompt[-1:], ids)
 
-    def _choice(self, text: str, written: Written | None = None) -> dict[str, Any]:
+    def _choice(self, text: str, ids: list[int], written: Written | None = None) -> dict[str, Any]:
+        """A choice with a part of the text and its tokens; the last has the log-probabilities."""
         choice: dict[str, Any] = {
             "index": 0,
             "text": text,
             "logprobs": None,
             "finish_reason": None,
         }
+        if self._body.return_token_ids:
+            choice["token_ids"] = ids
         if written is None:
             return choice
-        tokenizer = self._engine.tokenizer
         choice["finish_reason"] = "stop" if written.finish in ("end", "stop") else "length"
         if self._body.logprobs is not None:
+            tokenizer = self._engine.tokenizer
             choice["logprobs"] = {
                 "tokens": [tokenizer.token_text(token) for token in written.ids],
                 "token_logprobs": written.logprobs,
                 "top_logprobs": None,
                 "text_offset": [],
             }
-        if self._body.return_token_ids:
-            choice["token_ids"] = written.ids
         return choice
 
     def _usage(self, written: Written) -> dict[str, Any]:

@@ -32,8 +32,10 @@ class Served:
             assert self._thread.is_alive()
             time.sleep(0.01)
 
-    def stop(self, *, wait: bool = True) -> None:
-        """As SIGTERM does."""
+    def stop(self, *, wait: bool = True, at_once: bool = False) -> None:
+        """As SIGTERM does; or at once, in the middle of what it says."""
+        if at_once:
+            self.server.config.timeout_graceful_shutdown = 0
         self.server.should_exit = True
         if wait:
             self._thread.join()

@@ -15,6 +15,7 @@ from langgraph_arbitrage.batch.question import Question
 from langgraph_arbitrage.batch.ray_actor import Answers
 from langgraph_arbitrage.batch.ray_settings import RaySettings
 from langgraph_arbitrage.errors import EngineError, MissingExtraError
+from langgraph_arbitrage.models import Models
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -46,6 +47,7 @@ def run_on_ray(
         on_line: Called after each line that is written.
 
     Raises:
+        CheckpointError: A model cannot be loaded.
         EngineError: The models or the actors fail.
         MissingExtraError: Ray is not installed.
         SettingsError: The cluster is too small for the actors.
@@ -55,6 +57,10 @@ def run_on_ray(
     open_questions = {question.id: question for question in job.open()}
     if not open_questions:
         return job.summary
+    if ray_settings.ray_address is None:  # on a cluster the models may be where this program is not
+        models = Models(settings)
+        models.prepare(settings.policy)
+        models.close()
     with _cluster(ray, ray_settings.ray_address):
         there = ray.cluster_resources()
         cpus = ray_settings.cpus(there.get("CPU", 0.0))

@@ -183,6 +183,16 @@ def test_bad_options_of_a_job_on_ray_are_refused(
     assert err.count("\n") == 1
 
 
+def test_a_job_on_ray_of_a_model_that_is_not_here_starts_no_cluster(
+    batch: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    write(tmp_path / "in.jsonl", request_line(0))
+    status, _, err = batch("--ray", "--target", "./no-such-folder")
+    assert status == 2
+    assert "./no-such-folder cannot be loaded as a model" in err
+
+
 def test_a_job_on_ray_without_ray_says_what_to_install(
     batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

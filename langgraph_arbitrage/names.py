@@ -6,18 +6,25 @@ from pathlib import Path
 
 from langgraph_arbitrage import embedded
 
-__all__ = ["local_path", "public_name", "same_model"]
+__all__ = ["REMOTE", "local_path", "public_name", "same_model"]
+
+REMOTE = "openai:"
+"""What the name of a model on a server begins with: `openai:http://host:port/v1#model`."""
 
 _PACKAGE = Path(embedded.__file__).resolve().parent
 
 
 def public_name(checkpoint: str) -> str:
-    """The hub id, `embedded:ROLE`, or a folder's last part: never where it lies here.
+    """The hub id, `embedded:ROLE`, or a folder's last part: never where it lies or runs.
 
     Example:
         >>> public_name("Qwen/Qwen2.5-1.5B"), public_name(embedded.DRAFT)
         ('Qwen/Qwen2.5-1.5B', 'embedded:draft')
+        >>> public_name("openai:http://gpu:8000/v1#Qwen/Qwen2.5-7B")
+        'Qwen/Qwen2.5-7B'
     """
+    if checkpoint.startswith(REMOTE):
+        checkpoint = checkpoint.partition("#")[2]
     path = Path(checkpoint)
     if not path.exists():
         return checkpoint

@@ -16,11 +16,12 @@ from langchain_core.messages import (
     RemoveMessage,
     SystemMessage,
     ToolMessage,
+    convert_to_messages,
 )
 
 from langgraph_arbitrage.errors import MessageError
 
-__all__ = ["check_conversation", "last_question", "template_messages"]
+__all__ = ["check_conversation", "last_question", "read_messages", "template_messages"]
 
 
 def check_conversation(messages: Sequence[BaseMessage]) -> None:
@@ -36,6 +37,21 @@ def check_conversation(messages: Sequence[BaseMessage]) -> None:
             f"the conversation says nothing: its {len(messages)} messages are empty. Give at least "
             "one with text"
         )
+
+
+def read_messages(given: Sequence[Any]) -> list[BaseMessage]:
+    """Messages from plain dicts, as JSON has them, in any form that LangChain knows.
+
+    Raises:
+        MessageError: They are none.
+    """
+    # OpenAI's own clients leave the content out where there are calls.
+    whole = [{"content": "", **m} if isinstance(m, dict) and "role" in m else m for m in given]
+    try:
+        return list(convert_to_messages(whole))
+    except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as error:
+        missing = " is missing" if isinstance(error, KeyError) else ""
+        raise MessageError(f"its messages cannot be read: {error}{missing}") from None
 
 
 def template_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:

@@ -105,7 +105,8 @@ class ArbitrageSettings(BaseModel):
     draft: ModelName = embedded.DRAFT
     """Small model that writes each step first: a local folder or a hub id."""
     target: ModelName = embedded.TARGET
-    """Large model that rewrites the steps that are escalated: a local folder or a hub id."""
+    """Large model that rewrites the steps that are escalated: a local folder, a hub id, or a model
+    on an OpenAI-compatible server, openai:http://host:port/v1#model (extra `remote`)."""
     router: Router | None = None
     """Policy that decides which steps are escalated, or the checkpoint of a trained router, which
     then decides; default the embedded router for the embedded pair, else DraftConfidence."""

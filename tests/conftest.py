@@ -1,6 +1,6 @@
 """Tests run offline: sockets are off (see pyproject.toml), and hubs are not asked.
 
-A test that serves on loopback says so with `@pytest.mark.enable_socket`.
+A test that serves on loopback says so with `@pytest.mark.allow_hosts(["127.0.0.1"])`.
 """
 
 import os

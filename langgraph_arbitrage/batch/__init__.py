@@ -1,7 +1,17 @@
 """Batch jobs: files of questions in, files of answers out, resumable at every line."""
 
 from langgraph_arbitrage.batch.job import BatchJob, arun_batch, run_batch
+from langgraph_arbitrage.batch.ray_actor import Answers
+from langgraph_arbitrage.batch.ray_settings import RaySettings
 from langgraph_arbitrage.batch.settings import BatchSettings
 from langgraph_arbitrage.batch.summary import BatchSummary
 
-__all__ = ["BatchJob", "BatchSettings", "BatchSummary", "arun_batch", "run_batch"]
+__all__ = [
+    "Answers",
+    "BatchJob",
+    "BatchSettings",
+    "BatchSummary",
+    "RaySettings",
+    "arun_batch",
+    "run_batch",
+]

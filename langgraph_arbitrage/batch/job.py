@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,21 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from langgraph_arbitrage.batch.asking import Asking
 from langgraph_arbitrage.batch.output import Output
 from langgraph_arbitrage.batch.question import Question, read_question
-from langgraph_arbitrage.batch.result import answered, failed
 from langgraph_arbitrage.batch.settings import BatchSettings
 from langgraph_arbitrage.batch.source import Source
 from langgraph_arbitrage.batch.summary import BatchSummary
 from langgraph_arbitrage.errors import (
-    ArbitrageError,
-    CheckpointError,
     DataError,
-    EngineBusyError,
-    EngineClosedError,
-    EngineError,
-    MessageError,
-    NotEnoughMemoryError,
 )
 
 if TYPE_CHECKING:
@@ -33,13 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchJob", "arun_batch", "run_batch"]
 
-logger = logging.getLogger(__name__)
-
 _T = TypeVar("_T")
 Given = str | Path | Iterable[Mapping[str, Any]]
 Listener = Callable[[BatchSummary], None]
-BUSY = 0.05  # seconds until a full queue is asked again
-SICK = 8  # engine failures, beside two a running question, without one answer: nothing will come
 
 
 class BatchJob:
@@ -108,13 +96,20 @@ class BatchJob:
             return question
         return question.without_id(f"line {first} has the same custom_id {question.id!r}")
 
-    def _open(self) -> Iterator[Question]:
+    def open(self) -> Iterator[Question]:
         """The questions of this shard that have no line yet."""
         for number, line in self.source.lines():
             if self.settings.has(number):
                 question = self._question(number, line)
                 if self.output.state(question) is None:
                     yield question
+
+    def write(self, record: dict[str, Any], on_line: Listener | None = None) -> None:
+        """Add a line to the output, and count it."""
+        self.output.append(record)
+        self.summary.count(record, failed=record["error"] is not None)
+        if on_line is not None:
+            on_line(self.summary)
 
     async def run(self, llm: ChatArbitrage, on_line: Listener | None = None) -> BatchSummary:
         """Answer all open questions.
@@ -131,95 +126,15 @@ class BatchJob:
             DataError: The output cannot be written any more.
             EngineError: The models fail at every question.
         """
-        asking = _Asking(self, llm, on_line)
+        asking = Asking(llm, self.settings.concurrency, lambda record: self.write(record, on_line))
         try:
             async with asyncio.timeout(self.settings.max_time):
                 if self.summary.left:
                     await asyncio.to_thread(llm.prepare)
-                    await asking.all(self._open(), self.settings.concurrency)
-                    # What went down with a model that failed is not to blame, but for one of them.
-                    await asking.all(iter(asking.suspects), 1, alone=True)
+                    await asking.all(self.open())
         except TimeoutError:
             self.summary.stopped = "max_time"
         return self.summary
-
-
-class _Asking:
-    """The questions of one run on their way."""
-
-    def __init__(self, job: BatchJob, llm: ChatArbitrage, on_line: Listener | None) -> None:
-        self.suspects: list[Question] = []
-        self._job = job
-        self._llm = llm
-        self._on_line = on_line
-        self._failures = 0  # of the engine, since it last answered
-
-    async def all(
-        self, questions: Iterator[Question], concurrency: int, *, alone: bool = False
-    ) -> None:
-        """Ask them, so many at a time."""
-
-        async def work() -> None:
-            for question in questions:
-                await self._ask(question, alone=alone)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(work())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-
-    async def _ask(self, question: Question, *, alone: bool) -> None:
-        try:
-            if question.fault is not None:
-                raise DataError(question.fault)
-            message = await self._answer(question)
-        except (CheckpointError, EngineClosedError):
-            raise  # it would be the same for every question
-        except (EngineError, NotEnoughMemoryError) as error:
-            self._failures += 1
-            if self._failures >= SICK + 2 * self._job.settings.concurrency:
-                raise EngineError(
-                    f"the models have failed {self._failures} times without one answer; the "
-                    f"questions are left for another start. The last cause: {error}"
-                ) from error
-            if not alone:
-                self.suspects.append(question)
-                return
-            record = failed(question, error)
-        except ArbitrageError as error:
-            record = failed(question, error)
-        except Exception as error:  # of one line, whatever it is: the others are still asked
-            logger.exception("line %d failed", question.number)
-            record = failed(question, error)
-        else:
-            self._failures = 0
-            record = answered(question, message)
-        self._write(record)
-
-    async def _answer(self, question: Question) -> Any:
-        messages = _messages(question)
-        while True:
-            try:
-                return await self._llm.ainvoke(messages, **question.options)
-            except EngineBusyError:  # others use the same models: wait as they do
-                await asyncio.sleep(BUSY)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        self._job.output.append(record)
-        self._job.summary.count(record, failed=record["error"] is not None)
-        if self._on_line is not None:
-            self._on_line(self._job.summary)
-
-
-def _messages(question: Question) -> list[Any]:
-    from langchain_core.messages import convert_to_messages
-
-    try:
-        return list(convert_to_messages(question.messages))
-    except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as error:
-        raise MessageError(f"its messages cannot be read: {error}") from None
 
 
 async def arun_batch(

@@ -10,7 +10,7 @@ from typing import Any
 
 from langgraph_arbitrage.errors import DataError
 
-__all__ = ["Question", "read_question"]
+__all__ = ["NEUTRAL", "Question", "read_options", "read_question"]
 
 URL = "/v1/chat/completions"
 _INT, _NUMBER, _TEXTS = (int,), (int, float), (str, list)
@@ -118,13 +118,24 @@ def _body(record: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         messages = [{"role": "user", "content": prompt}]
     if not isinstance(messages, list) or not messages:
         raise DataError(f"messages must be a list that is not empty, not {_shown(messages)}")
-    return messages, _options(body)
+    return messages, read_options(body)
 
 
-def _options(body: dict[str, Any]) -> dict[str, Any]:
-    for name, neutral in NEUTRAL.items():
+def read_options(
+    body: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL
+) -> dict[str, Any]:
+    """The settings that a body overrides.
+
+    Args:
+        body: Its fields.
+        neutral: Those that are not supported, with the values that change nothing.
+
+    Raises:
+        DataError: A field is not supported, or of another type.
+    """
+    for name, allowed in neutral.items():
         value = body.get(name)
-        if value is not None and value not in neutral:
+        if value is not None and value not in allowed:
             raise DataError(f"{name}={_shown(value)} is not supported: leave it out")
     found = {}
     for name, (setting, types) in OPTIONS.items():

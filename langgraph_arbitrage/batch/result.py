@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +14,12 @@ from langgraph_arbitrage.errors import (
     EngineError,
     NotEnoughMemoryError,
 )
+from langgraph_arbitrage.openai_forms import chat_completion
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
-__all__ = ["answered", "digest_of", "failed", "has_failed"]
+__all__ = ["answered", "digest_of", "failed", "has_failed", "status_of"]
 
 PREFIX = "arbitrage-"
 STATUS: dict[type[Exception], tuple[int, str]] = {
@@ -34,49 +34,23 @@ BUG = (500, "internal_error")
 
 def answered(question: Question, message: AIMessage) -> dict[str, Any]:
     """The line of an answer."""
-    figures = message.response_metadata["arbitrage"]
-    usage = message.usage_metadata or {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-    body = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": _public(message.response_metadata["model_name"]),
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": message.text},
-                "logprobs": None,
-                "finish_reason": "stop" if figures["finish_reason"] == "stop" else "length",
-            }
-        ],
-        "usage": {
-            "prompt_tokens": usage["input_tokens"],
-            "completion_tokens": usage["output_tokens"],
-            "total_tokens": usage["total_tokens"],
-        },
-        "arbitrage": {
-            "steps": len(figures["steps"]),
-            "escalated": sum(s["writer"] == "target" for s in figures["steps"]),
-            **{name: figures[name] for name in FIGURES},
-        },
-    }
+    body = chat_completion(message, _public(message.response_metadata["model_name"]))
     return _line(question, 200, body, None)
-
-
-FIGURES = (
-    *("escalation_rate", "draft_tokens", "target_tokens", "kept_tokens", "discarded_tokens"),
-    "finish_reason",
-)
 
 
 def failed(question: Question, error: Exception) -> dict[str, Any]:
     """The line of a question that was not answered."""
-    known = (found for kind, found in STATUS.items() if isinstance(error, kind))
-    status, code = next(known, BAD_LINE if isinstance(error, ArbitrageError) else BUG)
+    status, code = status_of(error)
     message = f"line {question.number}: {error}"
     return _line(
         question, status, None, {"code": code, "message": message, "line": question.number}
     )
+
+
+def status_of(error: Exception) -> tuple[int, str]:
+    """HTTP status and code of an error."""
+    known = (found for kind, found in STATUS.items() if isinstance(error, kind))
+    return next(known, BAD_LINE if isinstance(error, ArbitrageError) else BUG)
 
 
 def _line(question: Question, status: int, body: Any, error: Any) -> dict[str, Any]:

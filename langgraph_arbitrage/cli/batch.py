@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.batch import BatchJob, BatchSettings
+from langgraph_arbitrage.batch.ray_settings import RaySettings
 from langgraph_arbitrage.cli.options import (
     BUDGETS,
     LIMITS,
     MODELS,
     SAMPLING,
     add_options,
+    add_setting,
     settings_of,
 )
+from langgraph_arbitrage.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["add_command"]
 
 INCOMPLETE = 1
+RAY: dict[str, dict[str, Any]] = {
+    "ray_address": {"metavar": "ADDRESS"},
+    "actors": {"type": int, "metavar": "N"},
+    "cpus_per_actor": {"type": float, "metavar": "X"},
+    "gpus_per_actor": {"type": float, "metavar": "X"},
+}
 EVERY = 10.0  # seconds between two lines of progress where nobody looks at a terminal
 
 
@@ -47,22 +56,20 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT.jsonl", help="Answers; - for stdout"
     )
-    _add_setting(parser, "concurrency", type=int, metavar="N")
-    _add_setting(parser, "retry_failed", action="store_true")
-    _add_setting(parser, "max_time", type=float, metavar="SECONDS")
-    _add_setting(parser, "shard", metavar="I/N")
+    add_setting(parser, BatchSettings, "concurrency", type=int, metavar="N")
+    add_setting(parser, BatchSettings, "retry_failed", action="store_true")
+    add_setting(parser, BatchSettings, "max_time", type=float, metavar="SECONDS")
+    add_setting(parser, BatchSettings, "shard", metavar="I/N")
+    parser.add_argument(
+        "--ray",
+        action="store_true",
+        help="Answer by actors on Ray, each with models of its own. Needs "
+        "pip install 'langgraph-arbitrage[ray]'.",
+    )
+    for name, kind in RAY.items():
+        add_setting(parser, RaySettings, name, **kind)
     add_options(parser, (*MODELS, *LIMITS, *BUDGETS, "timeout", *SAMPLING, "batch_invariant"))
     parser.set_defaults(run=run)
-
-
-def _add_setting(parser: argparse.ArgumentParser, name: str, **kind: Any) -> None:
-    """Add an option for a setting of the job, with the setting's own text and default."""
-    field = BatchSettings.model_fields[name]
-    text = " ".join((field.description or "").split())
-    if field.default and not isinstance(field.default, bool):
-        text += f" (default: {field.default})"
-    kind.setdefault("default", field.default)
-    parser.add_argument("--" + name.replace("_", "-"), help=text.replace("%", "%%"), **kind)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,17 +77,42 @@ def run(args: argparse.Namespace) -> int:
     job_settings = BatchSettings(**{n: getattr(args, n) for n in BatchSettings.model_fields})
     # More slots than questions at a time would only hold memory.
     settings = settings_of(args, max_slots=job_settings.concurrency)
+    ray = _ray_settings(args)
     with BatchJob(args.input, args.output, job_settings) as job:
         from rich.console import Console
 
         console = Console(stderr=True, highlight=False)
         try:
             if job.summary.left:
-                _answer(job, settings, console)
+                if ray is None:
+                    _answer(job, settings, console)
+                else:
+                    _answer_on_ray(job, settings, ray, console)
         finally:
             console.print(str(job.summary), soft_wrap=True)
         _advise(job.summary, console)
     return 0 if job.summary.succeeded else INCOMPLETE
+
+
+def _ray_settings(args: argparse.Namespace) -> RaySettings | None:
+    """How the job is spread over Ray; None where it is not."""
+    given = {name: getattr(args, name) for name in RAY}
+    if args.ray:
+        return RaySettings(**given)
+    default = RaySettings()
+    for name, value in given.items():
+        if value != getattr(default, name):
+            raise SettingsError(f"--{name.replace('_', '-')} is for a job on Ray: add --ray")
+    return None
+
+
+def _answer_on_ray(
+    job: BatchJob, settings: ArbitrageSettings, ray: RaySettings, console: Console
+) -> None:
+    from langgraph_arbitrage.batch.ray_job import run_on_ray
+
+    with _progress(job.summary, console) as tell:
+        run_on_ray(job, settings, ray, tell)
 
 
 def _answer(job: BatchJob, settings: ArbitrageSettings, console: Console) -> None:

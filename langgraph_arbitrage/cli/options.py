@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.cli.text import unescape
 from langgraph_arbitrage.errors import SettingsError
@@ -22,6 +24,7 @@ __all__ = [
     "MODELS",
     "SAMPLING",
     "add_options",
+    "add_setting",
     "settings_of",
 ]
 
@@ -105,6 +108,18 @@ def add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
         text = _HELP.get(name) or _text_of(name)
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, help=text.replace("%", "%%"), **kind)
+
+
+def add_setting(
+    parser: argparse.ArgumentParser, settings: type[BaseModel], name: str, **kind: Any
+) -> None:
+    """Add an option for a field of some settings, with the field's own text and default."""
+    field = settings.model_fields[name]
+    text = " ".join((field.description or "").split())
+    if field.default and not isinstance(field.default, bool):
+        text += f" (default: {field.default})"
+    kind.setdefault("default", field.default)
+    parser.add_argument("--" + name.replace("_", "-"), help=text.replace("%", "%%"), **kind)
 
 
 def settings_of(args: argparse.Namespace, **others: Any) -> ArbitrageSettings:

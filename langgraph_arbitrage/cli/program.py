@@ -20,6 +20,7 @@ from langgraph_arbitrage.cli import (
     evaluate,
     graph,
     replay,
+    serve,
     train,
 )
 from langgraph_arbitrage.errors import ArbitrageError
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         ask,
         replay,
         batch,
+        serve,
         demo,
         graph,
         collect,

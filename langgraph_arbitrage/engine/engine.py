@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from langgraph_arbitrage.engine.checkpoint import (
     check_memory,
@@ -23,6 +23,9 @@ from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
 from langgraph_arbitrage.engine.worker import Worker
 from langgraph_arbitrage.errors import ContextLengthError, EngineClosedError, SettingsError
 from langgraph_arbitrage.forks import ForkLock
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.engine.remote_worker import RemoteWorker
 
 __all__ = ["Engine"]
 
@@ -56,7 +59,7 @@ class Engine:
         self.context = context_length(self.config)
         """Most tokens that the model reads; None without a limit."""
         self._lock = ForkLock()
-        self._started: Worker | None = None
+        self._started: Worker | RemoteWorker | None = None
         self._closed = False
 
     @cached_property
@@ -65,14 +68,17 @@ class Engine:
         return load_tokenizer(self.spec)
 
     @property
-    def _worker(self) -> Worker:
+    def _worker(self) -> Worker | RemoteWorker:
         with self._lock:
             # A forked child has none of its parent's threads: it starts its own worker.
             if self._started is None or self._started.pid != os.getpid():
                 if self._closed:
                     raise EngineClosedError(f"{self.spec.name} was closed")
-                self._started = Worker(self.spec, self.tokenizer, self._end_ids, self.context)
+                self._started = self._new_worker()
             return self._started
+
+    def _new_worker(self) -> Worker | RemoteWorker:
+        return Worker(self.spec, self.tokenizer, self._end_ids, self.context)
 
     @cached_property
     def _end_ids(self) -> frozenset[int]:
@@ -80,13 +86,13 @@ class Engine:
 
     @property
     def backend(self) -> str | None:
-        """`slot` or `plain`, once the model is loaded."""
+        """`slot` or `plain`, once the model is loaded; `remote` where a server has it."""
         return self._started.backend_name if self._started else None
 
     @property
     def footprint(self) -> Footprint | None:
-        """What the model moves and computes for a token, once it is loaded."""
-        model = self._started.model if self._started else None
+        """What the model moves and computes for a token, once it is loaded here."""
+        model = self._started.model if isinstance(self._started, Worker) else None
         return footprint(model) if model is not None else None
 
     @overload

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from langgraph_arbitrage.engine.address import address_of
 from langgraph_arbitrage.engine.checkpoint import local_weights
 from langgraph_arbitrage.engine.spec import ModelSpec
 
@@ -24,7 +25,7 @@ def fingerprint(spec: ModelSpec) -> str:
     Returns:
         16 hexadecimal digits; empty where the weights are not on this machine.
     """
-    weights = local_weights(spec)
+    weights = [] if address_of(spec.path) else local_weights(spec)
     if not weights:
         return ""
     digest = hashlib.blake2b(digest_size=8)

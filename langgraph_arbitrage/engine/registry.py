@@ -6,6 +6,7 @@ import atexit
 import os
 import threading
 
+from langgraph_arbitrage.engine.address import address_of
 from langgraph_arbitrage.engine.engine import Engine
 from langgraph_arbitrage.engine.spec import ModelSpec
 
@@ -21,9 +22,19 @@ def acquire(spec: ModelSpec) -> Engine:
     with _lock:
         engine = _engines.get(spec)
         if engine is None:
-            engine = _engines[spec] = Engine(spec)
+            engine = _engines[spec] = _made(spec)
         _users[spec] = _users.get(spec, 0) + 1
         return engine
+
+
+def _made(spec: ModelSpec) -> Engine:
+    """A local model's engine, or that of one on a server."""
+    address = address_of(spec.path)
+    if address is None:
+        return Engine(spec)
+    from langgraph_arbitrage.engine.remote_engine import RemoteEngine
+
+    return RemoteEngine(spec, address)
 
 
 def release(engine: Engine) -> None:

@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from langgraph_arbitrage.engine.address import address_of
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.errors import ChatTemplateError, CheckpointError
 from langgraph_arbitrage.forks import ForkLock
@@ -241,9 +242,10 @@ def load_tokenizer(spec: ModelSpec) -> Tokenizer:
     Raises:
         CheckpointError: The checkpoint has no loadable tokenizer.
     """
+    address = address_of(spec.path)
     return _loaded(
         ModelSpec(
-            spec.path,
+            address.tokenizer if address else spec.path,
             revision=spec.revision,
             trust_remote_code=spec.trust_remote_code,
             chat_template=spec.chat_template,

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
 from langgraph_arbitrage.engine.checkpoint import end_ids
+from langgraph_arbitrage.engine.cores import SMALL
 from langgraph_arbitrage.engine.loader import load_model
-from langgraph_arbitrage.engine.worker import SMALL
 from langgraph_arbitrage.errors import RequestCancelledError
 from langgraph_arbitrage.evaluation.reply import Reply, StepRow
 from langgraph_arbitrage.models import Models

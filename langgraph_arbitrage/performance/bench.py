@@ -6,11 +6,8 @@ import asyncio
 import statistics
 from collections.abc import Callable, Sequence
 
-import torch
-
-from langgraph_arbitrage.cli.team import Answer, Team
 from langgraph_arbitrage.engine import Engine, Footprint
-from langgraph_arbitrage.engine.worker import SMALL
+from langgraph_arbitrage.engine.cores import ALL, SMALL
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.performance.costs import decode_seconds, scoring_seconds, writer_costs
@@ -21,6 +18,7 @@ from langgraph_arbitrage.performance.walk import mean, walk
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget, Policy
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.settings import ArbitrageSettings, Limits
+from langgraph_arbitrage.team import Answer, Team
 
 __all__ = ["run_bench"]
 
@@ -215,7 +213,7 @@ class _Measurement:
 
 
 def _rates(engine: Engine, size: Footprint) -> Rates:
-    one = 1 if size.parameters <= SMALL else torch.get_num_threads()  # as the worker has it
+    one = 1 if size.parameters <= SMALL else ALL  # as the worker has it
     return measured_rates(size.device, size.dtype, size.weights, engine.spec.threads or one)
 
 

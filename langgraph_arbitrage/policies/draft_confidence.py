@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies.base import Policy, StepView, check_range
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class DraftConfidence(Policy):
         """Mean over the step's tokens of exp(log-probability), under the draft itself."""
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
         logprobs = view.draft.logprobs
+        if not logprobs:
+            raise SettingsError(
+                "DraftConfidence goes by the log-probabilities of the draft's tokens, and the "
+                "server of the draft tells none: take another policy, or a draft that is here"
+            )
         return sum(map(math.exp, logprobs)) / len(logprobs)
 
     def escalates(self, score: float | None) -> bool:

@@ -7,15 +7,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from langgraph_arbitrage.boxed import last_boxed
 from langgraph_arbitrage.embedded import Problem, check_answer, problems
 from langgraph_arbitrage.errors import DataError
+from langgraph_arbitrage.final_answer import final_answer, right_answer
 from langgraph_arbitrage.records import cell, read_records
 
 __all__ = ["Question", "load_questions", "question_id"]
 
 _EMBEDDED = re.compile(r"embedded:(\d+)(?::(\d+))?")
-_LAST_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Question:
                 "these questions have no answers to compare with: name their column with "
                 "--answer-column"
             )
-        return _final(text) == _right(self.answer)
+        return final_answer(text) == right_answer(self.answer)
 
 
 def question_id(text: str) -> str:
@@ -96,25 +95,3 @@ def load_questions(
     if not unique:
         raise DataError(f"{source} holds no questions")
     return list(unique.values())
-
-
-def _final(text: str) -> str:
-    r"""What stands in the last `\boxed{}`, else the last number, else the text, normalised."""
-    boxed = last_boxed(text)
-    if boxed is None and (numbers := _LAST_NUMBER.findall(text)):
-        boxed = numbers[-1]
-    return _normal(text if boxed is None else boxed)
-
-
-def _right(answer: str) -> str:
-    r"""A right answer as data sets give it: alone, in a `\boxed{}`, or after `####`."""
-    boxed = last_boxed(answer)
-    return _normal(answer.rpartition("####")[2] if boxed is None else boxed)
-
-
-def _normal(text: str) -> str:
-    text = re.sub(r"[\s$,]|\\[,;! ]", "", text).rstrip(".")
-    try:
-        return format(float(text), "g")
-    except ValueError:
-        return text

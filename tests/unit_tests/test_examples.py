@@ -8,7 +8,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-NAMES = "agent batch callbacks chat_loop chat_model extraction graph pipeline resume".split()
+NAMES = """agent batch batch_graph best_of_n callbacks cascade chat_loop chat_model extraction graph
+pipeline plan_solve_verify resume""".split()
 
 
 @pytest.mark.parametrize("name", NAMES)

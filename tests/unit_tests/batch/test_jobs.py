@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from batch_lines import SETTINGS, read, request_line, write
 from langgraph_arbitrage import AlwaysTarget, ChatArbitrage
-from langgraph_arbitrage.batch import BatchJob, BatchSettings, arun_batch, job, run_batch
+from langgraph_arbitrage.batch import BatchJob, BatchSettings, arun_batch, asking, run_batch
 from langgraph_arbitrage.errors import CheckpointError, DataError, EngineError, SettingsError
 
 Run = Callable[..., Any]
@@ -234,7 +234,7 @@ def test_models_that_fail_at_everything_end_the_job_and_leave_the_questions(
     def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(job, "SICK", 1)  # for the test's time: each failure loads a model again
+    monkeypatch.setattr(asking, "SICK", 1)  # for the test's time: each failure loads a model again
     monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
     with pytest.raises(EngineError, match=r"without one answer; .*the device is gone"):
         run(*(request_line(n) for n in range(40)), concurrency=2)

@@ -162,3 +162,42 @@ def test_ctrl_c_keeps_what_is_written_and_the_same_command_goes_on(
     assert len(read(tmp_path / "out.jsonl")) == 2
     assert batch()[0] == 0
     assert len(read(tmp_path / "out.jsonl")) == 9
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--ray", "--actors", "0"], "actors must be at least 1, not 0"),
+        (["--ray", "--cpus-per-actor", "0"], "cpus_per_actor must be above 0"),
+        (["--ray", "--gpus-per-actor", "-1"], "gpus_per_actor must be at least 0"),
+        (["--actors", "2"], "--actors is for a job on Ray: add --ray"),
+    ],
+)
+def test_bad_options_of_a_job_on_ray_are_refused(
+    argv: list[str], told: str, batch: Any, tmp_path: Path
+) -> None:
+    write(tmp_path / "in.jsonl", request_line(0))
+    status, _, err = batch(*argv)
+    assert status == 2
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_a_job_on_ray_of_a_model_that_is_not_here_starts_no_cluster(
+    batch: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    write(tmp_path / "in.jsonl", request_line(0))
+    status, _, err = batch("--ray", "--target", "./no-such-folder")
+    assert status == 2
+    assert "./no-such-folder cannot be loaded as a model" in err
+
+
+def test_a_job_on_ray_without_ray_says_what_to_install(
+    batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    write(tmp_path / "in.jsonl", request_line(0))
+    status, _, err = batch("--ray")
+    assert status == 2
+    assert "pip install 'langgraph-arbitrage[ray]'" in err

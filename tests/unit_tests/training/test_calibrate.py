@@ -14,6 +14,7 @@ import pytest
 from collected import PAIR, learnable, row, written
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage
 from langgraph_arbitrage.errors import DataError, SettingsError
+from langgraph_arbitrage.final_answer import final_answer
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.policies import LearnedRouter
 from langgraph_arbitrage.policies.calibration import Calibration, Operation
@@ -29,7 +30,6 @@ from langgraph_arbitrage.training import (
 )
 from langgraph_arbitrage.training.calibrate import thresholds
 from langgraph_arbitrage.training.prefix import Prefix
-from langgraph_arbitrage.training.questions import _final
 from tiny import QUESTIONS, make
 
 CONFIG = CalibrateConfig()
@@ -47,7 +47,7 @@ def answered() -> list[Question]:
     found = []
     for question, policy in zip(QUESTIONS, [AlwaysTarget(), AlwaysDraft()] * 4, strict=True):
         llm = ChatArbitrage(**PAIR, router=policy)
-        found.append(Question(question, f"\\boxed{{{_final(llm.invoke(question).text)}}}"))
+        found.append(Question(question, f"\\boxed{{{final_answer(llm.invoke(question).text)}}}"))
     return found
 
 

@@ -1,0 +1,220 @@
+"""Plan, solve, verify: solved again, told what was wrong, until it is found right.
+
+START → plan → solve → verify ─┬→ END
+                 ↑             │
+                 └── not yet ──┘
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+
+from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.nodes.talk import Question, Talk, TalkBody
+from langgraph_arbitrage.policies import AlwaysTarget
+from langgraph_arbitrage.prompts import last_question
+from langgraph_arbitrage.settings import Context
+from langgraph_arbitrage.state import MessagesInput
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.chat_model import ChatArbitrage
+
+__all__ = ["Attempt", "PlanSolveVerifyState", "Verify", "create_plan_solve_verify_graph"]
+
+Verify = Callable[[str, str], str | None]
+"""Given a question and its solution: what is wrong with it, or None where it is right."""
+
+PLAN = "Do not solve this yet. Write a plan: a few short steps that lead to the answer."
+FOLLOW = "Follow this plan:\n{plan}"
+AGAIN = "An earlier solution was wrong: {fault}"
+CHECK = (
+    "Here is a solution of the question.\n\nQuestion: {question}\n\nSolution: {solution}\n\n"
+    "Check each step of it. Is it right? If not, say in `fault` what is wrong."
+)
+VERDICT = {
+    "title": "Verdict",
+    "type": "object",
+    "properties": {"right": {"type": "boolean"}, "fault": {"type": "string", "maxLength": 200}},
+    "required": ["right", "fault"],
+}
+BAD_STEP = "step {number} is probably wrong: {text}"
+
+
+class Attempt(TypedDict):
+    """A solution, and what was found of it."""
+
+    message: AIMessage
+    fault: str | None
+    """What is wrong with it; None where it was found right."""
+    score: float | None
+    """The PRM's score of its worst step; None where no PRM verifies."""
+
+
+class PlanSolveVerifyState(TypedDict, total=False):
+    """What the graph knows."""
+
+    messages: Annotated[list[AnyMessage], add_messages]
+    """The conversation; the answer is appended."""
+    plan: str
+    solution: AIMessage
+    """The one that is to be verified."""
+    attempts: list[Attempt]
+    """Those that were, for the last question."""
+
+
+def create_plan_solve_verify_graph(
+    llm: ChatArbitrage | None = None,
+    /,
+    *,
+    attempts: int = 3,
+    plan: bool = True,
+    feedback: bool = True,
+    verify: Verify | None = None,
+    prm: str | None = None,
+    threshold: float = 0.5,
+    **settings: Any,
+) -> StateGraph[PlanSolveVerifyState, Context, MessagesInput, PlanSolveVerifyState]:
+    """A plan, a solution that follows it, and a check; as an uncompiled graph.
+
+    What is found wrong is solved again, told what was wrong, with another seed and at a
+    temperature of at least 0.5. The last solution is the answer where none was found right, or
+    with a PRM the one with the best score. It has `response_metadata["plan_solve_verify"]` =
+    {`plan`, `verified`, `attempts`, `faults`}.
+
+    Args:
+        llm: Who plans and solves; made from the settings where not given.
+        attempts: Most solutions.
+        plan: Whether a plan is made first.
+        feedback: Whether the next solution is told what was wrong. Models that can follow neither
+            plan nor advice, as the embedded ones, do better without.
+        verify: The check: what is wrong with a solution, or None. By default the target alone is
+            asked, which needs the extra `structured`; or a PRM checks.
+        prm: A process reward model, which finds a solution right iff no step scores below the
+            threshold.
+        threshold: For the PRM, in [0, 1].
+        settings: Fields of `ArbitrageSettings`.
+
+    Example:
+        >>> from langgraph_arbitrage.graphs import create_plan_solve_verify_graph
+        >>> def boxed(question, solution):
+        ...     return None if "boxed{" in solution else "it has no boxed answer"
+        >>> graph = create_plan_solve_verify_graph(verify=boxed, plan=False).compile()
+        >>> question = "Ann has 34 apples. She buys 58. How many apples are there in the end?"
+        >>> state = graph.invoke({"messages": [("user", question)]})
+        >>> state["messages"][-1].response_metadata["plan_solve_verify"]["attempts"] in (1, 2, 3)
+        True
+
+    Raises:
+        SettingsError: A setting is outside its range.
+        CheckpointError: The PRM is none.
+    """
+    if attempts < 1:
+        raise SettingsError(f"attempts must be at least 1, not {attempts}")
+    if verify is not None and prm is not None:
+        raise SettingsError("give verify= or prm=, not both: one of them decides")
+    if not 0 <= threshold <= 1:
+        raise SettingsError(f"threshold must be a number from 0 to 1, not {threshold}")
+    from langgraph_arbitrage.chat_model import ChatArbitrage
+    from langgraph_arbitrage.graphs.answer_scores import AnswerScores
+
+    llm = llm or ChatArbitrage(**settings)
+    scores = AnswerScores(llm, prm) if prm else None
+    alone = llm.under(AlwaysTarget())
+
+    def make_plan(state: PlanSolveVerifyState) -> TalkBody:
+        if not plan:
+            yield ()
+            return {"plan": "", "attempts": []}
+        message = yield Question(llm, _with_notes(state["messages"], [PLAN]))
+        return {"plan": message.text.strip(), "attempts": []}
+
+    def solve(state: PlanSolveVerifyState) -> TalkBody:
+        before = state["attempts"]
+        notes = [FOLLOW.format(plan=state["plan"])] if state["plan"] else []
+        options: dict[str, Any] = {}
+        if before:
+            notes += [AGAIN.format(fault=before[-1]["fault"])] if feedback else []
+            options = {"temperature": max(0.5, llm.temperature)}
+            if llm.seed is not None:
+                options["seed"] = llm.seed + len(before)
+        message = yield Question(llm, _with_notes(state["messages"], notes), options)
+        return {"solution": message}
+
+    def check(state: PlanSolveVerifyState) -> TalkBody:
+        question, message = last_question(state["messages"]), state["solution"]
+        score = None
+        if verify is not None:
+            yield ()
+            fault = verify(question, message.text)
+        elif scores is not None:
+            found = yield from scores.of(question, message)
+            score = min(found)
+            fault = _bad_step(found, message) if score < threshold else None
+        else:
+            asked = HumanMessage(CHECK.format(question=question, solution=message.text))
+            options = {"response_format": VERDICT, "temperature": 0.0}
+            verdict = yield Question(alone, [asked], options)
+            fault = _fault_of(verdict.text)
+        attempt = Attempt(message=message, fault=fault, score=score)
+        done = [*state["attempts"], attempt]
+        if fault is not None and len(done) < attempts:
+            return {"attempts": done}
+        return {"attempts": done, "messages": [_answer(done, state["plan"])]}
+
+    def after_verify(state: PlanSolveVerifyState) -> str:
+        done = state["attempts"]
+        return END if done[-1]["fault"] is None or len(done) >= attempts else "solve"
+
+    graph = StateGraph(PlanSolveVerifyState, context_schema=Context, input_schema=MessagesInput)
+    graph.add_node("plan", Talk(make_plan, "plan"))
+    graph.add_node("solve", Talk(solve, "solve"))
+    graph.add_node("verify", Talk(check, "verify"))
+    graph.add_edge(START, "plan")
+    graph.add_edge("plan", "solve")
+    graph.add_edge("solve", "verify")
+    graph.add_conditional_edges("verify", after_verify, ["solve", END])
+    return graph
+
+
+def _with_notes(messages: list[AnyMessage], notes: list[str]) -> list[AnyMessage]:
+    """The conversation with notes under its last message."""
+    if not notes:
+        return messages
+    *before, last = messages
+    return [*before, HumanMessage("\n\n".join([last.text, *notes]))]
+
+
+def _bad_step(scores: list[float], message: AIMessage) -> str:
+    worst = min(range(len(scores)), key=scores.__getitem__)
+    text = message.response_metadata["arbitrage"]["steps"][worst]["text"]
+    return BAD_STEP.format(number=worst + 1, text=text.strip())
+
+
+def _fault_of(verdict: str) -> str | None:
+    """The verdict's fault; one that was cut off by a limit counts as one, too."""
+    try:
+        found = json.loads(verdict)
+    except ValueError:
+        return "the check was cut off"
+    return None if found["right"] else found["fault"] or "it was found wrong"
+
+
+def _answer(attempts: list[Attempt], plan: str) -> AIMessage:
+    found = attempts[-1]
+    if found["fault"] is not None and found["score"] is not None:
+        found = max(attempts, key=lambda attempt: attempt["score"] or 0.0)
+    told = {
+        "plan": plan,
+        "verified": found["fault"] is None,
+        "attempts": len(attempts),
+        "faults": [a["fault"] for a in attempts if a["fault"] is not None],
+    }
+    message = found["message"]
+    metadata = {**message.response_metadata, "plan_solve_verify": told}
+    return message.model_copy(update={"response_metadata": metadata, "id": None})

@@ -82,7 +82,9 @@ def test_what_the_target_keeps_of_the_drafts_steps_is_counted(chat: Chat) -> Non
         assert step["kept"] == step["tokens"] * (step["writer"] == "target")
 
 
-@pytest.mark.parametrize("draft", [WORDY["draft"], WORDY["target"]])
+@pytest.mark.parametrize(
+    "draft", [WORDY["draft"], WORDY["target"]], ids=["another draft", "the target itself"]
+)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_escalating_every_step_writes_what_the_target_writes_alone(
     temperature: float, draft: str, chat: Chat

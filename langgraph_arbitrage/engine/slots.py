@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 __all__ = ["Claim", "Slot", "SlotTable", "common_prefix"]
 
-FIRST_LENGTH = 256  # tokens in a slot of the smallest arena
+FIRST_LENGTH = 512  # tokens in a slot of the smallest arena
 LENGTH_FACTOR = 4  # each arena's slots are this much longer than those of the one before
 MIN_OVERLAP = 16  # a shorter common prefix is cheaper to read again than to look after
 KEEP_IDLE = 8  # idle slots an arena may grow to before one that holds something is overwritten
@@ -95,9 +95,10 @@ class SlotTable:
         free = [s for arena in self.arenas.values() for s in arena if not s.busy]
         best = max(free, key=lambda s: (common_prefix(s.ids, ids), s.used), default=None)
         overlap = min(common_prefix(best.ids, ids), useful) if best else 0
-        # It may have less room than is wanted: a row moves when it outgrows its slot, and rows in
-        # an arena of their own cost a forward of their own.
-        if best and overlap and best.length > len(ids) + 1 and 2 * overlap >= len(best.ids):
+        # It may have less room than is wanted: a row moves when it outgrows its slot. It may not
+        # have more: rows in an arena of their own cost a forward of their own.
+        fits = best is not None and len(ids) + 1 < best.length <= length
+        if best and overlap and fits and 2 * overlap >= len(best.ids):
             return self._take(best, None, overlap)
         donor = best if overlap >= MIN_OVERLAP else None
         overlap = overlap if donor else 0

@@ -6,13 +6,15 @@ import pytest
 
 from langgraph_arbitrage.engine import Engine, Write
 from langgraph_arbitrage.engine.scheduler import Scheduler
-from langgraph_arbitrage.engine.slots import SlotTable, common_prefix
+from langgraph_arbitrage.engine.slots import FIRST_LENGTH, SlotTable, common_prefix
 from tiny import generate, make, random_ids
 
 Make = Callable[..., Engine]
 
 
-@pytest.mark.parametrize(("prompt_length", "new"), [(230, 60), (1000, 40)])
+@pytest.mark.parametrize(
+    ("prompt_length", "new"), [(FIRST_LENGTH - 26, 60), (4 * FIRST_LENGTH - 24, 40)]
+)
 def test_a_row_that_outgrows_its_slot_goes_on_as_generate(
     prompt_length: int, new: int, engine: Make
 ) -> None:
@@ -25,7 +27,9 @@ def test_a_row_that_outgrows_its_slot_goes_on_as_generate(
 
 def test_rows_of_all_lengths_together_equal_generate(engine: Make) -> None:
     path = make("llama", endless=True, max_position_embeddings=4096)
-    prompts = [random_ids(n, seed=n) for n in (3, 180, 250, 255, 256, 257, 1010, 1024, 1100)]
+    short, long = FIRST_LENGTH, 4 * FIRST_LENGTH
+    lengths = (3, 180, short - 6, short - 1, short, short + 1, long - 14, long, long + 76)
+    prompts = [random_ids(n, seed=n) for n in lengths]
     tickets = [engine(path).submit(Write(p, max_tokens=20)) for p in prompts]
     assert [t.result().ids for t in tickets] == [generate(path, p, 20) for p in prompts]
 
@@ -38,7 +42,7 @@ def test_one_long_row_does_not_make_every_slot_long(
     tickets = [engine.submit(Write(random_ids(20, seed=n), max_tokens=1)) for n in range(8)]
     [t.result() for t in tickets]
     arenas = schedulers[-1].backend.table.arenas
-    assert sum(len(slots) for length, slots in arenas.items() if length > 256) == 1
+    assert sum(len(slots) for length, slots in arenas.items() if length > FIRST_LENGTH) == 1
 
 
 def test_more_requests_than_slots_all_complete(fresh: Make, schedulers: list[Scheduler]) -> None:
@@ -81,7 +85,7 @@ def test_no_slot_is_given_twice() -> None:
 @pytest.mark.parametrize("context", [None, 64, 300, 1024, 5000])
 def test_a_slot_has_room_for_its_tokens_and_one_more(context: int | None) -> None:
     table = SlotTable(max_slots=4, context=context)
-    for tokens in (1, 63, 64, 255, 256, 257, 1023, 1024, 4999, 5000):
+    for tokens in (1, 63, 64, 511, 512, 513, 1023, 1024, 4999, 5000):
         if context is None or tokens <= context:
             assert table.arena_length(tokens) >= tokens + 1
 
@@ -99,11 +103,30 @@ def test_a_follow_up_stays_in_its_slot_until_it_outgrows_it(
 ) -> None:
     """Rows in an arena of their own cost a forward of their own."""
     path = make("llama", endless=True, max_position_embeddings=4096)
-    engine, ids = fresh(path), random_ids(150)
+    prompt = random_ids(FIRST_LENGTH - 106)
+    engine, ids = fresh(path), prompt
     for _ in range(8):
         ids = ids + engine.submit(Write(ids, max_tokens=12)).result().ids
-    assert list(schedulers[-1].backend.table.arenas) == [256]
-    assert ids[150:] == generate(path, random_ids(150), 96)
+    assert list(schedulers[-1].backend.table.arenas) == [FIRST_LENGTH]
+    assert ids[len(prompt) :] == generate(path, prompt, 96)
+
+
+def test_a_short_request_does_not_run_where_a_long_one_ran(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    path = make("llama", endless=True, max_position_embeddings=4096)
+    engine, ids = fresh(path), random_ids(FIRST_LENGTH + 50)
+    engine.submit(Write(ids, max_tokens=1)).result()
+    lengths = set()
+
+    def on_token(_: int) -> None:
+        lengths.update(slot.length for slot in schedulers[-1].backend.table.busy())
+
+    beginning = ids[: FIRST_LENGTH - 100]
+    written = engine.submit(Write(beginning, max_tokens=5), on_token).result()
+    assert lengths == {FIRST_LENGTH}
+    assert written.cached == len(beginning) - 1
+    assert written.ids == generate(path, beginning, 5)
 
 
 def test_rows_that_run_together_move_together(fresh: Make, schedulers: list[Scheduler]) -> None:

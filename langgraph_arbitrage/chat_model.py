@@ -36,7 +36,7 @@ from langgraph_arbitrage.models import Models, home
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.profile import PROVIDER, profile_of
 from langgraph_arbitrage.prompts import check_conversation, template_messages
-from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
+from langgraph_arbitrage.settings import ArbitrageSettings, Context
 from langgraph_arbitrage.tools.form import AnswerForm
 from langgraph_arbitrage.tools.messages import ChunkWriter
 from langgraph_arbitrage.tools.schemas import offered_tools
@@ -270,7 +270,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         # Of a whole answer nobody hears the parts but a graph that the chat model is used in.
         quiet = whole and tell is None
         context = Context(**given, cancel=CancelScope(), quiet=quiet)
-        limits = Limits.of(self).overridden(context)
+        limits = self._models.limits.overridden(context)
         config: RunnableConfig = {"recursion_limit": recursion_limit(limits), "callbacks": []}
         variables = copy_context()
         if limits.approve is None:
@@ -393,7 +393,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
     def _chunks(self, call: _Call) -> AnswerChunks:
         context = call.context
         stop = self.stop if context.stop is None else context.stop
-        limits = Limits.of(self).overridden(context)
+        limits = self._models.limits.overridden(context)
         return AnswerChunks(
             AnswerStream(stop, self.separator),
             ChunkWriter(blocks=self.output_version == "v1"),

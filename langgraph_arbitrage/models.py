@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
 
@@ -12,7 +12,7 @@ from langgraph_arbitrage.errors import ContextLengthError
 from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.policies import Ask, AskTarget, Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
-from langgraph_arbitrage.settings import ArbitrageSettings
+from langgraph_arbitrage.settings import ArbitrageSettings, Limits
 from langgraph_arbitrage.state import ModelIdentity, StepRecord, StepWriter
 from langgraph_arbitrage.template import Template, template_of
 from langgraph_arbitrage.tools.form import AnswerForm, Demands, answer_parser
@@ -26,6 +26,11 @@ __all__ = ["PLAIN", "Models", "home", "piece_ids"]
 
 PLAIN = AnswerForm()
 WINDOW = 64  # tokens before a step that are decoded with it, so that characters stay whole
+_LOADED_ALIKE = (
+    *("device", "dtype", "trust_remote_code", "chat_template", "max_slots", "max_queue"),
+    *("batch_invariant", "model_kwargs"),
+)
+_LOADED_BY = ("draft", "target", "draft_revision", "target_revision", *_LOADED_ALIKE)
 
 
 class Models:
@@ -36,6 +41,8 @@ class Models:
         self._engines: dict[ModelSpec, Engine] = {}
         self._lock = ForkLock()
         self._identities: dict[Writer, ModelIdentity] = {}
+        self._limits: tuple[tuple[Any, ...], Limits] | None = None
+        self._specs: dict[Writer, tuple[tuple[Any, ...], ModelSpec]] = {}
 
     # --- engines -------------------------------------------------------------------------
 
@@ -97,22 +104,30 @@ class Models:
             turn = turn[1:]
         return engine, Score([*ids, *turn, *text], choices=choices)
 
+    @property
+    def limits(self) -> Limits:
+        """The settings' own limits, made again only where a setting has been changed."""
+        values, found = Limits.values(self.settings), self._limits
+        if found is None or found[0] != values:
+            self._limits = found = values, Limits.of(self.settings)
+        return found[1]
+
     def _spec(self, role: Writer) -> ModelSpec:
         from langgraph_arbitrage.engine import ModelSpec
 
         s = self.settings
-        return ModelSpec(
-            path=s.draft if role == "draft" else s.target,
-            revision=s.draft_revision if role == "draft" else s.target_revision,
-            device=s.device,
-            dtype=s.dtype,
-            trust_remote_code=s.trust_remote_code,
-            chat_template=s.chat_template,
-            max_slots=s.max_slots,
-            max_queue=s.max_queue,
-            batch_invariant=s.batch_invariant,
-            model_kwargs=s.model_kwargs,
-        )
+        # A graph asks for it several times a step: the same values are made a spec of once.
+        values = tuple(getattr(s, name) for name in _LOADED_BY)
+        found = self._specs.get(role)
+        if found is None or found[0] != values:
+            draft = role == "draft"
+            spec = ModelSpec(
+                path=s.draft if draft else s.target,
+                revision=s.draft_revision if draft else s.target_revision,
+                **{name: getattr(s, name) for name in _LOADED_ALIKE},
+            )
+            self._specs[role] = found = values, spec
+        return found[1]
 
     def _acquire(self, spec: ModelSpec) -> Engine:
         from langgraph_arbitrage.engine import acquire

@@ -61,10 +61,12 @@ class Run:
         about: Any = None,
     ) -> None:
         self.models = models
-        self.limits = limits or Limits.of(models.settings)
+        self.limits = limits or models.limits
         self.policy = self.limits.policy
         self.cancel = getattr(context, "cancel", None)
-        self.quiet = bool(getattr(context, "quiet", False))
+        self.heard = not _leads_nowhere(emit)
+        """Whether somebody may hear this run's events."""
+        self.quiet = bool(getattr(context, "quiet", False)) or not self.heard
         self.other_models = bool(getattr(context, "other_models", False))
         # In a graph inside another one it may be of the other's kind.
         self._context = context if isinstance(context, Context) else Context()
@@ -79,7 +81,7 @@ class Run:
             return cls(models)
         return cls(
             models,
-            Limits.of(models.settings).overridden(runtime.context),
+            models.limits.overridden(runtime.context),
             runtime.context,
             runtime.stream_writer,
             about=runtime.execution_info,
@@ -88,7 +90,9 @@ class Run:
     # --- telling what happens ------------------------------------------------------------
 
     def emit(self, event: StepEvent) -> None:
-        """Put an event on the graph's custom stream."""
+        """Put an event on the graph's custom stream, where somebody reads it."""
+        if not self.heard:
+            return
         thread = self._about.thread_id if self._about else None
         self._emit(_EMPTY | {"thread": thread} | event)
 
@@ -372,6 +376,15 @@ class Run:
             kept=written.kept,
             seconds=written.seconds,
         )
+
+
+def _leads_nowhere(write: Callable[[Any], None]) -> bool:
+    """Whether this is what LangGraph gives a node where nobody reads the custom stream.
+
+    That has nothing to write to: it closes over nothing.
+    """
+    own = getattr(write, "__module__", "").startswith("langgraph.")
+    return own and getattr(write, "__closure__", write) is None
 
 
 def _calls(pieces: Sequence[Piece]) -> list[ParsedCall]:

@@ -293,6 +293,9 @@ class Context:
         )
 
 
+_MAKE_LIMITS = ("router", "draft", "target", *Context.OVERRIDES)
+
+
 @dataclass(frozen=True)
 class Limits:
     """Policy, sampling and limits in force for one run: the settings, overridden by its context."""
@@ -317,6 +320,11 @@ class Limits:
     approve: str | None
     max_thinking_tokens: int | None
     logprobs: bool
+
+    @staticmethod
+    def values(settings: ArbitrageSettings) -> tuple[Any, ...]:
+        """The values of the settings that make their limits."""
+        return tuple(getattr(settings, name) for name in _MAKE_LIMITS)
 
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:

@@ -7,6 +7,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 
 from langgraph_arbitrage import ChatArbitrage
+from langgraph_arbitrage.engine import Engine
 from runs import ASK, SETTINGS, thread
 from tiny import QUESTIONS
 
@@ -117,3 +118,27 @@ def test_the_messages_of_a_run_that_is_resumed_go_on(compiled: Any) -> None:
     answer = graph.get_state(thread()).values["messages"][-1]
     assert "".join(message.text for message, _ in parts) == answer.text
     assert {message.id for message, _ in parts} == {answer.id}
+
+
+@pytest.mark.parametrize(
+    ("modes", "heard"), [("custom", True), (["values", "custom"], True), ("values", False)]
+)
+@pytest.mark.parametrize("sync", [True, False])
+async def test_events_are_made_where_somebody_reads_them(
+    sync: bool, modes: Any, heard: bool, compiled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listeners: list[bool] = []
+    submit = Engine.submit
+
+    def noting(self: Engine, request: Any, listener: Any = None, **options: Any) -> Any:
+        listeners.append(listener is not None)
+        return submit(self, request, listener, **options)
+
+    monkeypatch.setattr(Engine, "submit", noting)
+    graph = compiled()
+    if sync:
+        parts = list(graph.stream(ASK, thread(), stream_mode=modes))
+    else:
+        parts = [part async for part in graph.astream(ASK, thread(), stream_mode=modes)]
+    assert parts
+    assert any(listeners) == heard  # else the target's tokens are not told one by one

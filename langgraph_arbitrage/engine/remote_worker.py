@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -126,6 +127,9 @@ class RemoteWorker:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        # Streams that were left in the middle close on the loop that they were read on, or fail.
+        gc.collect()
+        await asyncio.sleep(0)
 
     def _begin(self, ticket: Ticket[Any]) -> None:
         task = asyncio.ensure_future(self._serve(ticket))

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -174,8 +174,11 @@ class RemoteServer:
                     stream=True,
                     **self._options(request),
                 )
-                async with parts:
-                    async for part in parts:
+                # The client closes the response, not the generators that read it. Left to the
+                # collector they may be closed on any thread, in the middle of their work.
+                reader: Any = getattr(parts, "_iterator", parts)
+                async with parts, aclosing(reader):
+                    async for part in reader:
                         yield self._chunk(part)
         except Refused as refused:
             raise refused.error from None

@@ -160,6 +160,7 @@ class _Vocabulary:
         """Tokens that a grammar names by id, by their text: no text matches them."""
         texts = [added.get(i) or self._text(i) for i in range(self.size)]
         self.rank = np.array([self._rank(text) for text in texts])
+        self.rank_in_text = np.array([self._rank_in_text(text) for text in texts])
         self.content = np.array([any(c.isalnum() for c in text) for text in texts])
 
     def allowed(self, matcher: Any, width: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -175,12 +176,24 @@ class _Vocabulary:
 
         After a `run` of ordinary tokens they come last: one could go on with digits for ever.
         """
-        ranks = np.where(self.allowed(matcher, self.size), self.rank + run * self.content, np.inf)
+        allowed = self.allowed(matcher, self.size)
+        # Where most words may come it is free text, and a bracket there closes nothing.
+        in_text = 2 * np.count_nonzero(allowed & self.content) > np.count_nonzero(self.content)
+        rank = self.rank_in_text if in_text else self.rank
+        ranks = np.where(allowed, rank + run * self.content, np.inf)
         best = int(ranks.argmin())
         return [best] if np.isfinite(ranks[best]) else []
 
     def _text(self, token: int) -> str:
         return self.tokenizer.decode_bytes([token]).decode("utf-8", "replace")
+
+    @staticmethod
+    def _rank_in_text(text: str) -> float:
+        """Lower leads to an end of free text sooner."""
+        bare = text.strip()
+        if bare.startswith(('"', "</")):
+            return 1.0 - 0.01 * len(text)
+        return 1.5 if bare.startswith("<") else 3.0 + 0.01 * len(text)
 
     @staticmethod
     def _rank(text: str) -> float:

@@ -25,7 +25,7 @@ from langchain_core.runnables.config import RunnableConfig, var_child_runnable_c
 from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from langgraph_arbitrage.answer import AnswerStream
 from langgraph_arbitrage.chunks import AnswerChunks
@@ -76,6 +76,8 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         MessageError: The conversation is empty or holds what no text model reads.
         ContextLengthError: The conversation does not fit a model's context.
     """
+
+    model_config = ConfigDict(extra="forbid")  # LangChain's own models ignore what they do not know
 
     streaming: bool = False
     """Let `invoke` stream too, so that callbacks hear of each token."""

@@ -72,11 +72,15 @@ def test_a_bad_setting_is_refused_at_construction(
         make(**pair() | settings)
 
 
-@pytest.mark.parametrize("make", [ArbitrageSettings, create_arbitrage_graph])
+@pytest.mark.parametrize("make", [ArbitrageSettings, create_arbitrage_graph, ChatArbitrage])
 def test_an_unknown_setting_is_refused_with_those_known(make: Callable[..., Any]) -> None:
-    """Not by the chat model: LangChain gives all of them a timeout and more."""
     with pytest.raises(SettingsError, match=r"max_token is no setting; .*max_tokens"):
         make(**pair(), max_token=5)
+
+
+def test_what_langchain_gives_every_chat_model_is_let_pass() -> None:
+    llm = ChatArbitrage(**pair(), api_key="none", base_url="none", max_retries=2, tags=["a"])
+    assert llm.tags == ["a"]
 
 
 @pytest.mark.parametrize(("settings", "told"), LIMITS)

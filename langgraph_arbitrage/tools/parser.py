@@ -209,9 +209,12 @@ def open_thinking(text: str, opened: str | None) -> str | None:
         text: The answer so far.
         opened: The mark of thinking that the prompt has opened, if it has.
     """
-    for opening, close in THINKING:
-        start = text.rfind(opening)
-        begun = start >= 0 or opened == opening
-        if begun and text.find(close, max(start, 0)) < 0:
+    rest = (opened or "") + text
+    while True:
+        rest = rest.lstrip()  # a mark behind other text is text
+        close = next((close for opening, close in THINKING if rest.startswith(opening)), None)
+        if close is None:
+            return None
+        _, closed, rest = rest.partition(close)
+        if not closed:
             return close
-    return None

@@ -16,7 +16,7 @@ from langgraph_arbitrage.tools.formats import (
     QwenXml,
 )
 from langgraph_arbitrage.tools.messages import ChunkWriter, message_of_pieces
-from langgraph_arbitrage.tools.parser import AnswerParser, Piece
+from langgraph_arbitrage.tools.parser import AnswerParser, Piece, open_thinking
 
 TOOL = {
     "type": "function",
@@ -146,3 +146,23 @@ def test_a_checkpoints_own_response_template_is_used() -> None:
     pieces = [p for i in range(0, len(text), 7) for p in parser.feed(text[i : i + 7])]
     found = parts([*pieces, *parser.finish()])
     assert found == [("reasoning", "hm"), ("text", "Sure."), ONE, ("call", (None, None)), TWO]
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "close"),
+    [
+        ("", None, None),
+        ("<think>", None, "</think>"),
+        (" <think>Let me", None, "</think>"),
+        ("[THINK]Let me", None, "[/THINK]"),
+        ("Let me", "<think>", "</think>"),
+        ("Let me</think>\n\nSo", "<think>", None),
+        ("<think>a</think> <think>b", None, "</think>"),
+        ("<think>a</think>The mark <think> opens", None, None),
+        ("The mark <think> opens", None, None),
+    ],
+)
+def test_thinking_is_open_where_nothing_but_thinking_stands_before(
+    text: str, opened: str | None, close: str | None
+) -> None:
+    assert open_thinking(text, opened) == close

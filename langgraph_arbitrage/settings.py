@@ -87,12 +87,10 @@ OPTIONS = ("first_steps", "escalate_repeats", "max_target_share")
 """Settings that put an option around the policy."""
 
 
-class ArbitrageSettings(BaseModel):
-    """Models, policy, sampling and limits: the same for the chat model, the graph and the CLI."""
+class CheckedSettings(BaseModel):
+    """Settings whose errors are ours; the texts under the fields are the commands' help too."""
 
-    model_config = ConfigDict(
-        use_attribute_docstrings=True, arbitrary_types_allowed=True, extra="forbid"
-    )
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
     if not TYPE_CHECKING:  # type checkers see the fields
 
@@ -101,6 +99,12 @@ class ArbitrageSettings(BaseModel):
                 super().__init__(**settings)
             except ValidationError as error:  # pydantic wraps what a validator raises
                 raise refusal(error, type(self)) from None
+
+
+class ArbitrageSettings(CheckedSettings):
+    """Models, policy, sampling and limits: the same for the chat model, the graph and the CLI."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     draft: ModelName = embedded.DRAFT
     """Small model that writes each step first: a local folder or a hub id."""

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, model_validator
 
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.settings import refusal
+from langgraph_arbitrage.settings import CheckedSettings
 
 __all__ = ["RaySettings"]
 
 SPARE = 0.5  # CPUs that Ray's own work needs: without any, actors wait for it and it for them
 
 
-class RaySettings(BaseModel):
+class RaySettings(CheckedSettings):
     """How a job is spread over Ray actors, each of which holds the models."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", frozen=True)
-
-    if not TYPE_CHECKING:  # type checkers see the fields
-
-        def __init__(self, **settings: Any) -> None:
-            try:
-                super().__init__(**settings)
-            except ValidationError as error:  # pydantic wraps what a validator raises
-                raise refusal(error, type(self)) from None
+    model_config = ConfigDict(frozen=True)
 
     ray_address: str | None = None
     """Address of a Ray cluster, or auto for the one that runs here; by default one is started on

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, model_validator
 
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.settings import refusal
+from langgraph_arbitrage.settings import CheckedSettings
 
 __all__ = ["BatchSettings"]
 
 _SHARD = re.compile(r"([0-9]+)/([0-9]+)")
 
 
-class BatchSettings(BaseModel):
+class BatchSettings(CheckedSettings):
     """How a job is run: the same for the command and the Python calls."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", frozen=True)
-
-    if not TYPE_CHECKING:  # type checkers see the fields
-
-        def __init__(self, **settings: Any) -> None:
-            try:
-                super().__init__(**settings)
-            except ValidationError as error:  # pydantic wraps what a validator raises
-                raise refusal(error, type(self)) from None
+    model_config = ConfigDict(frozen=True)
 
     concurrency: int = 32
     """Most questions that are answered at a time."""

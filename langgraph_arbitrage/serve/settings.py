@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
+from pydantic import ConfigDict, SecretStr, model_validator
 
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.settings import refusal
+from langgraph_arbitrage.settings import CheckedSettings
 
 __all__ = ["ServeSettings"]
 
 
-class ServeSettings(BaseModel):
+class ServeSettings(CheckedSettings):
     """How the endpoint is served: the same for the command and `create_app`."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", frozen=True)
-
-    if not TYPE_CHECKING:  # type checkers see the fields
-
-        def __init__(self, **settings: Any) -> None:
-            try:
-                super().__init__(**settings)
-            except ValidationError as error:  # pydantic wraps what a validator raises
-                raise refusal(error, type(self)) from None
+    model_config = ConfigDict(frozen=True)
 
     host: str = "127.0.0.1"
     """Address to listen on; by default only this machine reaches it, 0.0.0.0 lets all others."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langgraph_arbitrage.engine.decode_graphs import DecodeGraphs
 from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
 from langgraph_arbitrage.engine.slots import Claim, SlotTable, common_prefix
@@ -44,6 +45,8 @@ class SlotBackend:
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._lowest = torch.finfo(model.dtype).min
         self._positions = torch.arange(0, device=self.device)
+        self.graphs: DecodeGraphs | None = None
+        """Decode batches go through them where there are some."""
 
     # --- slots ---------------------------------------------------------------------------
 
@@ -187,11 +190,41 @@ class SlotBackend:
     def forward(self, batch: Batch) -> Tensor:
         """Feed a batch; logits of the trailing positions, [B, keep, V], or [B, labels]."""
         self.table.forwards += 1
+        if self.graphs is not None:
+            logits = self.graphs.forward(batch, self._eager, self._masked)
+        else:
+            logits = self._eager(batch)
+        for row, count in zip(batch.rows, batch.counts, strict=True):
+            held = len(row.slot.ids)
+            row.slot.ids.extend(row.tokens[held : held + count])
+            row.fed += count
+        return logits
+
+    def _eager(self, batch: Batch) -> Tensor:
         place, input_ids, position_ids, order = self._inputs(batch)
-        self.cache.place = place
-        kwargs: dict[str, Any] = {"logits_to_keep": batch.keep} if self._keeps_logits else {}
         # One row in one range is a model's ordinary case: it makes its own masks, or none.
-        masks = self._masks(position_ids, place.view) if place.first is None else None
+        masks = self._masks(position_ids, self._keys(place.view)) if place.first is None else None
+        logits = self._run(place, input_ids, position_ids, masks, batch.keep)
+        if order is not None:
+            logits = logits[order]
+        return logits[:, -batch.keep :] if logits.dim() == 3 else logits
+
+    def _masked(
+        self, place: Place, input_ids: Tensor, position_ids: Tensor, keys: Tensor
+    ) -> Tensor:
+        """Logits of tensors that are there, one token a row: what a graph captures."""
+        return self._run(place, input_ids, position_ids, self._masks(position_ids, keys), keep=1)
+
+    def _run(
+        self,
+        place: Place,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        masks: Tensor | dict[str, Tensor] | None,
+        keep: int,
+    ) -> Tensor:
+        self.cache.place = place
+        kwargs: dict[str, Any] = {"logits_to_keep": keep} if self._keeps_logits else {}
         logits: Tensor = self.model(
             input_ids=input_ids,
             attention_mask=masks,
@@ -200,13 +233,7 @@ class SlotBackend:
             use_cache=True,
             **kwargs,
         ).logits
-        for row, count in zip(batch.rows, batch.counts, strict=True):
-            held = len(row.slot.ids)
-            row.slot.ids.extend(row.tokens[held : held + count])
-            row.fed += count
-        if order is not None:
-            logits = logits[order]
-        return logits[:, -batch.keep :] if logits.dim() == 3 else logits
+        return logits
 
     def _inputs(self, batch: Batch) -> tuple[Place, Tensor, Tensor, list[int] | None]:
         """Tensors for a batch, and which of its rows are the batch's, if not all in order."""
@@ -249,11 +276,14 @@ class SlotBackend:
             None if trivial else order,
         )
 
-    def _masks(self, position_ids: Tensor, view: int) -> Tensor | dict[str, Tensor]:
-        """Additive masks [B, 1, Q, view]; one a layer type where the model has several."""
+    def _keys(self, view: int) -> Tensor:
+        """All positions below `view`."""
         if len(self._positions) < view:
             self._positions = torch.arange(2 * view, device=self.device)
-        keys = self._positions[:view]
+        return self._positions[:view]
+
+    def _masks(self, position_ids: Tensor, keys: Tensor) -> Tensor | dict[str, Tensor]:
+        """Additive masks [B, 1, Q, view]; one a layer type where the model has several."""
         queries = position_ids[:, None, :, None]
         full = keys <= queries
         sliding = full & (keys > queries - self._window) if self._window else full

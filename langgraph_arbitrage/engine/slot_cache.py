@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -157,7 +158,7 @@ class SlotCache(Cache):
         Returns:
             Whether there was memory.
         """
-        have = self._capacity(length)
+        have = self.capacity(length)
         if slots <= have:
             return True
         doubled = min(max(2 * have, FIRST_SLOTS), most)
@@ -182,7 +183,7 @@ class SlotCache(Cache):
             return False
         return True
 
-    def _capacity(self, length: int) -> int:
+    def capacity(self, length: int) -> int:
         """Slots of an arena for which every layer has room."""
         found = (layer.arenas.get(length) for layer in self._slot_layers if layer.shape)
         return min((pair[0].shape[0] if pair else 0 for pair in found), default=0)
@@ -191,6 +192,18 @@ class SlotCache(Cache):
         """Free an arena."""
         for layer in self._slot_layers:
             layer.arenas.pop(length, None)
+
+    def pointers(self, length: int) -> tuple[int, ...]:
+        """Where the keys and values of an arena are, in every layer that holds some."""
+        pairs = (layer.arenas.get(length, ()) for layer in self._slot_layers)
+        return tuple(t.data_ptr() for pair in pairs for t in pair)
+
+    def held(self, length: int, index: int, position: int) -> Tensor:
+        """Keys and values of one token in the last layer that holds some, [2 × heads × width]."""
+        keys, values = next(
+            layer.arenas[length] for layer in reversed(self._slot_layers) if length in layer.arenas
+        )
+        return torch.cat((keys[index, :, position].flatten(), values[index, :, position].flatten()))
 
     def bytes(self) -> int:
         """Memory held."""

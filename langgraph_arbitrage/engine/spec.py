@@ -50,6 +50,9 @@ class ModelSpec:
     """Compute threads of the worker on a CPU; None chooses by the model and the rows at a time."""
     engine: Literal["auto", "plain"] = "auto"
     """"auto" takes the slot engine where it agrees with a plain forward; "plain" forbids it."""
+    cuda_graphs: bool | None = None
+    """Decode by CUDA graphs on a GPU. None: where they serve; True: and warn where they cannot;
+    False: never. No GPU has run them yet: each is compared with eager before it is used."""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Further arguments of `from_pretrained`, such as a quantization config."""
 

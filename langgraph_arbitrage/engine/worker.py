@@ -17,6 +17,8 @@ import torch
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.cores import Cores
+from langgraph_arbitrage.engine.cuda_capture import own_stream
+from langgraph_arbitrage.engine.decode_graphs import decode_graphs
 from langgraph_arbitrage.engine.loader import load_model
 from langgraph_arbitrage.engine.memory import out_of_memory
 from langgraph_arbitrage.engine.plain_backend import PlainBackend
@@ -141,10 +143,12 @@ class Worker:
         scheduler: Scheduler | None = None
         try:
             with torch.inference_mode():
-                scheduler = self._load()
-                while self._take(scheduler):
-                    with self._turn:
-                        scheduler.step()
+                model = load_model(self.spec)
+                with own_stream(model.device):
+                    scheduler = self._started(model)
+                    while self._take(scheduler):
+                        with self._turn:
+                            scheduler.step()
         except BaseException as error:  # a thread that ends unseen would leave all waiting for ever
             failure = self._failure(error)
             lost = self._drained()
@@ -157,13 +161,14 @@ class Worker:
             self.model = None
         return None
 
-    def _load(self) -> Scheduler:
-        model = load_model(self.spec)
+    def _started(self, model: PreTrainedModel) -> Scheduler:
         if model.device.type == "cpu":
             self._cores = Cores(model, self.spec.threads)
             if self._cores.takes_turns:
                 self._turn = TURNS
         scheduler = self._choose(model)
+        if isinstance(scheduler.backend, SlotBackend):
+            scheduler.backend.graphs = decode_graphs(model, self.spec, scheduler.backend.cache)
         self.model, self.backend_name = model, scheduler.backend.name
         return scheduler
 

@@ -1,0 +1,83 @@
+"""Whether a forward can be a CUDA graph: it must never ask the device for a value.
+
+A graph repeats the kernels of one forward. Where the host reads a result to decide what comes
+next, or hands over values of its own in the middle, a repetition would be wrong, and CUDA refuses
+the capture. Such a forward is found before that, by looking at each operation: a refused capture
+can leave the state of torch's random numbers behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
+
+from langgraph_arbitrage.engine.spec import ModelSpec
+
+__all__ = ["NotCapturableError", "Watch", "why_eager"]
+
+READS = frozenset(
+    "_local_scalar_dense item is_nonzero equal nonzero nonzero_numpy masked_select bincount "
+    "_unique _unique2 unique_consecutive unique_dim".split()
+)
+"""Operations whose result, or its shape, the host waits for."""
+
+
+class NotCapturableError(RuntimeError):
+    """A forward does what no graph can repeat."""
+
+
+class Watch(TorchDispatchMode):
+    """Runs work and raises at the first operation that no graph on `device` can repeat."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        given = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        here = any(t.device == self.device for t in given)
+        if here and (name in READS or func is torch.ops.aten.repeat_interleave.Tensor):
+            raise NotCapturableError(f"its forward waits for a value of the device ({name})")
+        if here and name in ("index", "index_put", "index_put_") and any(map(_chooses, given[1:])):
+            raise NotCapturableError(f"its forward chooses by a mask of the device ({name})")
+        result = func(*args, **(kwargs or {}))
+        made = [r for r in tree_leaves(result) if isinstance(r, Tensor)]
+        if name == "lift_fresh" and any(r.device == self.device for r in made):
+            raise NotCapturableError("its forward makes a tensor of values of the host")
+        elsewhere = {t.device for t in (*given, *made) if t.device != self.device and t.dim()}
+        if elsewhere and (here or any(r.device == self.device for r in made)):
+            raise NotCapturableError(f"its forward also works on {', '.join(map(str, elsewhere))}")
+        return result
+
+
+def _chooses(tensor: Tensor) -> bool:
+    """Whether indexing by it needs to know how many of its values are true."""
+    return tensor.dtype in (torch.bool, torch.uint8)
+
+
+def why_eager(model: PreTrainedModel, spec: ModelSpec) -> str | None:
+    """Why a model's decoding is not even tried to capture; None where it is."""
+    text = model.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or []) - {"full_attention"}
+    if spec.batch_invariant:
+        return "batch_invariant feeds one sequence at a time"
+    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
+        return "its layers are on several devices"
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return "accelerate moves its weights or inputs (device_map)"
+    if kinds or getattr(text, "sliding_window", None):
+        return f"it has layers with {', '.join(sorted(kinds)) or 'a sliding window'}"
+    return None

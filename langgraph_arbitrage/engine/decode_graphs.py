@@ -1,0 +1,313 @@
+"""Decoding by graphs: a forward of one token a row, recorded once a shape and then repeated.
+
+At batch 1 a GPU spends most of an eager token waiting for Python to start the next kernel. A graph
+starts them all at once. What is here knows shapes, rows and slots, and how to capture only as a
+function that it is given: the same code runs in the tests on a CPU.
+
+A graph works on fixed memory: its own inputs, the keys and values of one arena. So each batch is
+padded to a shape that graphs are made for (`Shape`), a graph whose arena has moved is dropped, and
+a shape is captured once it was met a few times. A graph is captured on made-up inputs; the first
+real ones go through it and through an eager forward, and both must agree. Whatever goes wrong,
+the model decodes eagerly from then on, and one warning says why.
+
+No GPU has run this yet (`cuda_capture`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from langgraph_arbitrage.engine.capturable import NotCapturableError, Watch, why_eager
+from langgraph_arbitrage.engine.cuda_capture import CAPTURES, Capture, Replay
+from langgraph_arbitrage.engine.row import Batch, Row
+from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
+from langgraph_arbitrage.engine.spec import ModelSpec
+from langgraph_arbitrage.engine.transfer import on_host
+
+__all__ = ["DecodeGraphs", "Shape", "decode_graphs"]
+
+logger = logging.getLogger(__name__)
+
+MET = 8  # forwards of a shape before it is captured: a capture costs about as many
+MOST = 48  # graphs of a model; the one not used for longest goes
+COPIED = 2048  # positions up to which a batch's keys are copied together, wherever its slots are
+NARROWEST = 64  # positions that the smallest graph reads
+APART = {torch.float32: 0.005, torch.float16: 0.02, torch.bfloat16: 0.1}
+"""How far a replay may be from eager, in standard deviations of the logits. Rounding of 32 layers
+is a fifth of it and less; a token or a position that is wrong is several times as much."""
+COARSE = 0.3  # quantized activations: a last bit that differs is rounded to another level
+
+Forward = Callable[[Place, Tensor, Tensor, Tensor], Tensor]
+"""Place, input ids [B, 1], positions [B, 1] and all positions that are read [view] → logits."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a graph is made for: all that is not a value in a tensor."""
+
+    length: int
+    """The arena, by the length of its slots."""
+    rows: int
+    """Sequences, padding included (B)."""
+    view: int
+    """Positions that are read."""
+    low: int | None = None
+    """First slot of a range that is read in place; None where slots are copied together."""
+
+
+def view_of(tokens: int, length: int) -> int:
+    """Positions that a graph reads for rows of up to so many tokens: at most a third too many."""
+    step = max(NARROWEST, (1 << (tokens - 1).bit_length()) // 4)
+    return min(-(-tokens // step) * step, length)
+
+
+def shape_of(rows: Sequence[Row], capacity: int) -> Shape | None:
+    """The shape for decoding these rows of one arena; None where an eager forward is better.
+
+    Args:
+        rows: Each has one token to read.
+        capacity: Slots that the arena has memory for.
+    """
+    length = rows[0].slot.length
+    view = view_of(max(len(r.slot.ids) for r in rows) + 1, length)
+    wide = 1 << (len(rows) - 1).bit_length()
+    if wide * view <= COPIED:
+        return Shape(length, wide, view)
+    indices = [r.slot.index for r in rows]
+    first, span = min(indices), max(indices) + 1 - min(indices)
+    if span > 2 * len(rows):
+        return None  # too much would be read for nothing
+    wide = 1 << (span - 1).bit_length()
+    low = first - first % max(1, wide // 2)  # few graphs, whichever slots are taken
+    if low + wide < first + span:
+        wide *= 2
+    wide = min(wide, capacity)
+    low = min(low, capacity - wide)
+    return Shape(length, wide, view, low)
+
+
+class DecodeGraph:
+    """One captured forward, and the memory that it works on."""
+
+    def __init__(self, shape: Shape, device: torch.device) -> None:
+        self.shape = shape
+        self.replay: Replay
+        self.pointers: tuple[int, ...] = ()
+        """Where the arena was at the capture."""
+        self.checked = False
+        """Whether its first replay has agreed with an eager forward."""
+        # Ids, positions, where keys are written, slots, and which row of the graph is the batch's.
+        self.inputs = torch.zeros(5, shape.rows, dtype=torch.long, device=device)
+        self.keys = torch.arange(shape.view, device=device)
+        self.ids, self.positions, writes = self.inputs[:3, :, None]
+        low, rows = shape.low, self.inputs[3]
+        self.place = Place(
+            length=shape.length,
+            slots=0,  # the arena is there, and never grows in a capture
+            rows=rows if low is None else slice(low, low + shape.rows),
+            row_ids=rows[:, None],
+            positions=writes,
+            view=shape.view,
+        )
+        self.order = self.inputs[4]
+
+    def load(self, rows: Sequence[Row]) -> None:
+        """Put a batch into the graph's inputs, in one copy; without rows, only padding.
+
+        Padding reads position 0 and writes to the spare one, the last of a slot, where nothing is
+        ever valid.
+        """
+        shape = self.shape
+        spare = rows[0].slot.index if rows else 0
+        slots = range(shape.low, shape.low + shape.rows) if shape.low is not None else None
+        ids, positions = [0] * shape.rows, [0] * shape.rows
+        writes = [shape.length - 1] * shape.rows
+        order = list(range(shape.rows))
+        indices = list(slots) if slots is not None else [spare] * shape.rows
+        for number, row in enumerate(rows):
+            held, slot = len(row.slot.ids), row.slot.index
+            at = number if shape.low is None else slot - shape.low
+            ids[at], positions[at], writes[at] = row.tokens[held], held, held
+            indices[at], order[number] = slot, at
+        values = on_host((ids, positions, writes, indices, order), self.inputs.device, torch.long)
+        self.inputs.copy_(values, non_blocking=True)
+
+
+class DecodeGraphs:
+    """The graphs of one model, and whether it has any."""
+
+    def __init__(
+        self, name: str, cache: SlotCache, capture: Capture, device: torch.device, limit: float
+    ) -> None:
+        self.name = name
+        self.cache = cache
+        self.device = device
+        self.limit = limit
+        """How far a replay may be from eager (`APART`)."""
+        self.why_not: str | None = None
+        """Why the model no longer has any."""
+        self.graphs: OrderedDict[Shape, DecodeGraph] = OrderedDict()
+        """The one used last is the last."""
+        self.captured = 0
+        """How often one was."""
+        self.replayed = 0
+        """Forwards that a graph did."""
+        self._met: Counter[Shape] = Counter()
+        self._capture = capture
+
+    def forward(self, batch: Batch, eager: Callable[[Batch], Tensor], forward: Forward) -> Tensor:
+        """Logits of a batch, by a graph where there is one, else by `eager`.
+
+        Args:
+            batch: Rows and how many tokens of each are read.
+            eager: The ordinary forward.
+            forward: What a graph captures: a forward of tensors that are there.
+        """
+        shape = self._shape(batch)
+        replayed = self._replayed(shape, batch, forward) if shape is not None else None
+        if replayed is None:
+            return eager(batch)
+        graph, logits = replayed
+        return logits if graph.checked else self._checked(graph, batch, logits.clone(), eager)
+
+    def _replayed(
+        self, shape: Shape, batch: Batch, forward: Forward
+    ) -> tuple[DecodeGraph, Tensor] | None:
+        """The graph that did the batch, and its logits; None where eager has to."""
+        try:
+            graph = self._graph(shape, forward)
+            if graph is None:
+                return None
+            graph.load(batch.rows)
+            logits = graph.replay()[: len(batch.rows)]
+        except Exception as error:  # of CUDA, of the model's own code: eager does without
+            cause = str(error).strip().partition("\n")[0]
+            known = isinstance(error, NotCapturableError)
+            self.disable(cause if known else f"{type(error).__name__}: {cause}")
+            return None
+        self.replayed += 1
+        return graph, logits
+
+    def disable(self, why: str) -> None:
+        """Decode eagerly from now on, and say so once."""
+        self.why_not = why
+        self.graphs.clear()
+        logger.warning(
+            "%s decodes without CUDA graphs from here on, slower and with the same results: %s. "
+            "cuda_graphs=False has it so from the start.",
+            self.name,
+            why,
+        )
+
+    def _shape(self, batch: Batch) -> Shape | None:
+        if self.why_not is not None or batch.width > 1 or batch.keep > 1:
+            return None
+        capacity = self.cache.capacity(batch.rows[0].slot.length)
+        return shape_of(batch.rows, capacity) if capacity else None
+
+    def _graph(self, shape: Shape, forward: Forward) -> DecodeGraph | None:
+        """The graph of a shape that was met often enough, captured where need be."""
+        graph = self.graphs.get(shape)
+        if graph is not None and graph.pointers == self.cache.pointers(shape.length):
+            self.graphs.move_to_end(shape)
+            return graph
+        if graph is not None:
+            self._drop_moved(shape.length)
+        self._met[shape] += 1
+        if self._met[shape] <= MET:
+            return None
+        self.graphs[shape] = graph = self._captured(shape, forward)
+        if len(self.graphs) > MOST:
+            self._drop(next(iter(self.graphs)))
+        return graph
+
+    def _drop_moved(self, length: int) -> None:
+        """Drop the graphs of an arena that has grown, or was freed and made again."""
+        for shape in [s for s in self.graphs if s.length == length]:
+            self._drop(shape)
+
+    def _drop(self, shape: Shape) -> None:
+        del self.graphs[shape], self._met[shape]
+
+    def _checked(
+        self, graph: DecodeGraph, batch: Batch, logits: Tensor, eager: Callable[[Batch], Tensor]
+    ) -> Tensor:
+        """Compare a graph's first replay with an eager forward of the same batch.
+
+        It was captured on padding alone: what was recorded as a constant shows here. And eager
+        comes second: what it writes to the cache would hide what the replay has not written.
+
+        Returns:
+            The eager logits.
+        """
+        wrote = self._written(batch)
+        wanted = eager(batch)
+        found = max(_apart(logits, wanted), _apart(wrote, self._written(batch)))
+        graph.checked = found <= self.limit
+        if not graph.checked:
+            self.disable(
+                f"the first replay of a graph is {found:.2g} standard deviations away from the "
+                f"eager forward, and {self.limit} is allowed"
+            )
+        return wanted
+
+    def _captured(self, shape: Shape, forward: Forward) -> DecodeGraph:
+        graph = DecodeGraph(shape, self.device)
+        graph.load(())
+
+        def work() -> Tensor:
+            self.cache.place = graph.place
+            logits = forward(graph.place, graph.ids, graph.positions, graph.keys)
+            return logits.index_select(0, graph.order)
+
+        with Watch(self.device):
+            work()
+        graph.replay = self._capture(work)
+        graph.pointers = self.cache.pointers(shape.length)
+        self.captured += 1
+        return graph
+
+    def _written(self, batch: Batch) -> Tensor:
+        """What the last layer holds where this batch's tokens go, a row each."""
+        return torch.stack(
+            [
+                self.cache.held(r.slot.length, r.slot.index, len(r.slot.ids)).flatten()
+                for r in batch.rows
+            ]
+        )
+
+
+def _apart(found: Tensor, wanted: Tensor) -> float:
+    """The row that is farthest from what is wanted, in standard deviations of that row."""
+    found, wanted = found.float().flatten(1), wanted.float().flatten(1)
+    spread = wanted.std(dim=-1).clamp(min=1e-6)
+    distance = (found - wanted).square().mean(dim=-1).sqrt() / spread
+    worst = float(distance.max())
+    return worst if worst == worst else float("inf")  # NaN agrees with nothing
+
+
+def decode_graphs(model: PreTrainedModel, spec: ModelSpec, cache: SlotCache) -> DecodeGraphs | None:
+    """The graphs of a model, none captured yet; None where it is to decode eagerly."""
+    make, wanted = CAPTURES.get(model.device.type), spec.cuda_graphs
+    if wanted is False:
+        return None
+    why = f"it is on {model.device}" if make is None else why_eager(model, spec)
+    if make is None or why is not None:
+        if wanted:
+            logger.warning("%s decodes without CUDA graphs: %s", spec.name, why)
+        return None
+    try:
+        capture = make(model.device)
+    except RuntimeError as error:
+        logger.warning("%s decodes without CUDA graphs: %s", spec.name, error)
+        return None
+    quantized = getattr(model, "hf_quantizer", None) is not None
+    limit = COARSE if quantized else APART.get(model.dtype, COARSE)
+    return DecodeGraphs(spec.name, cache, capture, model.device, limit)

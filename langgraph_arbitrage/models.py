@@ -28,9 +28,12 @@ PLAIN = AnswerForm()
 WINDOW = 64  # tokens before a step that are decoded with it, so that characters stay whole
 _LOADED_ALIKE = (
     *("device", "dtype", "trust_remote_code", "chat_template", "max_slots", "max_queue"),
-    *("batch_invariant", "model_kwargs"),
+    *("batch_invariant", "cuda_graphs"),
 )
-_LOADED_BY = ("draft", "target", "draft_revision", "target_revision", *_LOADED_ALIKE)
+_LOADED_BY = (
+    *("draft", "target", "draft_revision", "target_revision"),
+    *("model_kwargs", "draft_kwargs", "target_kwargs", *_LOADED_ALIKE),
+)
 
 
 class Models:
@@ -63,6 +66,7 @@ class Models:
                 dtype=s.dtype,
                 max_slots=s.max_slots,
                 batch_invariant=s.batch_invariant,
+                cuda_graphs=s.cuda_graphs,
             )
         )
 
@@ -124,6 +128,7 @@ class Models:
             spec = ModelSpec(
                 path=s.draft if draft else s.target,
                 revision=s.draft_revision if draft else s.target_revision,
+                model_kwargs=s.model_kwargs | (s.draft_kwargs if draft else s.target_kwargs),
                 **{name: getattr(s, name) for name in _LOADED_ALIKE},
             )
             self._specs[role] = found = values, spec

@@ -183,8 +183,17 @@ class ArbitrageSettings(CheckedSettings):
     """Most answers that wait for a model; one more gets EngineBusyError. None: all wait."""
     batch_invariant: bool = False
     """Exactly the same answer whatever else is asked: slower, one sequence at a time."""
+    cuda_graphs: bool | None = None
+    """Decode by CUDA graphs on a GPU; default where they serve. On says why where they do not.
+    No GPU has run them yet: each is compared with the ordinary way before it is used."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of transformers' from_pretrained, for both models."""
+    draft_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of from_pretrained for the draft alone, over model_kwargs, such as the
+    quantization_config that makes a copy of the target its draft."""
+    target_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of from_pretrained for the target alone, over model_kwargs, such as a device_map
+    that spreads it over several GPUs."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ __all__ = [
 MODELS = (
     *("draft", "target", "policy", "router", "prm", "threshold"),
     *("first_steps", "escalate_repeats", "max_target_share"),
-    *("device", "dtype", "chat_template"),
+    *("device", "dtype", "cuda_graphs", "draft_kwargs", "target_kwargs", "chat_template"),
 )
 LIMITS = ("max_tokens", "max_steps")
 BUDGETS = ("max_target_tokens", "max_seconds", "at_limit")
@@ -43,6 +44,16 @@ def _read(file: str) -> str:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"{file} cannot be read: {error}") from None
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text} is no JSON object, such as {{}}")
+    return found
 
 
 def _threshold(text: str) -> float | str:
@@ -68,6 +79,9 @@ _KINDS: dict[str, dict[str, Any]] = {
     "first_steps": {"type": int, "metavar": "K"},
     "escalate_repeats": {"action": "store_true", "default": None},
     "max_target_share": {"type": float, "metavar": "S"},
+    "cuda_graphs": {"action": argparse.BooleanOptionalAction},
+    "draft_kwargs": {"type": _json, "metavar": "JSON"},
+    "target_kwargs": {"type": _json, "metavar": "JSON"},
     "chat_template": {"type": _read, "metavar": "FILE"},
     "max_tokens": {"type": int, "metavar": "N"},
     "max_steps": {"type": int, "metavar": "N"},
@@ -97,6 +111,8 @@ _HELP = {
     "(default: the embedded one for the embedded pair)",
 }
 _MORE_HELP = {
+    "draft_kwargs": """ (such as '{"quantization_config": {"load_in_4bit": true}}')""",
+    "target_kwargs": """ (such as '{"device_map": "auto"}')""",
     "separator": " Escapes such as \\n are understood; give the option again for one more.",
 }
 
@@ -169,7 +185,7 @@ def _text_of(name: str) -> str:
     """The text under a setting, and its default."""
     field = ArbitrageSettings.model_fields[name]
     text = (field.description or "") + _MORE_HELP.get(name, "")
-    if field.default is not None and field.annotation is not bool:
+    if field.default is not None and field.annotation is not bool and not field.default_factory:
         text += f" (default: {_shown(field.default)})"
     return text
 

@@ -10,9 +10,10 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from langgraph_arbitrage.engine import memory
+from langgraph_arbitrage.engine.quantization import bits_of
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.errors import CheckpointError, NotEnoughMemoryError, SettingsError
-from langgraph_arbitrage.weights import NAMES, shard_files, tensor_shapes
+from langgraph_arbitrage.weights import NAMES, shard_files, tensor_bytes, tensor_shapes
 
 __all__ = [
     "check_memory",
@@ -76,16 +77,22 @@ def choose_device(spec: ModelSpec) -> torch.device:
     try:
         device = torch.device(spec.device)
     except RuntimeError as error:
-        raise SettingsError(f"device {spec.device!r} is no device: use auto, cpu, cuda") from error
+        raise SettingsError(
+            f"device {spec.device!r} is no device: use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    index, number = device.index or 0, torch.cuda.device_count()
     there = {
         "cpu": True,
-        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "cuda": torch.cuda.is_available() and index < number,
         "mps": torch.backends.mps.is_available(),
-    }.get(device.type, True)
+        "xpu": torch.xpu.is_available(),
+    }.get(device.type, False)
     if not there:
+        built = torch.backends.cuda.is_built() or device.type != "cuda"
+        why = "" if built else f"; torch {torch.__version__} is built without CUDA"
         raise SettingsError(
-            f"device {spec.device!r} is not on this machine (CUDA devices: "
-            f"{torch.cuda.device_count()}). Use device='cpu', or 'auto' for what there is."
+            f"device {spec.device!r} is not on this machine (CUDA devices: {number}{why}). Use "
+            f"device='cpu', or 'auto' for what there is."
         )
     return device
 
@@ -99,12 +106,26 @@ def choose_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
 
 
 def weight_bytes(spec: ModelSpec, dtype: torch.dtype) -> int | None:
-    """Bytes of the weights in `dtype`, from the headers of local safetensors files.
+    """Bytes of the weights once loaded, from the headers of local safetensors files.
 
-    None where the files are not on this machine yet.
+    In `dtype`, or as the spec's quantization config stores them. None where the files are not on
+    this machine yet, or nobody knows what quantization makes of them.
     """
-    elements = sum(map(math.prod, tensor_shapes(local_weights(spec)).values()))
-    return elements * dtype.itemsize if elements else None
+    files = local_weights(spec)
+    sizes = tensor_bytes(files, dtype.itemsize)
+    quantization = spec.model_kwargs.get("quantization_config")
+    if quantization is not None:
+        bits = bits_of(quantization)
+        if bits is None:
+            return None
+        for name, shape in tensor_shapes(files).items():
+            if len(shape) > 1 and not any(word in name for word in WHOLE):
+                sizes[name] = math.prod(shape) * bits / 8
+    return int(sum(sizes.values())) or None
+
+
+WHOLE = ("embed", "lm_head", "wte", "wpe", "score")
+"""Parts of the names of matrices that are not quantized."""
 
 
 def local_weights(spec: ModelSpec) -> list[Path]:
@@ -127,14 +148,27 @@ def check_memory(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> N
         NotEnoughMemoryError: The weights do not fit.
     """
     weights = weight_bytes(spec, dtype)
-    if weights is None or spec.model_kwargs.keys() & {"quantization_config", "device_map"}:
+    if weights is None or "device_map" in spec.model_kwargs:
         return
     needed, free = int(weights * HEADROOM), memory.free_bytes(device)
     if needed > free:
+        quantized = "quantization_config" in spec.model_kwargs
+        form = f"{dtype}, quantized" if quantized else f"{dtype}"
+        ways = {
+            "dtype='bfloat16'": dtype.itemsize > 2,
+            "model_kwargs={'quantization_config': …} for 4 or 8 bits a weight": not quantized,
+            "a smaller checkpoint": True,
+            "device='cpu'": device.type != "cpu",
+            "model_kwargs={'device_map': 'auto'} to spread it over all devices": (
+                device.type == "cuda"
+            ),
+            "closing models that are no longer used": True,
+        }
+        helping = [way for way, helps in ways.items() if helps]
         raise NotEnoughMemoryError(
-            f"{spec.name} needs about {needed / 2**30:.2f} GiB on {device} in {dtype}, and "
-            f"{free / 2**30:.2f} GiB are free. Lower it: dtype='bfloat16', a smaller or quantized "
-            "checkpoint, another device, or close models that are no longer used."
+            f"{spec.name} needs about {needed / 2**30:.2f} GiB on {device} in {form}, and "
+            f"{free / 2**30:.2f} GiB are free. What helps: {', '.join(helping[:-1])}, or "
+            f"{helping[-1]}."
         )
 
 

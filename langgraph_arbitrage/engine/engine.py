@@ -16,6 +16,7 @@ from langgraph_arbitrage.engine.checkpoint import (
 )
 from langgraph_arbitrage.engine.constraint import check_grammar, grammar_marks
 from langgraph_arbitrage.engine.footprint import Footprint, footprint
+from langgraph_arbitrage.engine.quantization import check_quantization
 from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Listener, Ticket
@@ -47,6 +48,7 @@ class Engine:
 
     Raises:
         CheckpointError: The path is no model or its weights are not safetensors.
+        MissingExtraError: It is quantized by a package that is not installed.
         NotEnoughMemoryError: The model does not fit its device.
         SettingsError: The device is not there.
     """
@@ -55,6 +57,7 @@ class Engine:
         self.spec = spec
         self.config = load_config(spec)
         device = choose_device(spec)
+        check_quantization(spec, self.config)
         check_memory(spec, device, choose_dtype(spec, device))
         self.context = context_length(self.config)
         """Most tokens that the model reads; None without a limit."""

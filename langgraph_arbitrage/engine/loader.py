@@ -24,10 +24,12 @@ from langgraph_arbitrage.engine.checkpoint import (
     check_memory,
     choose_device,
     choose_dtype,
+    load_config,
     local_weights,
     weight_bytes,
 )
 from langgraph_arbitrage.engine.heads import HEADS, read_head
+from langgraph_arbitrage.engine.quantization import is_quantized
 from langgraph_arbitrage.engine.spec import Kind, ModelSpec
 from langgraph_arbitrage.errors import CheckpointError
 from langgraph_arbitrage.forks import ForkLock
@@ -67,6 +69,9 @@ def _loaded(spec: ModelSpec) -> PreTrainedModel:
     device = choose_device(spec)
     dtype = choose_dtype(spec, device)
     check_memory(spec, device, dtype)
+    placed = dict(spec.model_kwargs)
+    if is_quantized(spec, load_config(spec)):
+        placed.setdefault("device_map", {"": device})  # such weights cannot all be moved later
     short = (weight_bytes(spec, dtype) or LONG_LOAD) < LONG_LOAD
     with _quiet(bar=short, warnings=spec.kind in HEADS):  # of a head that is replaced below
         try:
@@ -78,7 +83,7 @@ def _loaded(spec: ModelSpec) -> PreTrainedModel:
                 use_safetensors=True,
                 output_loading_info=True,
                 key_mapping=WRAPPER if spec.kind in HEADS else None,
-                **spec.model_kwargs,
+                **placed,
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise CheckpointError(
@@ -86,7 +91,7 @@ def _loaded(spec: ModelSpec) -> PreTrainedModel:
             ) from error
     if spec.kind in HEADS:
         _replace_head(model, spec, found["missing_keys"])
-    if not spec.model_kwargs.keys() & {"device_map", "quantization_config"}:
+    if "device_map" not in placed:
         model = model.to(device)
     if spec.kind == "sequence-classification":
         # Rows are aligned at their last token. The model looks for the last one that is no

@@ -94,6 +94,8 @@ def test_weights_of_another_shape_are_told(folder: Path) -> None:
     ("settings", "told"),
     [
         ({"device": "cuda:7"}, "'cuda:7' is not on this machine.*CUDA devices: .*device='cpu'"),
+        ({"device": "cuda"}, "'cuda' is not on this machine"),
+        ({"device": "meta"}, "'meta' is not on this machine"),
         ({"device": "teapot"}, "'teapot' is no device: use auto, cpu, cuda"),
         ({"dtype": "int3"}, "'int3' is not one of auto, float32, bfloat16, float16"),
         ({"max_slots": 0}, "max_slots must be at least 1, not 0"),
@@ -114,7 +116,8 @@ def test_too_little_memory_is_told_before_loading(
     told = rf"needs about {needed / 2**30:.2f} GiB on cpu in torch.float32, and 0\.01 GiB are free"
     with pytest.raises(NotEnoughMemoryError, match=told) as refusal:
         Engine(ModelSpec(path))
-    assert "Lower it: dtype='bfloat16'" in str(refusal.value)
+    assert "What helps: dtype='bfloat16', model_kwargs={'quant" in str(refusal.value)
+    assert "device='cpu'" not in str(refusal.value)  # it is there already
     assert isinstance(refusal.value, MemoryError)
     assert not loads
 

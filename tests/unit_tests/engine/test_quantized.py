@@ -1,25 +1,59 @@
 """Models that a quantization config shrinks at load."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from langgraph_arbitrage import embedded
-from langgraph_arbitrage.engine import Engine, Write
-from tiny import random_ids
+from langgraph_arbitrage import ChatArbitrage, embedded
+from langgraph_arbitrage.engine import Engine, ModelSpec, Write, checkpoint, memory
+from langgraph_arbitrage.engine.quantization import bits_of
+from langgraph_arbitrage.errors import MissingExtraError, NotEnoughMemoryError
+from tiny import make, random_ids
 
-quantization = pytest.importorskip("torchao.quantization", reason="needs torchao")
-WAYS = ("Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig")
+BITS4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+WAYS: dict[str, tuple[str, dict[str, Any], float]] = {
+    # The module it needs, the config, and most of the bytes of float32 that are left.
+    "4 bits": ("bitsandbytes", BITS4, 0.25),
+    "8 bits": ("bitsandbytes", {"load_in_8bit": True}, 0.4),
+    "int8 of torchao": (
+        "torchao",
+        {
+            "quant_method": "torchao",
+            "quant_type": {
+                "default": {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {}}
+            },
+        },
+        0.4,
+    ),
+    "int8 of torchao, activations too": (
+        "torchao",
+        {
+            "quant_method": "torchao",
+            "quant_type": {
+                "default": {
+                    "_type": "Int8DynamicActivationInt8WeightConfig",
+                    "_version": 2,
+                    "_data": {},
+                }
+            },
+        },
+        0.4,
+    ),
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_quantized_model_runs_on_the_slot_engine_and_moves_fewer_bytes(
     way: str, fresh: Callable[..., Engine]
 ) -> None:
-    from transformers import TorchAoConfig
-
-    path, how = embedded.TARGET, TorchAoConfig(getattr(quantization, way)())
-    whole, quantized = fresh(path), fresh(path, model_kwargs={"quantization_config": how})
+    module, config, left = WAYS[way]
+    pytest.importorskip(module, reason=f"needs {module}")
+    path = embedded.TARGET
+    whole, quantized = fresh(path), fresh(path, model_kwargs={"quantization_config": config})
     sizes = []
     for engine in (whole, quantized):
         engine.submit(Write(random_ids(20), 4)).result()
@@ -27,4 +61,121 @@ def test_a_quantized_model_runs_on_the_slot_engine_and_moves_fewer_bytes(
         size = engine.footprint
         assert size is not None
         sizes.append(size.weights)
-    assert sizes[1] < 0.6 * sizes[0]
+    assert sizes[1] < left * sizes[0]
+    told = checkpoint.weight_bytes(quantized.spec, torch.float32)
+    assert told == pytest.approx(sizes[1], rel=0.15)
+
+
+def test_a_copy_of_the_target_in_4_bits_is_its_draft() -> None:
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    target = embedded.TARGET
+    model = ChatArbitrage(draft=target, target=target, draft_kwargs={"quantization_config": BITS4})
+    answer = model.invoke("A shop has 12 boxes of 30 pens. How many pens are there?")
+    sizes = [model._models.engine(role).footprint for role in ("draft", "target")]
+    model.close()
+    assert answer.content
+    draft, whole = sizes
+    assert draft is not None
+    assert whole is not None
+    assert draft.weights < 0.25 * whole.weights
+
+
+def test_what_is_said_for_one_model_goes_to_it_alone() -> None:
+    model = ChatArbitrage(
+        model_kwargs={"attn_implementation": "eager"},
+        draft_kwargs={"attn_implementation": "sdpa"},
+        target_kwargs={"low_cpu_mem_usage": True},
+        cuda_graphs=False,
+    )
+    draft, target = (model._models.engine(role).spec for role in ("draft", "target"))  # type: ignore[arg-type]
+    assert draft.model_kwargs == {"attn_implementation": "sdpa"}
+    assert target.model_kwargs == {"attn_implementation": "eager", "low_cpu_mem_usage": True}
+    assert draft.cuda_graphs is target.cuda_graphs is False
+
+
+MISSING = [
+    (BITS4, "bitsandbytes", r"pip install 'langgraph-arbitrage\[quantized\]'"),
+    ({"load_in_8bit": True}, "bitsandbytes", r"pip install 'langgraph-arbitrage\[quantized\]'"),
+    ({"quant_method": "torchao", "quant_type": "int8"}, "torchao", "pip install torchao"),
+    ({"quant_method": "gptq", "bits": 4}, "gptqmodel", "pip install gptqmodel"),
+]
+
+
+@pytest.mark.parametrize(("config", "module", "install"), MISSING)
+def test_a_package_that_is_missing_is_told_with_the_command_that_installs_it(
+    config: dict[str, Any], module: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(MissingExtraError, match=rf"to be quantized .* {module}.* {install}"):
+        Engine(ModelSpec(embedded.DRAFT, model_kwargs={"quantization_config": config}))
+
+
+def test_a_checkpoint_that_is_quantized_itself_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoConfig
+
+    path = make("llama")
+    config = AutoConfig.from_pretrained(path)
+    config.quantization_config = BITS4
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").symlink_to(Path(path) / "model.safetensors")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtraError, match="is quantized by bitsandbytes"):
+        Engine(ModelSpec(str(tmp_path)))
+
+
+def test_a_checkpoint_that_is_quantized_itself_is_loaded_as_it_is(
+    tmp_path: Path, fresh: Callable[..., Engine]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(embedded.TARGET, quantization_config=BITS4)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(embedded.TARGET).save_pretrained(tmp_path)
+    at_load = fresh(embedded.TARGET, model_kwargs={"quantization_config": BITS4})
+    stored = fresh(str(tmp_path))
+    found = [engine.submit(Write(random_ids(20), 8)).result().ids for engine in (at_load, stored)]
+    assert found[0] == found[1]
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert checkpoint.weight_bytes(stored.spec, torch.float32) == pytest.approx(size, rel=0.2)
+
+
+def test_memory_is_asked_for_as_little_as_quantized_weights_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("langgraph_arbitrage.engine.engine.check_quantization", lambda *_: None)
+    path = make("llama", hidden_size=512, intermediate_size=2048)
+    whole = checkpoint.weight_bytes(ModelSpec(path), torch.float32)
+    assert whole is not None
+    monkeypatch.setattr(memory, "free_bytes", lambda device: whole // 2)
+    with pytest.raises(NotEnoughMemoryError, match="quantization_config"):
+        Engine(ModelSpec(path))
+    Engine(ModelSpec(path, model_kwargs={"quantization_config": BITS4}))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: whole // 20)
+    with pytest.raises(NotEnoughMemoryError, match=r"float32, quantized.* What helps: (?!.*4 or)"):
+        Engine(ModelSpec(path, model_kwargs={"quantization_config": BITS4}))
+
+
+def test_weights_that_are_stored_in_few_bits_are_not_counted_as_floats(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = make("llama")
+    tensors = {"a": torch.zeros(100, dtype=torch.uint8), "b": torch.zeros(10, dtype=torch.bfloat16)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((Path(path) / "config.json").read_text())
+    assert checkpoint.weight_bytes(ModelSpec(str(tmp_path)), torch.float32) == 100 + 40
+
+
+def test_bits_are_read_from_objects_as_from_dicts() -> None:
+    from transformers import BitsAndBytesConfig
+
+    assert bits_of(BitsAndBytesConfig(load_in_4bit=True)) == bits_of({"load_in_4bit": True}) == 4
+    assert bits_of(BitsAndBytesConfig(load_in_8bit=True)) == 8
+    kinds = ({"_type": "Int4WeightOnlyConfig"}, {"_type": "Int8WeightOnlyConfig"})
+    one = {"quant_method": "torchao", "quant_type": {"default": kinds[0]}}
+    two = {"quant_method": "torchao", "quant_type": dict(zip("ab", kinds, strict=True))}
+    assert bits_of(one) == 4
+    assert bits_of(two) is None
+    assert bits_of({"quant_method": "hqq"}) is None

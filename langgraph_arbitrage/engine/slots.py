@@ -2,8 +2,8 @@
 
 A slot keeps the token ids whose keys and values it holds, also after its row has left, so that
 a later request that begins with the same ids goes on from there. Slots live in *arenas*, one a
-length class: one long sequence does not make every slot long, and rows of similar length are
-decoded together.
+length class: one long sequence does not make every slot long, and attention reads rows of similar
+length together.
 """
 
 from __future__ import annotations
@@ -13,13 +13,32 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Claim", "Slot", "SlotTable", "common_prefix"]
+__all__ = ["APART", "JOINED", "Claim", "Lengths", "Slot", "SlotTable", "common_prefix"]
 
-FIRST_LENGTH = 512  # tokens in a slot of the smallest arena
-LENGTH_FACTOR = 4  # each arena's slots are this much longer than those of the one before
 MIN_OVERLAP = 16  # a shorter common prefix is cheaper to read again than to look after
 KEEP_IDLE = 8  # idle slots an arena may grow to before one that holds something is overwritten
 STALE = 8  # forwards after which the writer of a free slot is not expected back for its next step
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the slots of the arenas are."""
+
+    first: int
+    """Tokens in a slot of the smallest arena."""
+    factor: int
+    """Each arena's slots are this much longer than those of the one before."""
+
+    @property
+    def grow(self) -> int:
+        """Tokens that a row may write before it is moved to a longer slot."""
+        return self.first // 2
+
+
+JOINED = Lengths(128, 2)
+"""Rows of several arenas run together: what is read beyond a row's end is what costs."""
+APART = Lengths(512, 4)
+"""Each arena costs a forward of its own: as few as can be."""
 
 
 @dataclass(eq=False)
@@ -52,9 +71,10 @@ class Claim:
 class SlotTable:
     """All slots of one model; decides, never touches a tensor."""
 
-    def __init__(self, max_slots: int, context: int | None) -> None:
+    def __init__(self, max_slots: int, context: int | None, lengths: Lengths = JOINED) -> None:
         self.max_slots = max_slots
         self.context = context
+        self.lengths = lengths
         self.arenas: dict[int, list[Slot]] = {}
         self.forwards = 0
         """How often the model has run."""
@@ -66,9 +86,9 @@ class SlotTable:
 
         The spare place takes what padding writes.
         """
-        length = FIRST_LENGTH
+        length = self.lengths.first
         while length < tokens + 1:
-            length *= LENGTH_FACTOR
+            length *= self.lengths.factor
         return min(length, self.context + 1) if self.context else length
 
     def busy(self) -> list[Slot]:
@@ -96,7 +116,7 @@ class SlotTable:
         best = max(free, key=lambda s: (common_prefix(s.ids, ids), s.used), default=None)
         overlap = min(common_prefix(best.ids, ids), useful) if best else 0
         # It may have less room than is wanted: a row moves when it outgrows its slot. It may not
-        # have more: rows in an arena of their own cost a forward of their own.
+        # have more: short rows among long ones are read as far as those.
         fits = best is not None and len(ids) + 1 < best.length <= length
         if best and overlap and fits and 2 * overlap >= len(best.ids):
             return self._take(best, None, overlap)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from langgraph_arbitrage.engine.requests import Sampling
+from langgraph_arbitrage.engine.transfer import on_device, read
 
 __all__ = ["choose", "warp"]
 
@@ -16,7 +17,7 @@ __all__ = ["choose", "warp"]
 def choose(
     logits: Tensor, samplings: Sequence[Sampling], randoms: Sequence[random.Random]
 ) -> tuple[list[int], list[float]]:
-    """Choose one token a row.
+    """Choose one token a row, on the logits' device; the host waits for it once, at the end.
 
     Args:
         logits: Next-token logits, shape [B, V].
@@ -31,15 +32,17 @@ def choose(
     chosen, ids = logits.max(dim=-1)  # [B], [B]
     sampled = [i for i, s in enumerate(samplings) if s.temperature > 0]
     if sampled:
-        probs = warp(logits[sampled], [samplings[i] for i in sampled])  # [S, V]
+        index = on_device(sampled, logits.device)  # [S]
+        drawn = logits if len(sampled) == len(samplings) else logits.index_select(0, index)
+        probs = warp(drawn, [samplings[i] for i in sampled])  # [S, V]
         cumulative = probs.cumsum(dim=-1)
         draws = _column([randoms[i].random() for i in sampled], logits)
         # Inverse transform: the first token whose cumulative probability exceeds the draw.
         picks = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).squeeze(-1)
-        ids[sampled] = picks.clamp(max=logits.shape[-1] - 1)
+        ids.index_copy_(0, index, picks.clamp(max=logits.shape[-1] - 1))
         chosen = logits.gather(-1, ids[:, None]).squeeze(-1)
     logprobs = chosen - logits.logsumexp(dim=-1)
-    return ids.tolist(), logprobs.tolist()
+    return read(ids, logprobs)
 
 
 def warp(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
@@ -49,9 +52,8 @@ def warp(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     if any(s.top_k for s in samplings):
         widest = min(max(s.top_k for s in samplings), vocabulary)
         best = logits.topk(widest, dim=-1).values  # [B, K], descending
-        last = torch.tensor(
-            [[min(s.top_k, vocabulary) - 1 if s.top_k else -1] for s in samplings],
-            device=logits.device,
+        last = on_device(
+            [[min(s.top_k, vocabulary) - 1 if s.top_k else -1] for s in samplings], logits.device
         )
         floor = best.gather(-1, last.clamp(min=0)).masked_fill(last < 0, -torch.inf)
         logits = logits.masked_fill(logits < floor, -torch.inf)
@@ -67,5 +69,5 @@ def warp(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    """One value a row, shape [B, 1]; the default dtype is another while some model is loaded."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+    """One value a row, shape [B, 1]."""
+    return on_device(values, like.device, like.dtype)[:, None]

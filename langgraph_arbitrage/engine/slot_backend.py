@@ -175,7 +175,7 @@ class SlotBackend:
 
     def batches(self, rows: Sequence[Row]) -> list[Batch]:
         """What goes through the model next: all that decode together, and prompts in chunks."""
-        if self.spec.batch_invariant:
+        if self.spec.batch_invariant or len(rows) == 1:
             return [Batch([row], [row.chunk(self.chunk)]) for row in rows]
         found = []
         for here in [list(rows)] if self.joined and rows else _by_arena(rows):
@@ -218,12 +218,9 @@ class SlotBackend:
         places, input_ids, position_ids, order = self._inputs(batch)
         self.cache.places = places
         kwargs: dict[str, Any] = {"logits_to_keep": batch.keep} if self._keeps_logits else {}
-        # One row in one range is a model's ordinary case: it makes its own masks, or none.
-        alone = places[0].first is not None
-        masks = None if alone else self._masks(position_ids, max(p.view for p in places))
         logits: Tensor = self.model(
             input_ids=input_ids,
-            attention_mask=masks,
+            attention_mask=self._masks(position_ids, places),
             position_ids=position_ids,
             past_key_values=self.cache,
             use_cache=True,
@@ -252,30 +249,47 @@ class SlotBackend:
             # Padding looks at one token, and is written past the end, where nothing is valid.
             positions.append([0] * pad + new)
             writes.append([start + count] * pad + new)
-        alone = len(lanes) == 1
-        indices = self._tensor([[slot.index] for slot in lanes])
-        written = self._tensor(writes)
+        if len(lanes) == 1:
+            places, order = [self._place_of_one(slot, positions[0])], None
+        else:
+            places = self._places(ranges, self._tensor(writes), [p[-1] + 1 for p in positions])
+            lane = {slot: i for i, slot in enumerate(lanes)}
+            order = [lane[r.slot] for r in batch.rows]
+            if order == list(range(len(lanes))):
+                order = None
+        return places, self._tensor(ids), self._tensor(positions), order
+
+    def _place_of_one(self, slot: Slot, positions: list[int]) -> Place:
+        return Place(
+            length=slot.length,
+            slots=len(self.table.arenas[slot.length]),
+            lanes=slice(0, 1),
+            rows=slice(slot.index, slot.index + 1),
+            view=positions[-1] + 1,
+            first=positions[0],
+        )
+
+    def _places(
+        self, ranges: list[tuple[list[Slot], bool]], writes: Tensor, ends: list[int]
+    ) -> list[Place]:
+        """The places of several lanes, from the positions that each writes and reads up to."""
+        indices = self._tensor([[slot.index] for slots, _ in ranges for slot in slots])
         places, first = [], 0
         for slots, in_place in ranges:
-            here = slice(first, first + len(slots))
-            low = slots[0].index
+            low, lanes = slots[0].index, slice(first, first + len(slots))
             places.append(
                 Place(
                     length=slots[0].length,
                     slots=len(self.table.arenas[slots[0].length]),
-                    lanes=here,
-                    rows=slice(low, low + len(slots)) if in_place else indices[here, 0],
-                    row_ids=None if alone else indices[here],
-                    positions=None if alone else written[here],
-                    view=max(p[-1] for p in positions[here]) + 1,
-                    first=positions[0][0] if alone else None,
+                    lanes=lanes,
+                    rows=slice(low, low + len(slots)) if in_place else indices[lanes, 0],
+                    row_ids=indices[lanes],
+                    positions=writes[lanes],
+                    view=max(ends[lanes]),
                 )
             )
             first += len(slots)
-        lane = {slot: i for i, slot in enumerate(lanes)}
-        order = [lane[r.slot] for r in batch.rows]
-        trivial = order == list(range(len(lanes)))
-        return places, self._tensor(ids), self._tensor(positions), None if trivial else order
+        return places
 
     def _lanes(self, slots: Sequence[Slot]) -> tuple[list[Slot], bool]:
         """The slots of an arena to compute for these, by index, and whether they are a range.
@@ -292,8 +306,13 @@ class SlotBackend:
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, device=self.device)
 
-    def _masks(self, position_ids: Tensor, view: int) -> Tensor | dict[str, Tensor]:
-        """Additive masks [B, 1, Q, view]; one a layer type where the model has several."""
+    def _masks(
+        self, position_ids: Tensor, places: list[Place]
+    ) -> Tensor | dict[str, Tensor] | None:
+        """Additive masks [B, 1, Q, longest view]; one a layer type where the model has several."""
+        if places[0].first is not None:
+            return None  # one row is a model's ordinary case: it makes its own masks, or none
+        view = max(p.view for p in places)
         if len(self._positions) < view:
             self._positions = torch.arange(2 * view, device=self.device)
         keys = self._positions[:view]

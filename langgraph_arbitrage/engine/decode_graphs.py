@@ -4,7 +4,7 @@ At batch 1 a GPU spends most of an eager token waiting for Python to start the n
 starts them all at once. What is here knows shapes, rows and slots, and how to capture only as a
 function that it is given: the same code runs in the tests on a CPU.
 
-A graph works on fixed memory: its own inputs, the keys and values of one arena. So each batch is
+A graph works on fixed memory: its own inputs, the keys and values of its arenas. So each batch is
 padded to a shape that graphs are made for (`Shape`), a graph whose arena has moved is dropped, and
 a shape is captured once it was met a few times. A graph is captured on made-up inputs; the first
 real ones go through it and through an eager forward, and both must agree. Whatever goes wrong,
@@ -15,6 +15,7 @@ No GPU has run this yet (`cuda_capture`).
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
@@ -26,12 +27,13 @@ from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.capturable import NotCapturableError, Watch, why_eager
 from langgraph_arbitrage.engine.cuda_capture import CAPTURES, Capture, Replay
-from langgraph_arbitrage.engine.row import Batch, Row
+from langgraph_arbitrage.engine.row import Batch, Row, by_arena
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
+from langgraph_arbitrage.engine.slots import Slot
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.transfer import on_host
 
-__all__ = ["DecodeGraphs", "Shape", "decode_graphs"]
+__all__ = ["DecodeGraphs", "Part", "decode_graphs"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,47 +41,53 @@ MET = 8  # forwards of a shape before it is captured: a capture costs about as m
 MOST = 48  # graphs of a model; the one not used for longest goes
 COPIED = 2048  # positions up to which a batch's keys are copied together, wherever its slots are
 NARROWEST = 64  # positions that the smallest graph reads
-APART = {torch.float32: 0.005, torch.float16: 0.02, torch.bfloat16: 0.1}
+ROUNDING = {torch.float32: 0.005, torch.float16: 0.02, torch.bfloat16: 0.1}
 """How far a replay may be from eager, in standard deviations of the logits. Rounding of 32 layers
 is a fifth of it and less; a token or a position that is wrong is several times as much."""
 COARSE = 0.3  # quantized activations: a last bit that differs is rounded to another level
 
-Forward = Callable[[Place, Tensor, Tensor, Tensor], Tensor]
-"""Place, input ids [B, 1], positions [B, 1] and all positions that are read [view] → logits."""
+Forward = Callable[[Sequence[Place], Tensor, Tensor, Tensor], Tensor]
+"""Places, input ids [B, 1], positions [B, 1] and all positions that are read [view] → logits."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a graph is made for: all that is not a value in a tensor."""
+class Part:
+    """Rows of one arena in a graph: all that is not a value in a tensor."""
 
     length: int
     """The arena, by the length of its slots."""
     rows: int
-    """Sequences, padding included (B)."""
+    """Sequences, padding included."""
     view: int
     """Positions that are read."""
     low: int | None = None
     """First slot of a range that is read in place; None where slots are copied together."""
 
 
+Shape = tuple[Part, ...]
+"""What a graph is made for: a part for each arena, the shortest slots first."""
+
+
 def view_of(tokens: int, length: int) -> int:
-    """Positions that a graph reads for rows of up to so many tokens: at most a third too many."""
+    """Positions that a graph reads for rows of up to so many tokens: at most half too many."""
     step = max(NARROWEST, (1 << (tokens - 1).bit_length()) // 4)
     return min(-(-tokens // step) * step, length)
 
 
-def shape_of(rows: Sequence[Row], capacity: int) -> Shape | None:
+def part_of(rows: Sequence[Row], capacity: int) -> Part | None:
     """The shape for decoding these rows of one arena; None where an eager forward is better.
 
     Args:
         rows: Each has one token to read.
         capacity: Slots that the arena has memory for.
     """
+    if not capacity:
+        return None
     length = rows[0].slot.length
     view = view_of(max(len(r.slot.ids) for r in rows) + 1, length)
     wide = 1 << (len(rows) - 1).bit_length()
     if wide * view <= COPIED:
-        return Shape(length, wide, view)
+        return Part(length, wide, view)
     indices = [r.slot.index for r in rows]
     first, span = min(indices), max(indices) + 1 - min(indices)
     if span > 2 * len(rows):
@@ -89,8 +97,7 @@ def shape_of(rows: Sequence[Row], capacity: int) -> Shape | None:
     if low + wide < first + span:
         wide *= 2
     wide = min(wide, capacity)
-    low = min(low, capacity - wide)
-    return Shape(length, wide, view, low)
+    return Part(length, wide, view, min(low, capacity - wide))
 
 
 class DecodeGraph:
@@ -100,23 +107,34 @@ class DecodeGraph:
         self.shape = shape
         self.replay: Replay
         self.pointers: tuple[int, ...] = ()
-        """Where the arena was at the capture."""
+        """Where the arenas were at the capture."""
         self.checked = False
         """Whether its first replay has agreed with an eager forward."""
-        # Ids, positions, where keys are written, slots, and which row of the graph is the batch's.
-        self.inputs = torch.zeros(5, shape.rows, dtype=torch.long, device=device)
-        self.keys = torch.arange(shape.view, device=device)
-        self.ids, self.positions, writes = self.inputs[:3, :, None]
-        low, rows = shape.low, self.inputs[3]
-        self.place = Place(
-            length=shape.length,
-            slots=0,  # the arena is there, and never grows in a capture
-            rows=rows if low is None else slice(low, low + shape.rows),
-            row_ids=rows[:, None],
-            positions=writes,
-            view=shape.view,
-        )
+        lanes = sum(part.rows for part in shape)
+        # Ids, positions, where keys are written, slots, and which lane is the batch's next row.
+        self.inputs = torch.zeros(5, lanes, dtype=torch.long, device=device)
+        self.keys = torch.arange(max(part.view for part in shape), device=device)
+        self.ids, self.positions, writes, indices = self.inputs[:4, :, None]
         self.order = self.inputs[4]
+        self.places = []
+        for part, first in zip(shape, self._firsts(), strict=True):
+            here = slice(first, first + part.rows)
+            in_place = None if part.low is None else slice(part.low, part.low + part.rows)
+            self.places.append(
+                Place(
+                    length=part.length,
+                    slots=0,  # the arena is there, and never grows in a capture
+                    lanes=here,
+                    rows=in_place or indices[here, 0],
+                    view=part.view,
+                    row_ids=indices[here],
+                    positions=writes[here],
+                )
+            )
+
+    def _firsts(self) -> list[int]:
+        """The first lane of each part."""
+        return [0, *itertools.accumulate(part.rows for part in self.shape)][:-1]
 
     def load(self, rows: Sequence[Row]) -> None:
         """Put a batch into the graph's inputs, in one copy; without rows, only padding.
@@ -124,18 +142,25 @@ class DecodeGraph:
         Padding reads position 0 and writes to the spare one, the last of a slot, where nothing is
         ever valid.
         """
-        shape = self.shape
-        spare = rows[0].slot.index if rows else 0
-        slots = range(shape.low, shape.low + shape.rows) if shape.low is not None else None
-        ids, positions = [0] * shape.rows, [0] * shape.rows
-        writes = [shape.length - 1] * shape.rows
-        order = list(range(shape.rows))
-        indices = list(slots) if slots is not None else [spare] * shape.rows
-        for number, row in enumerate(rows):
-            held, slot = len(row.slot.ids), row.slot.index
-            at = number if shape.low is None else slot - shape.low
-            ids[at], positions[at], writes[at] = row.tokens[held], held, held
-            indices[at], order[number] = slot, at
+        lanes = self.inputs.shape[1]
+        ids, positions, writes, indices, order = ([0] * lanes for _ in range(5))
+        lane_of: dict[Slot, int] = {}
+        groups = by_arena(rows) or [[] for _ in self.shape]
+        for part, first, here in zip(self.shape, self._firsts(), groups, strict=True):
+            last = first + part.rows
+            writes[first:last] = [part.length - 1] * part.rows
+            low = part.low
+            if low is None:
+                spare = here[0].slot.index if here else 0
+                indices[first:last] = [spare] * part.rows
+            else:
+                indices[first:last] = range(low, low + part.rows)
+            for number, row in enumerate(here):
+                held, slot = len(row.slot.ids), row.slot
+                lane = first + (number if low is None else slot.index - low)
+                ids[lane], positions[lane], writes[lane] = row.tokens[held], held, held
+                indices[lane], lane_of[slot] = slot.index, lane
+        order[: len(rows)] = [lane_of[row.slot] for row in rows]
         values = on_host((ids, positions, writes, indices, order), self.inputs.device, torch.long)
         self.inputs.copy_(values, non_blocking=True)
 
@@ -150,7 +175,7 @@ class DecodeGraphs:
         self.cache = cache
         self.device = device
         self.limit = limit
-        """How far a replay may be from eager (`APART`)."""
+        """How far a replay may be from eager (`ROUNDING`)."""
         self.why_not: str | None = None
         """Why the model no longer has any."""
         self.graphs: OrderedDict[Shape, DecodeGraph] = OrderedDict()
@@ -209,17 +234,25 @@ class DecodeGraphs:
     def _shape(self, batch: Batch) -> Shape | None:
         if self.why_not is not None or batch.width > 1 or batch.keep > 1:
             return None
-        capacity = self.cache.capacity(batch.rows[0].slot.length)
-        return shape_of(batch.rows, capacity) if capacity else None
+        parts = []
+        for rows in by_arena(batch.rows):
+            part = part_of(rows, self.cache.capacity(rows[0].slot.length))
+            if part is None:
+                return None
+            parts.append(part)
+        return tuple(parts)
+
+    def _pointers(self, shape: Shape) -> tuple[int, ...]:
+        return tuple(p for part in shape for p in self.cache.pointers(part.length))
 
     def _graph(self, shape: Shape, forward: Forward) -> DecodeGraph | None:
         """The graph of a shape that was met often enough, captured where need be."""
         graph = self.graphs.get(shape)
-        if graph is not None and graph.pointers == self.cache.pointers(shape.length):
+        if graph is not None and graph.pointers == self._pointers(shape):
             self.graphs.move_to_end(shape)
             return graph
         if graph is not None:
-            self._drop_moved(shape.length)
+            self._drop_moved()
         self._met[shape] += 1
         if self._met[shape] <= MET:
             return None
@@ -228,10 +261,11 @@ class DecodeGraphs:
             self._drop(next(iter(self.graphs)))
         return graph
 
-    def _drop_moved(self, length: int) -> None:
-        """Drop the graphs of an arena that has grown, or was freed and made again."""
-        for shape in [s for s in self.graphs if s.length == length]:
-            self._drop(shape)
+    def _drop_moved(self) -> None:
+        """Drop the graphs of arenas that have grown, or were freed and made again."""
+        for shape, graph in list(self.graphs.items()):
+            if graph.pointers != self._pointers(shape):
+                self._drop(shape)
 
     def _drop(self, shape: Shape) -> None:
         del self.graphs[shape], self._met[shape]
@@ -263,14 +297,13 @@ class DecodeGraphs:
         graph.load(())
 
         def work() -> Tensor:
-            self.cache.place = graph.place
-            logits = forward(graph.place, graph.ids, graph.positions, graph.keys)
+            logits = forward(graph.places, graph.ids, graph.positions, graph.keys)
             return logits.index_select(0, graph.order)
 
         with Watch(self.device):
             work()
         graph.replay = self._capture(work)
-        graph.pointers = self.cache.pointers(shape.length)
+        graph.pointers = self._pointers(shape)
         self.captured += 1
         return graph
 
@@ -309,5 +342,5 @@ def decode_graphs(model: PreTrainedModel, spec: ModelSpec, cache: SlotCache) -> 
         logger.warning("%s decodes without CUDA graphs: %s", spec.name, error)
         return None
     quantized = getattr(model, "hf_quantizer", None) is not None
-    limit = COARSE if quantized else APART.get(model.dtype, COARSE)
+    limit = COARSE if quantized else ROUNDING.get(model.dtype, COARSE)
     return DecodeGraphs(spec.name, cache, capture, model.device, limit)

@@ -12,7 +12,7 @@ from langgraph_arbitrage.engine.slots import Slot
 from langgraph_arbitrage.engine.step_ends import StepEnds
 from langgraph_arbitrage.engine.ticket import Ticket
 
-__all__ = ["Batch", "Row"]
+__all__ = ["Batch", "Row", "by_arena"]
 
 
 class Row:
@@ -172,3 +172,11 @@ class Batch:
         """Most tokens of a row (Q); shorter rows are padded on the left."""
         self.keep = max(1, *(r.wanted(n) for r, n in zip(rows, counts, strict=True)))
         """Trailing positions whose logits some row wants."""
+
+
+def by_arena(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows with slots of one length together, the shortest first."""
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.slot.length, []).append(row)
+    return [found[length] for length in sorted(found)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from langgraph_arbitrage.engine.requests import Sampling
 from langgraph_arbitrage.engine.transfer import on_device, read
@@ -29,7 +30,7 @@ def choose(
         The B token ids, and their log-probabilities under the unwarped distribution.
     """
     logits = logits.float()
-    chosen, ids = logits.max(dim=-1)  # [B], [B]
+    ids = logits.max(dim=-1).indices  # [B]; many times as fast as argmax on a CPU
     sampled = [i for i, s in enumerate(samplings) if s.temperature > 0]
     if sampled:
         index = on_device(sampled, logits.device)  # [S]
@@ -40,9 +41,8 @@ def choose(
         # Inverse transform: the first token whose cumulative probability exceeds the draw.
         picks = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).squeeze(-1)
         ids.index_copy_(0, index, picks.clamp(max=logits.shape[-1] - 1))
-        chosen = logits.gather(-1, ids[:, None]).squeeze(-1)
-    logprobs = chosen - logits.logsumexp(dim=-1)
-    return read(ids, logprobs)
+    surprisals = cross_entropy(logits, ids, reduction="none")  # [B]
+    return read(ids, -surprisals)
 
 
 def warp(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:

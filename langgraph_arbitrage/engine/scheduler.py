@@ -123,7 +123,8 @@ class Scheduler:
         """Let rows go and come, then feed every running row once."""
         self._drop_cancelled()
         self._make_room()
-        self._admit()
+        if self.waiting:
+            self._admit()
         for batch in self.backend.batches(self.running):
             if self.cores is not None:
                 self.cores.use(len(batch.rows))

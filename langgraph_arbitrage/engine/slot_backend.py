@@ -11,10 +11,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langgraph_arbitrage.engine.attention import join_arenas
+from langgraph_arbitrage.engine.cuda_capture import CAPTURES
 from langgraph_arbitrage.engine.decode_graphs import DecodeGraphs
-from langgraph_arbitrage.engine.row import Batch, Row
+from langgraph_arbitrage.engine.row import Batch, Row, by_arena
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
-from langgraph_arbitrage.engine.slots import Claim, SlotTable, common_prefix
+from langgraph_arbitrage.engine.slots import (
+    APART,
+    JOINED,
+    Claim,
+    Lengths,
+    Slot,
+    SlotTable,
+    common_prefix,
+)
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.errors import NotEnoughMemoryError
 
@@ -23,7 +33,6 @@ __all__ = ["SlotBackend"]
 logger = logging.getLogger(__name__)
 
 CHUNK = {"cpu": 256, "cuda": 2048}  # prompt tokens a forward, so that other rows wait little
-GROW = 64  # tokens a row may write before it is moved to a longer slot
 WORTH_WAITING = 16  # a prefix this long that another row is reading now is waited for
 
 
@@ -32,13 +41,33 @@ class SlotBackend:
 
     name = "slot"
 
-    def __init__(self, model: PreTrainedModel, spec: ModelSpec, context: int | None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        spec: ModelSpec,
+        context: int | None,
+        *,
+        joined: bool = True,
+        lengths: Lengths | None = None,
+    ) -> None:
+        """Make a backend without slots.
+
+        Args:
+            model: The model, whose attention is changed where rows of several arenas are joined.
+            spec: Its settings.
+            context: Most tokens that it reads.
+            joined: Whether rows of several arenas may go through the model together.
+            lengths: Of the arenas; None takes what suits.
+        """
         self.model = model
         self.spec = spec
         self.device = model.device
         text = model.config.get_text_config()
         self.cache = SlotCache(text.num_hidden_layers)
-        self.table = SlotTable(spec.max_slots, context)
+        self.joined = join_arenas(model, joined=joined)
+        # A graph knows its arenas: on a GPU few of them make few graphs.
+        many = self.joined and self.device.type not in CAPTURES
+        self.table = SlotTable(spec.max_slots, context, lengths or (JOINED if many else APART))
         self.chunk = CHUNK.get(self.device.type, CHUNK["cuda"])
         self._layer_types: list[str] = sorted(set(getattr(text, "layer_types", None) or []))
         self._window: int | None = getattr(text, "sliding_window", None)
@@ -83,7 +112,7 @@ class SlotBackend:
         Raises:
             NotEnoughMemoryError: There is no memory; from now on fewer rows run at a time.
         """
-        tokens = len(ids) + GROW
+        tokens = len(ids) + self.table.lengths.grow
         for _ in range(2):  # a new slot, and where there is no memory for it, one that is there
             claim = self.table.claim(ids, tokens, reuse=reuse)
             if claim is None or self._fits(claim):
@@ -139,7 +168,7 @@ class SlotBackend:
         count = row.chunk(self.chunk)
         if len(row.slot.ids) + count + 1 > row.slot.length:
             old = row.slot
-            claim = self.table.move(old, len(old.ids) + count + GROW)
+            claim = self.table.move(old, len(old.ids) + count + self.table.lengths.grow)
             if not self._fits(claim):
                 raise self._no_memory(claim.slot.length)
             self._copy(claim)
@@ -149,16 +178,16 @@ class SlotBackend:
     # --- batches -------------------------------------------------------------------------
 
     def batches(self, rows: Sequence[Row]) -> list[Batch]:
-        """What goes through the model next: one decode batch an arena, and prompts in chunks."""
-        if self.spec.batch_invariant:
+        """What goes through the model next: all that decode together, and prompts in chunks."""
+        if self.spec.batch_invariant or len(rows) == 1:
             return [Batch([row], [row.chunk(self.chunk)]) for row in rows]
         found = []
-        for length in sorted({r.slot.length for r in rows}):
-            here = [r for r in rows if r.slot.length == length]
+        for here in [list(rows)] if self.joined and rows else by_arena(rows):
             decoding = [r for r in here if r.remaining == 1 and r.trailing == 1]
             reading = [r for r in here if not (r.remaining == 1 and r.trailing == 1)]
             if decoding:
-                self._gather(decoding)
+                for neighbours in by_arena(decoding):
+                    self._gather(neighbours)
                 found.append(Batch(decoding, [1] * len(decoding)))
             if reading:
                 found.append(self._reading_batch(reading))
@@ -201,29 +230,31 @@ class SlotBackend:
         return logits
 
     def _eager(self, batch: Batch) -> Tensor:
-        place, input_ids, position_ids, order = self._inputs(batch)
-        # One row in one range is a model's ordinary case: it makes its own masks, or none.
-        masks = self._masks(position_ids, self._keys(place.view)) if place.first is None else None
-        logits = self._run(place, input_ids, position_ids, masks, batch.keep)
+        places, input_ids, position_ids, order = self._inputs(batch)
+        # One row is a model's ordinary case: it makes its own masks, or none.
+        masks = None
+        if places[0].first is None:
+            masks = self._masks(position_ids, self._keys(max(p.view for p in places)))
+        logits = self._run(places, input_ids, position_ids, masks, batch.keep)
         if order is not None:
             logits = logits[order]
         return logits[:, -batch.keep :] if logits.dim() == 3 else logits
 
     def _masked(
-        self, place: Place, input_ids: Tensor, position_ids: Tensor, keys: Tensor
+        self, places: Sequence[Place], input_ids: Tensor, position_ids: Tensor, keys: Tensor
     ) -> Tensor:
         """Logits of tensors that are there, one token a row: what a graph captures."""
-        return self._run(place, input_ids, position_ids, self._masks(position_ids, keys), keep=1)
+        return self._run(places, input_ids, position_ids, self._masks(position_ids, keys), keep=1)
 
     def _run(
         self,
-        place: Place,
+        places: Sequence[Place],
         input_ids: Tensor,
         position_ids: Tensor,
         masks: Tensor | dict[str, Tensor] | None,
         keep: int,
     ) -> Tensor:
-        self.cache.place = place
+        self.cache.places = places
         kwargs: dict[str, Any] = {"logits_to_keep": keep} if self._keeps_logits else {}
         logits: Tensor = self.model(
             input_ids=input_ids,
@@ -235,46 +266,77 @@ class SlotBackend:
         ).logits
         return logits
 
-    def _inputs(self, batch: Batch) -> tuple[Place, Tensor, Tensor, list[int] | None]:
-        """Tensors for a batch, and which of its rows are the batch's, if not all in order."""
-        rows, width = batch.rows, batch.width
-        length = rows[0].slot.length
-        arena = self.table.arenas[length]
-        by_index = {r.slot.index: (r, n) for r, n in zip(rows, batch.counts, strict=True)}
-        low, high = min(by_index), max(by_index) + 1
-        # A range of slots is read in place; idle ones inside are computed for nothing, which is
-        # cheaper than copying all keys and values out, unless there are many.
-        in_place = 2 * (high - low) <= 3 * len(rows)
-        indices = list(range(low, high)) if in_place else sorted(by_index)
+    def _inputs(self, batch: Batch) -> tuple[list[Place], Tensor, Tensor, list[int] | None]:
+        """Tensors for a batch, and which of its lanes are the batch's rows, if not all in order."""
+        fed = {r.slot: (r, n) for r, n in zip(batch.rows, batch.counts, strict=True)}
+        ranges = [self._lanes([r.slot for r in rows]) for rows in by_arena(batch.rows)]
+        lanes = [slot for slots, _ in ranges for slot in slots]
         ids, positions, writes = [], [], []
-        for index in indices:
-            start = len(arena[index].ids)
-            row, count = by_index.get(index, (None, 0))
-            pad = width - count
+        for slot in lanes:
+            start = len(slot.ids)
+            row, count = fed.get(slot, (None, 0))
+            pad = batch.width - count
             new = list(range(start, start + count))
             ids.append([0] * pad + (row.tokens[start : start + count] if row else []))
             # Padding looks at one token, and is written past the end, where nothing is valid.
             positions.append([0] * pad + new)
             writes.append([start + count] * pad + new)
-        single = len(indices) == 1
-        position_ids = torch.tensor(positions, device=self.device)
-        place = Place(
-            length=length,
-            slots=len(arena),
-            rows=slice(low, high) if in_place else torch.tensor(indices, device=self.device),
-            row_ids=None if single else torch.tensor(indices, device=self.device)[:, None],
-            positions=None if single else torch.tensor(writes, device=self.device),
-            view=max(p[-1] for p in positions) + 1,
-            first=positions[0][0] if single else None,
+        if len(lanes) == 1:
+            places, order = [self._place_of_one(slot, positions[0])], None
+        else:
+            places = self._places(ranges, self._tensor(writes), [p[-1] + 1 for p in positions])
+            lane = {slot: i for i, slot in enumerate(lanes)}
+            order = [lane[r.slot] for r in batch.rows]
+            if order == list(range(len(lanes))):
+                order = None
+        return places, self._tensor(ids), self._tensor(positions), order
+
+    def _place_of_one(self, slot: Slot, positions: list[int]) -> Place:
+        return Place(
+            length=slot.length,
+            slots=len(self.table.arenas[slot.length]),
+            lanes=slice(0, 1),
+            rows=slice(slot.index, slot.index + 1),
+            view=positions[-1] + 1,
+            first=positions[0],
         )
-        order = [indices.index(r.slot.index) for r in rows]
-        trivial = order == list(range(len(indices)))
-        return (
-            place,
-            torch.tensor(ids, device=self.device),
-            position_ids,
-            None if trivial else order,
-        )
+
+    def _places(
+        self, ranges: list[tuple[list[Slot], bool]], writes: Tensor, ends: list[int]
+    ) -> list[Place]:
+        """The places of several lanes, from the positions that each writes and reads up to."""
+        indices = self._tensor([[slot.index] for slots, _ in ranges for slot in slots])
+        places, first = [], 0
+        for slots, in_place in ranges:
+            low, lanes = slots[0].index, slice(first, first + len(slots))
+            places.append(
+                Place(
+                    length=slots[0].length,
+                    slots=len(self.table.arenas[slots[0].length]),
+                    lanes=lanes,
+                    rows=slice(low, low + len(slots)) if in_place else indices[lanes, 0],
+                    row_ids=indices[lanes],
+                    positions=writes[lanes],
+                    view=max(ends[lanes]),
+                )
+            )
+            first += len(slots)
+        return places
+
+    def _lanes(self, slots: Sequence[Slot]) -> tuple[list[Slot], bool]:
+        """The slots of an arena to compute for these, by index, and whether they are a range.
+
+        A range is read in place; idle ones inside are computed for nothing, which is cheaper than
+        copying all keys and values out, unless there are many.
+        """
+        by_index = sorted(slots, key=lambda s: s.index)
+        low, high = by_index[0].index, by_index[-1].index + 1
+        if 2 * (high - low) <= 3 * len(slots):
+            return self.table.arenas[slots[0].length][low:high], True
+        return by_index, False
+
+    def _tensor(self, values: Sequence[Any]) -> Tensor:
+        return torch.tensor(values, device=self.device)
 
     def _keys(self, view: int) -> Tensor:
         """All positions below `view`."""
@@ -283,7 +345,7 @@ class SlotBackend:
         return self._positions[:view]
 
     def _masks(self, position_ids: Tensor, keys: Tensor) -> Tensor | dict[str, Tensor]:
-        """Additive masks [B, 1, Q, view]; one a layer type where the model has several."""
+        """Additive masks [B, 1, Q, longest view]; one a layer type where the model has several."""
         queries = position_ids[:, None, :, None]
         full = keys <= queries
         sliding = full & (keys > queries - self._window) if self._window else full

@@ -1,12 +1,13 @@
 """The slot cache: keys and values of many sequences in a few large tensors.
 
 Each layer of the model asks the cache to take new keys and values and to return those that it
-should attend to. Where they go and which rows are read stands in a `Place`, set before each
-forward. Rolling back is forgetting a length: no tensor work.
+should attend to. Where they go and which rows are read stands in a `Place` for each arena that
+the batch has rows in, set before each forward. Rolling back is forgetting a length: no tensor work.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,18 +24,20 @@ HEADROOM = 1.1  # what a forward needs beside the cache
 
 @dataclass
 class Place:
-    """Where one forward writes, and what it reads."""
+    """Where one forward writes in an arena, and what it reads there."""
 
     length: int
     """The arena, by the length of its slots (L)."""
     slots: int
     """Slots that the arena must have room for."""
+    lanes: slice
+    """Its rows in the batch."""
     rows: slice | Tensor
-    """The B rows of the arena in this batch: a range of slots is read without a copy."""
+    """The same B rows in the arena: a range of slots is read without a copy."""
     view: int
     """Positions below this are read."""
     row_ids: Tensor | None = None
-    """The same rows, shape [B, 1], where there are several."""
+    """Once more, shape [B, 1], where the batch has several rows."""
     positions: Tensor | None = None
     """Where each new token of several rows is written, shape [B, Q]."""
     first: int | None = None
@@ -55,13 +58,24 @@ class SlotLayer(CacheLayerMixin):
         """Keys and values of no slots, once a forward has told their heads and widths."""
         self.is_initialized = True
 
-    def update(
+    def update(  # type: ignore[override]
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [B, H, Q, D]; return those to attend to [B, H, view, D]."""
-        place = self.cache.place
+    ) -> tuple[Tensor | tuple[Tensor, ...], Tensor | tuple[Tensor, ...]]:
+        """Store new keys and values [B, H, Q, D]; return those to attend to [B, H, view, D].
+
+        Where the batch has rows in several arenas, one such tensor for each of them.
+        """
         if self.shape is None:
             self.shape = _room(0, 1, key_states), _room(0, 1, value_states)
+        places = self.cache.places
+        if len(places) == 1:
+            return self._updated(places[0], key_states, value_states)
+        found = [self._updated(p, key_states[p.lanes], value_states[p.lanes]) for p in places]
+        return tuple(keys for keys, _ in found), tuple(values for _, values in found)
+
+    def _updated(
+        self, place: Place, key_states: Tensor, value_states: Tensor
+    ) -> tuple[Tensor, Tensor]:
         keys, values = self._arena(place.length, place.slots, (key_states, value_states))
         for stored, new in ((keys, key_states), (values, value_states)):
             if place.first is not None:
@@ -115,10 +129,10 @@ class SlotLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.place.view, 0
+        return self.cache.places[0].view, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.place.first or 0
+        return self.cache.places[0].first or 0
 
     def get_max_length(self) -> int:
         return -1
@@ -127,7 +141,7 @@ class SlotLayer(CacheLayerMixin):
 class SlotCache(Cache):
     """A `transformers` cache whose batch rows are slots."""
 
-    place: Place
+    places: Sequence[Place]
 
     def __init__(self, layers: int) -> None:
         self._slot_layers = [SlotLayer(self) for _ in range(layers)]

@@ -2,24 +2,44 @@
 
 A slot keeps the token ids whose keys and values it holds, also after its row has left, so that
 a later request that begins with the same ids goes on from there. Slots live in *arenas*, one a
-length class: one long sequence does not make every slot long, and rows of similar length are
-decoded together.
+length class: one long sequence does not make every slot long, and attention reads rows of similar
+length together.
 """
 
 from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Claim", "Slot", "SlotTable", "common_prefix"]
+__all__ = ["APART", "JOINED", "Claim", "Lengths", "Slot", "SlotTable", "common_prefix"]
 
-FIRST_LENGTH = 512  # tokens in a slot of the smallest arena
-LENGTH_FACTOR = 4  # each arena's slots are this much longer than those of the one before
 MIN_OVERLAP = 16  # a shorter common prefix is cheaper to read again than to look after
-KEEP_IDLE = 8  # idle slots an arena may grow to before one that holds something is overwritten
+KEEP_IDLE = 8  # idle slots an arena may grow to at first, before one of them is overwritten
 STALE = 8  # forwards after which the writer of a free slot is not expected back for its next step
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the slots of the arenas are."""
+
+    first: int
+    """Tokens in a slot of the smallest arena."""
+    factor: int
+    """Each arena's slots are this much longer than those of the one before."""
+
+    @property
+    def grow(self) -> int:
+        """Tokens that a row may write before it is moved to a longer slot."""
+        return self.first // 2
+
+
+JOINED = Lengths(128, 2)
+"""Rows of several arenas run together: what is read beyond a row's end is what costs."""
+APART = Lengths(512, 4)
+"""Each arena costs a forward of its own: as few as can be."""
 
 
 @dataclass(eq=False)
@@ -52,12 +72,16 @@ class Claim:
 class SlotTable:
     """All slots of one model; decides, never touches a tensor."""
 
-    def __init__(self, max_slots: int, context: int | None) -> None:
+    def __init__(self, max_slots: int, context: int | None, lengths: Lengths = JOINED) -> None:
         self.max_slots = max_slots
         self.context = context
+        self.lengths = lengths
         self.arenas: dict[int, list[Slot]] = {}
         self.forwards = 0
         """How often the model has run."""
+        self.keep_idle = KEEP_IDLE
+        """Idle slots an arena may grow to; more, each time one was overwritten and missed."""
+        self._overwritten: deque[list[int]] = deque(maxlen=max_slots)  # what they held
         self._clock = itertools.count(1)
         self._full: set[int] = set()  # arenas for which there was no more memory
 
@@ -66,9 +90,9 @@ class SlotTable:
 
         The spare place takes what padding writes.
         """
-        length = FIRST_LENGTH
+        length = self.lengths.first
         while length < tokens + 1:
-            length *= LENGTH_FACTOR
+            length *= self.lengths.factor
         return min(length, self.context + 1) if self.context else length
 
     def busy(self) -> list[Slot]:
@@ -95,8 +119,9 @@ class SlotTable:
         free = [s for arena in self.arenas.values() for s in arena if not s.busy]
         best = max(free, key=lambda s: (common_prefix(s.ids, ids), s.used), default=None)
         overlap = min(common_prefix(best.ids, ids), useful) if best else 0
+        self._miss(ids, overlap)
         # It may have less room than is wanted: a row moves when it outgrows its slot. It may not
-        # have more: rows in an arena of their own cost a forward of their own.
+        # have more: short rows among long ones are read as far as those.
         fits = best is not None and len(ids) + 1 < best.length <= length
         if best and overlap and fits and 2 * overlap >= len(best.ids):
             return self._take(best, None, overlap)
@@ -171,6 +196,14 @@ class SlotTable:
         slot.used = next(self._clock)
         return Claim(slot, source, overlap)
 
+    def _miss(self, ids: Sequence[int], overlap: int) -> None:
+        """Keep one more idle slot where a request has to read again what one of them held."""
+        for held in self._overwritten:
+            if common_prefix(held, ids) >= overlap + MIN_OVERLAP:
+                self._overwritten.remove(held)
+                self.keep_idle += 1
+                return
+
     def _vacant(self, length: int, keep: Slot | None) -> Slot:
         """An empty slot, a new one, or the least recently used: in that order."""
         arena = self.arenas.setdefault(length, [])
@@ -178,11 +211,13 @@ class SlotTable:
         if empty := [s for s in free if not s.ids]:
             return min(empty, key=lambda s: s.index)
         may_grow = len(arena) < self.max_slots and length not in self._full
-        if not free or (len(free) < KEEP_IDLE and may_grow):
+        if not free or (len(free) < self.keep_idle and may_grow):
             slot = Slot(length, len(arena))
             arena.append(slot)
             return slot
-        return min(free, key=lambda s: s.used)
+        oldest = min(free, key=lambda s: s.used)
+        self._overwritten.append(oldest.ids[:])
+        return oldest
 
 
 def _index(slot: Slot) -> int:

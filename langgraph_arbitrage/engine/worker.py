@@ -25,6 +25,7 @@ from langgraph_arbitrage.engine.plain_backend import PlainBackend
 from langgraph_arbitrage.engine.probe import agrees
 from langgraph_arbitrage.engine.scheduler import Backend, Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
+from langgraph_arbitrage.engine.slots import Lengths
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
@@ -42,6 +43,9 @@ __all__ = ["Worker"]
 logger = logging.getLogger(__name__)
 
 TURNS = Turns()  # of all small models on a CPU
+PROBED = Lengths(8, 2)  # so short that a capability check meets several arenas
+
+Make = Callable[[PreTrainedModel, Lengths | None], Backend]
 
 
 class Worker:
@@ -65,7 +69,7 @@ class Worker:
         self._lock = ForkLock()
         self._thread: threading.Thread | None = None
         self._open = 0  # tickets that are not resolved
-        self._make: Callable[[PreTrainedModel], Backend] | None = None  # the backend that agreed
+        self._make: Make | None = None  # of the backend that agreed
         self._cores: Cores | None = None
         self._turn: AbstractContextManager[None] = nullcontext()
         self._closed = False
@@ -177,17 +181,27 @@ class Worker:
 
         Checked once: a thread that follows one that died takes the same again.
         """
-        reuse = not self.spec.batch_invariant
-        candidates: list[Callable[[PreTrainedModel], Backend]] = [
-            lambda model: SlotBackend(model, self.spec, self.context),
-            lambda model: PlainBackend(model, cached=True, reuse=reuse),
-            lambda model: PlainBackend(model, cached=False, reuse=reuse),
-        ]
         if self._make is None:
-            asked = candidates[self.spec.engine == "plain" :]
-            found = (m for m in asked[:-1] if agrees(self._scheduler(m(model)), model))
-            self._make = next(found, asked[-1])
-        return self._scheduler(self._make(model))  # afresh, without what the check has cached
+            candidates = self._candidates()
+            for self._make in candidates[:-1]:
+                if agrees(self._scheduler(self._make(model, PROBED)), model):
+                    break
+            else:
+                self._make = candidates[-1]
+        return self._scheduler(self._make(model, None))  # without what the check has cached
+
+    def _candidates(self) -> list[Make]:
+        """The fastest first; the last is a plain forward itself."""
+        spec, context, reuse = self.spec, self.context, not self.spec.batch_invariant
+        slots: list[Make] = [
+            lambda model, lengths: SlotBackend(model, spec, context, lengths=lengths),
+            lambda model, lengths: SlotBackend(model, spec, context, joined=False, lengths=lengths),
+        ]
+        plain: list[Make] = [
+            lambda model, _: PlainBackend(model, cached=True, reuse=reuse),
+            lambda model, _: PlainBackend(model, cached=False, reuse=reuse),
+        ]
+        return plain if spec.engine == "plain" else [*slots, *plain]
 
     def _scheduler(self, backend: Backend) -> Scheduler:
         return Scheduler(

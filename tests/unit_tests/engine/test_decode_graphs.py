@@ -11,9 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from langgraph_arbitrage.engine import Engine, Sampling, Score, Write, decode_graphs, slots
+from langgraph_arbitrage.engine import (
+    Engine,
+    Sampling,
+    Score,
+    Write,
+    decode_graphs,
+    slot_backend,
+    slots,
+)
 from langgraph_arbitrage.engine.cuda_capture import CAPTURES
-from langgraph_arbitrage.engine.decode_graphs import DecodeGraph, DecodeGraphs, Shape, shape_of
+from langgraph_arbitrage.engine.decode_graphs import DecodeGraph, DecodeGraphs, Part, part_of
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.transfer import packed, unpacked
 from tape import Tape, no_capture, taped, tensors
@@ -66,9 +74,9 @@ def test_a_replay_writes_what_transformers_writes_alone_and_many_at_once(
 def test_rows_that_join_leave_and_move_and_arenas_that_grow_change_no_answer(
     fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "FIRST_LENGTH", 48)
+    monkeypatch.setattr(slot_backend, "APART", slots.Lengths(32, 2))
     monkeypatch.setattr(slots, "STALE", 0)
-    monkeypatch.setattr("langgraph_arbitrage.engine.slot_backend.GROW", 4)
+    monkeypatch.setattr(decode_graphs, "MET", 0)
     engine = fresh(PATH, max_slots=20)
     asked = prompts(14) + prompts(3)
     lengths = [10 + 13 * (n % 4) for n in range(len(asked))]
@@ -83,10 +91,10 @@ def test_rows_that_join_leave_and_move_and_arenas_that_grow_change_no_answer(
     found = [t.result().ids for t in tickets]
     assert found == [generate(PATH, p, n) for p, n in zip(asked, lengths, strict=True)]
     graphs = graphs_of(schedulers)
-    shapes = list(graphs.graphs)
-    assert len({s.length for s in shapes}) > 1  # rows moved on to longer slots
-    assert any(s.low is not None for s in shapes)
-    assert graphs.captured > len(shapes)  # some whose arena had grown were dropped
+    parts = [part for shape in graphs.graphs for part in shape]
+    assert len({part.length for part in parts}) > 1  # rows moved on to longer slots
+    assert any(part.low is not None for part in parts)
+    assert len(parts) > len(graphs.graphs)  # rows of several arenas in one graph
     assert swapped
 
 
@@ -120,7 +128,8 @@ def test_padding_leaves_what_idle_slots_hold_as_it_is(
     replayed = graphs_of(schedulers).replayed
     assert write_all(engine, others, 20) == [generate(PATH, p, 20) for p in others]
     assert graphs_of(schedulers).replayed > replayed
-    assert 4 in {s.rows for s in graphs_of(schedulers).graphs if s.low is not None}
+    ranges = [p.rows for (p,) in graphs_of(schedulers).graphs if p.low is not None]
+    assert 4 in ranges
     written = engine.submit(Write(held, 20)).result()
     assert written.cached >= len(held) - 1
     assert written.ids == generate(PATH, held, 20)
@@ -133,7 +142,7 @@ def test_no_more_graphs_are_kept_than_allowed_and_those_used_last_stay(
     engine = fresh(PATH)
     assert write_all(engine, prompts(1), 150) == [generate(PATH, prompts(1)[0], 150)]
     graphs = graphs_of(schedulers)
-    assert [s.view for s in graphs.graphs] == [128, 192]
+    assert [part.view for (part,) in graphs.graphs] == [128, 192]
     assert graphs.captured == 3
 
 
@@ -338,9 +347,9 @@ def test_they_are_off_where_they_were_turned_off_and_on_a_cpu(
 # --- pieces ------------------------------------------------------------------------------
 
 
-def test_a_shape_holds_all_rows_and_lies_within_the_arena() -> None:
+def test_a_part_holds_all_its_rows_and_lies_within_the_arena() -> None:
     rng = random.Random(0)
-    seen: set[Shape] = set()
+    seen: set[Part] = set()
     for _ in range(3000):
         capacity = rng.choice([1, 8, 16, 20, 64])
         count = rng.randint(1, capacity)
@@ -351,19 +360,19 @@ def test_a_shape_holds_all_rows_and_lies_within_the_arena() -> None:
             SimpleNamespace(slot=slots.Slot(length, i, ids=[0] * n))
             for i, n in zip(indices, held, strict=True)
         ]
-        shape = shape_of(rows, capacity)
-        if shape is None:
+        part = part_of(rows, capacity)
+        if part is None:
             assert max(indices) + 1 - min(indices) > 2 * count
             continue
-        seen.add(replace(shape, low=0))
-        assert max(held) < shape.view <= length
-        assert shape.view - max(held) - 1 < max(64, (max(held) + 1) / 2)
-        if shape.low is None:
-            assert count <= shape.rows < 2 * count
-            assert shape.rows * shape.view <= decode_graphs.COPIED
+        seen.add(replace(part, low=0))
+        assert max(held) < part.view <= length
+        assert part.view - max(held) - 1 < max(64, (max(held) + 1) / 2)
+        if part.low is None:
+            assert count <= part.rows < 2 * count
+            assert part.rows * part.view <= decode_graphs.COPIED
         else:
-            assert 0 <= shape.low <= min(indices)
-            assert max(indices) < shape.low + shape.rows <= capacity
+            assert 0 <= part.low <= min(indices)
+            assert max(indices) < part.low + part.rows <= capacity
     assert len({s.view for s in seen}) < 20  # few enough to capture
     assert {s.rows for s in seen} <= {1, 2, 4, 8, 16, 20, 32, 64}
 

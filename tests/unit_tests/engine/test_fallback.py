@@ -98,8 +98,8 @@ def test_a_sliding_window_is_passed_by_the_check(
     """A slot engine that forgot the window would agree on shorter texts."""
     init = SlotBackend.__init__
 
-    def without_window(self: SlotBackend, *args: Any) -> None:
-        init(self, *args)
+    def without_window(self: SlotBackend, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
         self._window = None
 
     monkeypatch.setattr(SlotBackend, "__init__", without_window)

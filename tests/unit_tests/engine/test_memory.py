@@ -11,7 +11,7 @@ import torch
 
 from langgraph_arbitrage.engine import Engine, Write, memory, slot_cache
 from langgraph_arbitrage.engine.scheduler import Scheduler
-from langgraph_arbitrage.engine.slots import FIRST_LENGTH
+from langgraph_arbitrage.engine.slots import JOINED
 from langgraph_arbitrage.errors import EngineError, NotEnoughMemoryError
 from tiny import generate, make, random_ids
 
@@ -88,10 +88,10 @@ def test_free_memory_is_asked_before_it_is_taken(
     """A CPU hands out memory that it does not have, and ends the process later."""
     engine = fresh(PATH)
     engine.submit(Write([7], 1)).result()
-    limited(int(5.5 * A_SLOT * FIRST_LENGTH * 1.5))
+    limited(int(5.5 * A_SLOT * JOINED.first * 1.5))
     found = [t.result().ids for t in [engine.submit(Write(p, NEW)) for p in prompts(12)]]
     assert found == [generate(PATH, p, NEW) for p in prompts(12)]
-    assert schedulers[-1].backend.cache.bytes() <= 5.5 * A_SLOT * FIRST_LENGTH * 1.5
+    assert schedulers[-1].backend.cache.bytes() <= 5.5 * A_SLOT * JOINED.first * 1.5
     assert 1 < schedulers[-1].backend.max_rows < 12
 
 
@@ -100,19 +100,19 @@ def test_a_row_that_cannot_move_to_a_longer_slot_waits_for_the_others(
 ) -> None:
     engine = fresh(PATH, max_slots=7)
     engine.submit(Write([7], 1)).result()
-    room, long = slot_cache._room, random_ids(FIRST_LENGTH - 26)
+    room, long = slot_cache._room, random_ids(JOINED.first - 26)
     running: list[int] = []
 
     def failing(slots: int, length: int, like: Any) -> Any:
-        if length > FIRST_LENGTH and len(running) < 100:
+        if length > JOINED.first and len(running) < 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return room(slots, length, like)
 
     monkeypatch.setattr(slot_cache, "_room", failing)
-    other = engine.submit(Write(random_ids(9), 150), running.append)
+    other = engine.submit(Write(random_ids(9), 110), running.append)
     written = engine.submit(Write(long, 60)).result()
     assert written.ids == generate(PATH, long, 60)
-    assert other.result().ids == generate(PATH, random_ids(9), 150)
+    assert other.result().ids == generate(PATH, random_ids(9), 110)
 
 
 def test_memory_of_slots_that_nobody_is_in_is_given_to_those_who_need_it(
@@ -121,7 +121,7 @@ def test_memory_of_slots_that_nobody_is_in_is_given_to_those_who_need_it(
     engine = fresh(PATH, max_slots=5)
     engine.submit(Write(random_ids(600), 1)).result()  # leaves a long slot behind
     cache = schedulers[-1].backend.cache
-    limited(cache.bytes() + 3 * A_SLOT * FIRST_LENGTH)  # for three more short ones
+    limited(cache.bytes() + 3 * A_SLOT * JOINED.first)  # for three more short ones
     found = [t.result().ids for t in [engine.submit(Write(p, NEW)) for p in prompts(5)]]
     assert found == [generate(PATH, p, NEW) for p in prompts(5)]
     assert schedulers[-1].backend.max_rows == 5
@@ -135,13 +135,13 @@ def test_one_row_for_which_there_is_no_memory_at_all_fails_alone(
     room = slot_cache._room
 
     def failing(slots: int, length: int, like: Any) -> Any:
-        if length > FIRST_LENGTH:
+        if length > JOINED.first:
             raise MemoryError
         return room(slots, length, like)
 
     monkeypatch.setattr(slot_cache, "_room", failing)
     with pytest.raises(
-        NotEnoughMemoryError, match=r"no memory for a sequence of 2048 .*max_tokens"
+        NotEnoughMemoryError, match=r"no memory for a sequence of 1024 .*max_tokens"
     ):
         engine.submit(Write(random_ids(700), 3)).result()
     ids = random_ids(9)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from langgraph_arbitrage.engine import Engine, Score, Write
+from langgraph_arbitrage.engine.scheduler import Scheduler
+from langgraph_arbitrage.engine.slots import KEEP_IDLE
 from tiny import generate, make, random_ids
 
 LAYERS = 3
@@ -111,3 +113,26 @@ def test_scores_and_steps_share_what_is_cached(llama: Engine, fed: Counter[int])
     # The first token is judged at the last one before it, which is fed again; the last is not fed.
     assert fed[LAYERS] == reading.fed == 6
     assert reading.logprobs == pytest.approx(written.logprobs, abs=1e-4)
+
+
+def test_slots_become_as_many_as_conversations_that_take_turns(
+    llama: Engine, fed: Counter[int]
+) -> None:
+    """More than are kept at first: what is missed once is kept from then on."""
+    texts = {n: random_ids(40, seed=n) for n in range(1, 2 * KEEP_IDLE + 5)}
+    for turn in range(4):
+        fed.clear()
+        for n, ids in texts.items():
+            llama.submit(Write(ids, max_tokens=1)).result()
+            texts[n] = [*ids, *random_ids(5, seed=100 * turn + n)]
+    assert fed[LAYERS] == 5 * len(texts)
+
+
+def test_requests_that_never_come_back_get_no_more_slots(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(make("llama", endless=True))
+    for n in range(1, 5 * KEEP_IDLE):
+        engine.submit(Write(random_ids(40, seed=n), max_tokens=1)).result()
+    (arena,) = schedulers[-1].backend.table.arenas.values()
+    assert len(arena) == KEEP_IDLE

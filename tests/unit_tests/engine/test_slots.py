@@ -3,18 +3,21 @@
 from collections.abc import Callable
 
 import pytest
+from torch import Tensor
 
 from langgraph_arbitrage.engine import Engine, Write
+from langgraph_arbitrage.engine.row import Batch
 from langgraph_arbitrage.engine.scheduler import Scheduler
-from langgraph_arbitrage.engine.slots import FIRST_LENGTH, SlotTable, common_prefix
+from langgraph_arbitrage.engine.slot_backend import SlotBackend
+from langgraph_arbitrage.engine.slots import JOINED, SlotTable, common_prefix
 from tiny import generate, make, random_ids
+
+FIRST, SECOND = JOINED.first, JOINED.first * JOINED.factor  # tokens in a slot of an arena
 
 Make = Callable[..., Engine]
 
 
-@pytest.mark.parametrize(
-    ("prompt_length", "new"), [(FIRST_LENGTH - 26, 60), (4 * FIRST_LENGTH - 24, 40)]
-)
+@pytest.mark.parametrize(("prompt_length", "new"), [(FIRST - 26, 60), (SECOND - 24, 40)])
 def test_a_row_that_outgrows_its_slot_goes_on_as_generate(
     prompt_length: int, new: int, engine: Make
 ) -> None:
@@ -27,11 +30,48 @@ def test_a_row_that_outgrows_its_slot_goes_on_as_generate(
 
 def test_rows_of_all_lengths_together_equal_generate(engine: Make) -> None:
     path = make("llama", endless=True, max_position_embeddings=4096)
-    short, long = FIRST_LENGTH, 4 * FIRST_LENGTH
-    lengths = (3, 180, short - 6, short - 1, short, short + 1, long - 14, long, long + 76)
+    short, long = FIRST, SECOND
+    lengths = (3, 60, short - 6, short - 1, short, short + 1, long - 14, long, long + 76, 8 * long)
     prompts = [random_ids(n, seed=n) for n in lengths]
     tickets = [engine(path).submit(Write(p, max_tokens=20)) for p in prompts]
     assert [t.result().ids for t in tickets] == [generate(path, p, 20) for p in prompts]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "gemma3_text"])
+def test_rows_of_several_arenas_run_in_one_forward(
+    kind: str, fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    path = make(kind, endless=True)
+    engine, prompts = fresh(path), [random_ids(n, seed=n) for n in (5, SECOND - 100, SECOND - 90)]
+    engine.submit(Write([7], 1)).result()
+    backend = schedulers[-1].backend
+    assert isinstance(backend, SlotBackend)
+    forward, lengths = backend.forward, []
+
+    def counted(batch: Batch) -> Tensor:
+        if batch.width == 1:
+            lengths.append(sorted(row.slot.length for row in batch.rows))
+        return forward(batch)
+
+    backend.forward = counted  # type: ignore[method-assign]
+    tickets = [engine.submit(Write(p, max_tokens=40)) for p in prompts]
+    assert [t.result().ids for t in tickets] == [generate(path, p, 40) for p in prompts]
+    assert [FIRST, SECOND, SECOND] in lengths
+
+
+def test_where_attention_cannot_be_joined_each_arena_runs_by_itself(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    path = make("llama", endless=True)
+    engine = fresh(path, model_kwargs={"attn_implementation": "eager"})
+    engine.submit(Write([7], 1)).result()
+    backend = schedulers[-1].backend
+    assert isinstance(backend, SlotBackend)
+    assert not backend.joined
+    prompts = [random_ids(n, seed=n) for n in (5, 470, 480)]
+    tickets = [engine.submit(Write(p, max_tokens=40)) for p in prompts]
+    assert [t.result().ids for t in tickets] == [generate(path, p, 40) for p in prompts]
+    assert list(backend.table.arenas) == [512, 1025]
 
 
 def test_one_long_row_does_not_make_every_slot_long(
@@ -42,7 +82,7 @@ def test_one_long_row_does_not_make_every_slot_long(
     tickets = [engine.submit(Write(random_ids(20, seed=n), max_tokens=1)) for n in range(8)]
     [t.result() for t in tickets]
     arenas = schedulers[-1].backend.table.arenas
-    assert sum(len(slots) for length, slots in arenas.items() if length > FIRST_LENGTH) == 1
+    assert sum(len(slots) for length, slots in arenas.items() if length > FIRST) == 1
 
 
 def test_more_requests_than_slots_all_complete(fresh: Make, schedulers: list[Scheduler]) -> None:
@@ -101,13 +141,13 @@ def test_common_prefix_counts_leading_tokens() -> None:
 def test_a_follow_up_stays_in_its_slot_until_it_outgrows_it(
     fresh: Make, schedulers: list[Scheduler]
 ) -> None:
-    """Rows in an arena of their own cost a forward of their own."""
+    """Moving costs a copy; being read a little further than its end costs less."""
     path = make("llama", endless=True, max_position_embeddings=4096)
-    prompt = random_ids(FIRST_LENGTH - 106)
+    prompt = random_ids(FIRST - 106)
     engine, ids = fresh(path), prompt
     for _ in range(8):
         ids = ids + engine.submit(Write(ids, max_tokens=12)).result().ids
-    assert list(schedulers[-1].backend.table.arenas) == [FIRST_LENGTH]
+    assert list(schedulers[-1].backend.table.arenas) == [FIRST]
     assert ids[len(prompt) :] == generate(path, prompt, 96)
 
 
@@ -115,16 +155,16 @@ def test_a_short_request_does_not_run_where_a_long_one_ran(
     fresh: Make, schedulers: list[Scheduler]
 ) -> None:
     path = make("llama", endless=True, max_position_embeddings=4096)
-    engine, ids = fresh(path), random_ids(FIRST_LENGTH + 50)
+    engine, ids = fresh(path), random_ids(FIRST + 50)
     engine.submit(Write(ids, max_tokens=1)).result()
     lengths = set()
 
     def on_token(_: int) -> None:
         lengths.update(slot.length for slot in schedulers[-1].backend.table.busy())
 
-    beginning = ids[: FIRST_LENGTH - 100]
+    beginning = ids[: FIRST - 100]
     written = engine.submit(Write(beginning, max_tokens=5), on_token).result()
-    assert lengths == {FIRST_LENGTH}
+    assert lengths == {FIRST}
     assert written.cached == len(beginning) - 1
     assert written.ids == generate(path, beginning, 5)
 

@@ -149,6 +149,8 @@ class Pair:
 
     def _peers(self, first: int, others: Sequence[int]) -> None:
         served = self.served
+        for role in ("draft", "target"):
+            served.models[role].set_attn_implementation("sdpa")  # the engine has set its own
         for batch in (first, *others):
             what = f"generate, batch {batch}, tokens/s"
             self.take(what, lambda b=batch: peers.generate(served, b), 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from langgraph_arbitrage.errors import CheckpointError, NotEnoughMemoryError, Se
 from langgraph_arbitrage.weights import NAMES, shard_files, tensor_bytes, tensor_shapes
 
 __all__ = [
+    "check_device_map",
     "check_memory",
     "choose_device",
     "choose_dtype",
@@ -74,11 +76,32 @@ def choose_device(spec: ModelSpec) -> torch.device:
     """
     if spec.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return _device_here(spec.device)
+
+
+def check_device_map(spec: ModelSpec) -> None:
+    """See that the devices of the spec's device map are there.
+
+    Raises:
+        SettingsError: One is not.
+    """
+    placed = spec.model_kwargs.get("device_map")
+    names = placed.values() if isinstance(placed, Mapping) else [placed]
+    for name in names:
+        if name is not None and name not in ("disk", *SPREAD):
+            _device_here(f"cuda:{name}" if isinstance(name, int) else str(name))
+
+
+SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Device maps that accelerate makes by itself."""
+
+
+def _device_here(name: str) -> torch.device:
     try:
-        device = torch.device(spec.device)
+        device = torch.device(name)
     except RuntimeError as error:
         raise SettingsError(
-            f"device {spec.device!r} is no device: use auto, cpu, cuda, cuda:1 or mps"
+            f"device {name!r} is no device: use auto, cpu, cuda, cuda:1 or mps"
         ) from error
     index, number = device.index or 0, torch.cuda.device_count()
     there = {
@@ -91,7 +114,7 @@ def choose_device(spec: ModelSpec) -> torch.device:
         built = torch.backends.cuda.is_built() or device.type != "cuda"
         why = "" if built else f"; torch {torch.__version__} is built without CUDA"
         raise SettingsError(
-            f"device {spec.device!r} is not on this machine (CUDA devices: {number}{why}). Use "
+            f"device {name!r} is not on this machine (CUDA devices: {number}{why}). Use "
             f"device='cpu', or 'auto' for what there is."
         )
     return device

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
 from langgraph_arbitrage.engine.checkpoint import (
+    check_device_map,
     check_memory,
     choose_device,
     choose_dtype,
@@ -57,6 +58,7 @@ class Engine:
         self.spec = spec
         self.config = load_config(spec)
         device = choose_device(spec)
+        check_device_map(spec)
         check_quantization(spec, self.config)
         check_memory(spec, device, choose_dtype(spec, device))
         self.context = context_length(self.config)

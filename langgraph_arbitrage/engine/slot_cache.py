@@ -8,7 +8,7 @@ the batch has rows in, set before each forward. Rolling back is forgetting a len
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,15 @@ class Place:
     first: int | None = None
     """With one row: its first new position, written as one range."""
 
+    def on(self, device: torch.device) -> Place:
+        """The same, with its tensors on the device of a layer: a model may be on several."""
+        if self.positions is None or self.positions.device == device:
+            return self
+        moved = {
+            name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)
+        }
+        return replace(self, **moved)
+
 
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer, in one pair of tensors an arena."""
@@ -76,6 +85,7 @@ class SlotLayer(CacheLayerMixin):
     def _updated(
         self, place: Place, key_states: Tensor, value_states: Tensor
     ) -> tuple[Tensor, Tensor]:
+        place = place.on(key_states.device)
         keys, values = self._arena(place.length, place.slots, (key_states, value_states))
         for stored, new in ((keys, key_states), (values, value_states)):
             if place.first is not None:

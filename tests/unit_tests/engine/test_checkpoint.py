@@ -2,19 +2,22 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from langgraph_arbitrage.engine import Engine, ModelSpec, Write, checkpoint, memory
+from langgraph_arbitrage.engine.slot_cache import Place
 from langgraph_arbitrage.errors import (
     ArbitrageError,
     CheckpointError,
     NotEnoughMemoryError,
     SettingsError,
 )
-from tiny import make
+from tiny import generate, make, random_ids
 
 PATH = make("llama")
 
@@ -97,12 +100,15 @@ def test_weights_of_another_shape_are_told(folder: Path) -> None:
         ({"device": "cuda"}, "'cuda' is not on this machine"),
         ({"device": "meta"}, "'meta' is not on this machine"),
         ({"device": "teapot"}, "'teapot' is no device: use auto, cpu, cuda"),
+        ({"model_kwargs": {"device_map": {"": "cuda:9"}}}, "'cuda:9' is not on this machine"),
+        ({"model_kwargs": {"device_map": {"model": "cpu", "lm_head": 9}}}, "'cuda:9' is not on"),
+        ({"model_kwargs": {"device_map": "teapot"}}, "'teapot' is no device"),
         ({"dtype": "int3"}, "'int3' is not one of auto, float32, bfloat16, float16"),
         ({"max_slots": 0}, "max_slots must be at least 1, not 0"),
         ({"path": ""}, "a local folder or a hub id, not ''"),
     ],
 )
-def test_a_spec_that_cannot_be_met_is_refused(settings: dict[str, str], told: str) -> None:
+def test_a_spec_that_cannot_be_met_is_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         Engine(ModelSpec(**{"path": PATH} | settings))
 
@@ -120,6 +126,28 @@ def test_too_little_memory_is_told_before_loading(
     assert "device='cpu'" not in str(refusal.value)  # it is there already
     assert isinstance(refusal.value, MemoryError)
     assert not loads
+
+
+def test_a_model_that_is_spread_over_memory_and_disk_writes_the_same(
+    tmp_path: Path, fresh: Callable[..., Engine]
+) -> None:
+    path = make("llama", endless=True)
+    places = dict.fromkeys(("model.embed_tokens", "model.rotary_emb", "model.norm"), "cpu")
+    places |= {"lm_head": "cpu", "model.layers.0": "cpu"}
+    places |= dict.fromkeys(("model.layers.1", "model.layers.2"), "disk")
+    engine = fresh(path, model_kwargs={"device_map": places, "offload_folder": str(tmp_path)})
+    found = [engine.submit(Write(random_ids(n), 6)) for n in (5, 9)]
+    assert [t.result().ids for t in found] == [generate(path, random_ids(n), 6) for n in (5, 9)]
+    assert engine.backend == "slot"
+
+
+def test_a_place_follows_a_layer_to_its_device() -> None:
+    rows = torch.tensor([0, 3])
+    place = Place(128, 4, slice(0, 2), rows, 7, rows[:, None], rows[:, None])
+    there = place.on(torch.device("meta"))
+    assert {t.device.type for t in (there.rows, there.row_ids, there.positions)} == {"meta"}
+    assert (there.length, there.view) == (128, 7)
+    assert place.on(torch.device("cpu")) is place
 
 
 def test_bytes_needed_are_those_of_the_dtype(folder: Path) -> None:

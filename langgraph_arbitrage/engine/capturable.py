@@ -27,6 +27,8 @@ READS = frozenset(
 )
 """Operations whose result, or its shape, the host waits for."""
 
+COPIES = frozenset(("_to_copy", "copy_", "to"))
+
 
 class NotCapturableError(RuntimeError):
     """A forward does what no graph can repeat."""
@@ -57,9 +59,11 @@ class Watch(TorchDispatchMode):
         made = [r for r in tree_leaves(result) if isinstance(r, Tensor)]
         if name == "lift_fresh" and any(r.device == self.device for r in made):
             raise NotCapturableError("its forward makes a tensor of values of the host")
-        elsewhere = {t.device for t in (*given, *made) if t.device != self.device and t.dim()}
-        if elsewhere and (here or any(r.device == self.device for r in made)):
-            raise NotCapturableError(f"its forward also works on {', '.join(map(str, elsewhere))}")
+        copies = name in COPIES  # others may return a scalar of the host that nobody asked for
+        met = [*given, *made] if copies else [t for t in given if t.dim()]
+        others = {t.device for t in met} - {self.device}
+        if others and (here or any(r.device == self.device for r in made)):
+            raise NotCapturableError(f"its forward also works on {', '.join(map(str, others))}")
         return result
 
 

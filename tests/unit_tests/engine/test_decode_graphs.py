@@ -20,6 +20,7 @@ from langgraph_arbitrage.engine import (
     slot_backend,
     slots,
 )
+from langgraph_arbitrage.engine.capturable import NotCapturableError, Watch, why_eager
 from langgraph_arbitrage.engine.cuda_capture import CAPTURES
 from langgraph_arbitrage.engine.decode_graphs import DecodeGraph, DecodeGraphs, Part, part_of
 from langgraph_arbitrage.engine.scheduler import Scheduler
@@ -317,8 +318,6 @@ def test_weights_that_accelerate_moves_are_decoded_eagerly(
     assert graphs_of(schedulers) is not None  # all on one device: nothing is moved
     from accelerate import cpu_offload
 
-    from langgraph_arbitrage.engine.capturable import why_eager
-
     model, spec = schedulers[-1].backend.model, engine.spec  # type: ignore[attr-defined]
     assert why_eager(model, spec) is None
     model.hf_device_map = {"model": 0, "lm_head": 1}
@@ -342,6 +341,45 @@ def test_they_are_off_where_they_were_turned_off_and_on_a_cpu(
     assert WARNING not in caplog.text
     write_all(fresh(PATH, cuda_graphs=True), [[7]], 20)
     assert "decodes without CUDA graphs: it is on cpu" in caplog.text
+
+
+SEEN: dict[str, tuple[Callable[[Tensor], Any], bool]] = {
+    "a value": (lambda t: bool(t.sum() > 2), True),
+    "a value as a number": (lambda t: t[0].item(), True),
+    "a mask as an index": (lambda t: t[t > 0], True),
+    "assignment by a mask": (lambda t: t.clone().__setitem__(t > 0, t.clone()[:2]), True),
+    "a list as an index": (lambda t: t[[0, 1]], True),
+    "a new tensor of values": (lambda t: t + torch.tensor([1.0, 2.0]), True),
+    "a slice": (lambda t: t[:1] * 2 + 1, False),
+    "a tensor as an index": (lambda t: t[t.long() * 0], False),
+    "where": (lambda t: torch.where(t > 0, t, -t).clone(), False),
+    "a range": (lambda t: torch.arange(2, device=t.device) + t, False),
+}
+
+
+@pytest.mark.parametrize("what", SEEN)
+def test_what_a_graph_cannot_repeat_is_seen(what: str) -> None:
+    work, refused = SEEN[what]
+    given = torch.ones(2)
+    with torch.inference_mode(), Watch(given.device):
+        if refused:
+            with pytest.raises(NotCapturableError):
+                work(given)
+        else:
+            work(given)
+
+
+def test_copies_to_the_device_are_seen_and_scalars_are_none() -> None:
+    there = torch.ones(3, device="meta")
+    with Watch(there.device):
+        _ = there * torch.ones(()) + there.to("meta")
+        for copy in (
+            lambda: torch.ones(3).to("meta"),
+            lambda: there.copy_(torch.ones(3)),
+            lambda: there[torch.zeros(2, dtype=torch.long)],
+        ):
+            with pytest.raises(NotCapturableError, match="also works on cpu"):
+                copy()
 
 
 # --- pieces ------------------------------------------------------------------------------

@@ -40,17 +40,20 @@ class CudaCapture:
 
     def __call__(self, work: Callable[[], Tensor]) -> Replay:
         """Run the work to warm up, then once more while its kernels are recorded, not run."""
+        usual = torch.cuda.current_stream(self._stream.device)
         with _capturing:
-            usual = torch.cuda.current_stream(self._stream.device)
             self._stream.wait_stream(usual)
             with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UPS):
                     work()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-            ):
-                output = work()
+            try:
+                with torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                ):
+                    output = work()
+            finally:  # a capture that fails does not go back to it
+                torch.cuda.set_stream(usual)
             usual.wait_stream(self._stream)
 
         def replay() -> Tensor:
@@ -71,5 +74,7 @@ def own_stream(device: torch.device) -> AbstractContextManager[object]:
     """
     if device.type != "cuda":
         return nullcontext()
-    torch.cuda.synchronize(device)  # what loading has queued on the shared one
-    return torch.cuda.stream(torch.cuda.Stream(device))
+    stream = torch.cuda.Stream(device)
+    # After what loading has queued. To wait for the whole device would break others' captures.
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return torch.cuda.stream(stream)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 __all__ = ["Cores"]
 
 SMALL = 100_000_000  # parameters up to which one thread beats several on a single token
-WIDE = 10_000_000  # parameters × rows from which several threads beat one all the same
+WIDE = 20_000_000  # parameters × rows from which several threads beat one all the same
 ALL = torch.get_num_threads()  # asked now: a thread that sets its own sets it for later ones too
 
 

@@ -78,9 +78,14 @@ class Scheduler:
         self.running: list[Row] = []
 
     @property
+    def rows(self) -> int:
+        """Requests that run or wait."""
+        return len(self.running) + len(self.waiting)
+
+    @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.waiting or self.running)
+        return self.rows > 0
 
     def add(self, ticket: Ticket[Any]) -> None:
         """Queue a ticket: first come, first served."""

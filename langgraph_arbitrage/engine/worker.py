@@ -71,7 +71,7 @@ class Worker:
         self._open = 0  # tickets that are not resolved
         self._make: Make | None = None  # of the backend that agreed
         self._cores: Cores | None = None
-        self._turn: AbstractContextManager[None] = nullcontext()
+        self._turns: Turns | None = None
         self._closed = False
 
     def put(self, ticket: Ticket[Any], *, under_way: bool = True) -> None:
@@ -151,8 +151,9 @@ class Worker:
                 with own_stream(model.device):
                     scheduler = self._started(model)
                     while self._take(scheduler):
-                        with self._turn:
-                            scheduler.step()
+                        with self._turn(scheduler.rows) as mine:
+                            if mine:
+                                scheduler.step()
         except BaseException as error:  # a thread that ends unseen would leave all waiting for ever
             failure = self._failure(error)
             lost = self._drained()
@@ -169,7 +170,7 @@ class Worker:
         if model.device.type == "cpu":
             self._cores = Cores(model, self.spec.threads)
             if self._cores.takes_turns:
-                self._turn = TURNS
+                self._turns = TURNS
         scheduler = self._choose(model)
         if isinstance(scheduler.backend, SlotBackend):
             scheduler.backend.graphs = decode_graphs(model, self.spec, scheduler.backend.cache)
@@ -212,6 +213,10 @@ class Worker:
             classifies=self.spec.kind != "causal-lm",
             cores=self._cores,
         )
+
+    def _turn(self, rows: int) -> AbstractContextManager[bool]:
+        """When to run, and whether to."""
+        return nullcontext(True) if self._turns is None else self._turns.turn(rows)
 
     def _take(self, scheduler: Scheduler) -> bool:
         """Take all waiting tickets, waiting for one when idle; False once closed."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["listening", "serve"]
 
+# Seconds that an idle connection is kept. Clients keep theirs for 5 (httpx, and so openai): who
+# closes at the same time as a client asks breaks the request.
+KEEP_ALIVE = 75
+
 
 def listening(settings: ServeSettings) -> socket.socket:
     """A socket on the host and port.
@@ -61,6 +65,7 @@ def serve(
         create_app(llm, settings),
         log_level="warning",
         timeout_graceful_shutdown=math.ceil(settings.grace),
+        timeout_keep_alive=KEEP_ALIVE,
     )
     on_ready(f"http://{host}:{door.getsockname()[1]}/v1")
     uvicorn.Server(config).run(sockets=[door])

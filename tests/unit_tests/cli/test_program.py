@@ -52,10 +52,45 @@ def test_a_command_line_without_options_means_the_default_settings():
     assert settings_of(args) == ArbitrageSettings()
 
 
+def test_how_a_model_is_loaded_is_given_as_json_and_graphs_as_a_switch():
+    from langgraph_arbitrage.cli.program import _parser
+
+    bits = '{"quantization_config": {"load_in_4bit": true}}'
+    argv = ["ask", "--draft-kwargs", bits, "--target-kwargs", '{"device_map": "auto"}', "Hi"]
+    found = settings_of(_parser().parse_args(argv))
+    assert found.draft_kwargs == {"quantization_config": {"load_in_4bit": True}}
+    assert found.target_kwargs == {"device_map": "auto"}
+    assert found.cuda_graphs is None
+    for flag, value in (("--cuda-graphs", True), ("--no-cuda-graphs", False)):
+        assert settings_of(_parser().parse_args(["ask", flag, "Hi"])).cuda_graphs is value
+
+
+def test_what_is_not_here_is_told_in_one_line_before_anything_is_loaded(arbitrage, monkeypatch):
+    from langgraph_arbitrage.engine import memory
+
+    monkeypatch.setitem(sys.modules, "torchao", None)  # as if it were not installed
+    int8 = '{"quantization_config": {"quant_method": "torchao", "quant_type": "int8"}}'
+    for options, told in (
+        (("--device", "cuda:77"), "device 'cuda:77' is not on this machine (CUDA devices: "),
+        (("--draft-kwargs", '{"device_map": "cuda:77"}'), "device 'cuda:77' is not on this"),
+        (("--target-kwargs", int8), "needs the package torchao, and that is not installed: pip "),
+    ):
+        status, _, err = arbitrage("ask", *options, "Hi")
+        assert (status, told in " ".join(err.split())) == (2, True), err
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
+    status, _, err = arbitrage("ask", "Hi")
+    assert status == 2
+    assert "GiB on cpu in torch.float32, and 0.00 GiB are free. What helps: " in " ".join(
+        err.split()
+    )
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
         ([], "required: COMMAND"),
+        (["ask", "--draft-kwargs", "4bit", "Hi"], "4bit is no JSON"),
+        (["ask", "--target-kwargs", "[1]", "Hi"], "[1] is no JSON object"),
         (["answer"], "invalid choice: 'answer' (choose from"),
         (["ask", "--policy", "oracel", "Hi"], "'oracle', 'judge', 'confidence', 'random', 'draft'"),
         (["ask", "--threshold", "much", "Hi"], "'much' is neither a number nor of the form rate:0"),

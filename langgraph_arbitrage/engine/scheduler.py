@@ -17,6 +17,7 @@ from langgraph_arbitrage.engine.sampler import choose
 from langgraph_arbitrage.engine.step_ends import step_ends
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
+from langgraph_arbitrage.engine.transfer import on_device
 from langgraph_arbitrage.errors import GrammarError, NotEnoughMemoryError
 
 __all__ = ["Backend", "Scheduler", "run_all"]
@@ -196,7 +197,9 @@ class Scheduler:
         if not writing:
             return
         rows = [batch.rows[i] for i in writing]
-        last = logits[:, -1] if len(rows) == len(batch.rows) else logits[writing, -1]
+        last = logits[:, -1]
+        if len(rows) < len(batch.rows):
+            last = last.index_select(0, on_device(writing, logits.device))
         for row, scores in zip(rows, last, strict=True):
             if row.constraint is not None:
                 row.constraint.restrict(scores)

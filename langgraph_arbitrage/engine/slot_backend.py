@@ -26,6 +26,7 @@ from langgraph_arbitrage.engine.slots import (
     common_prefix,
 )
 from langgraph_arbitrage.engine.spec import ModelSpec
+from langgraph_arbitrage.engine.transfer import on_device
 from langgraph_arbitrage.errors import NotEnoughMemoryError
 
 __all__ = ["SlotBackend"]
@@ -237,7 +238,7 @@ class SlotBackend:
             masks = self._masks(position_ids, self._keys(max(p.view for p in places)))
         logits = self._run(places, input_ids, position_ids, masks, batch.keep)
         if order is not None:
-            logits = logits[order]
+            logits = logits.index_select(0, self._tensor(order))
         return logits[:, -batch.keep :] if logits.dim() == 3 else logits
 
     def _masked(
@@ -336,7 +337,7 @@ class SlotBackend:
         return by_index, False
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
-        return torch.tensor(values, device=self.device)
+        return on_device(values, self.device)
 
     def _keys(self, view: int) -> Tensor:
         """All positions below `view`."""

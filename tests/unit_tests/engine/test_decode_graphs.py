@@ -1,5 +1,6 @@
 """Decoding by graphs, on a CPU: a tape of operations stands for the GPU's graph (`tape`)."""
 
+import inspect
 import random
 import re
 from collections.abc import Callable
@@ -413,6 +414,12 @@ def test_a_part_holds_all_its_rows_and_lies_within_the_arena() -> None:
             assert max(indices) < part.low + part.rows <= capacity
     assert len({s.view for s in seen}) < 20  # few enough to capture
     assert {s.rows for s in seen} <= {1, 2, 4, 8, 16, 20, 32, 64}
+
+
+def test_torch_has_what_a_capture_asks_of_it() -> None:
+    asked = inspect.signature(torch.cuda.graph.__init__).parameters
+    assert {"pool", "stream", "capture_error_mode"} <= set(asked)
+    assert callable(torch.cuda.graph_pool_handle)
 
 
 def test_ids_and_logprobs_come_back_in_one_tensor_as_they_were() -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def words(message: Any) -> list[tuple[str, str]]:
     return [(s["writer"], s["text"]) for s in message.response_metadata["arbitrage"]["steps"]]
 
 
+@cache
 def local_answer(question: str = QUESTIONS[0], **settings: Any) -> Any:
     return ChatArbitrage(**RUN | {"target": MODELS["target"]} | settings).invoke(question)
 
@@ -132,11 +134,10 @@ def local_answer(question: str = QUESTIONS[0], **settings: Any) -> Any:
 @pytest.mark.parametrize("prompt", ["auto", "ids", "text"])
 def test_the_answers_are_those_of_a_local_target(prompt: str, server: Served) -> None:
     far = ChatArbitrage(**RUN, target=address(server, prompt=prompt))
-    for question in QUESTIONS[:3]:
-        message = far.invoke(question)
-        assert words(message) == words(local_answer(question))
-        counts = [m.usage_metadata["total_tokens"] for m in (message, local_answer(question))]
-        assert counts[0] == counts[1]
+    for question in QUESTIONS[:2]:
+        message, local = far.invoke(question), local_answer(question)
+        assert words(message) == words(local)
+        assert message.usage_metadata["total_tokens"] == local.usage_metadata["total_tokens"]
         assert message.response_metadata["arbitrage"]["engine"] == {
             "draft": "slot",
             "target": "remote",
@@ -179,8 +180,8 @@ async def test_text_streams_as_it_is_written_and_many_ask_at_a_time(
     wanted = local_answer(**settings).text
     assert "".join(pieces) == wanted
     assert sum(bool(piece) for piece in pieces) > 5
-    found = await far.abatch(QUESTIONS)
-    assert [m.text for m in found] == [local_answer(q, **settings).text for q in QUESTIONS]
+    found = await far.abatch(QUESTIONS[:6])
+    assert [m.text for m in found] == [local_answer(q, **settings).text for q in QUESTIONS[:6]]
     far.close()
 
 

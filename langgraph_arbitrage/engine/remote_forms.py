@@ -27,9 +27,10 @@ EXACT: dict[str, Any] = {
     "extra_body": {"return_token_ids": True, "add_special_tokens": False},
 }
 """What servers that take token ids tell, too: the ids and log-probabilities of what they write."""
-NEUTRAL: dict[str, Any] = {"min_p": 0.0, "repetition_penalty": 1.0}
-"""What vLLM and SGLang would take from the model's generation_config, and llama.cpp from defaults
-of its own: left unsaid, a server samples otherwise than asked, and some even at temperature 0."""
+NEUTRAL: dict[str, Any] = {"min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
+"""What vLLM and SGLang would take from the model's generation_config, and llama.cpp (which has
+another name for the penalty) from defaults of its own: left unsaid, a server samples otherwise
+than asked, and some even at temperature 0."""
 MOST_STOPS = 4  # OpenAI and TGI refuse more; stop strings are looked for here anyway
 FAILED = ("abort", "error", "cancelled", "timeout", "content_filter")
 """Reasons to end that are no end of an answer."""

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 STOPS = ("vv", "xx", "yy", "zz", "ww")  # more than some servers take, none in what is written
 
 
-def own_defaults(body: dict[str, Any]) -> None:
+def own_defaults(body: dict[str, Any], penalty: str = "repetition_penalty") -> None:
     """What is not said is the server's to choose, such as by the model's generation_config."""
-    if "repetition_penalty" not in body or "min_p" not in body:
+    if not {penalty, "min_p"} <= body.keys():
         body |= {"temperature": 9.0, "top_k": 50}
     if body["temperature"] and "top_k" not in body:
         body["top_k"] = 1
@@ -32,9 +32,15 @@ def vllm(body: dict[str, Any]) -> Any:
     own_defaults(body)
 
 
-def no_ids(body: dict[str, Any]) -> Any:
-    """SGLang and llama.cpp take token ids and tell text."""
+def old_sglang(body: dict[str, Any]) -> Any:
+    """It takes token ids and tells text."""
     own_defaults(body)
+    body.pop("return_token_ids", None)
+
+
+def llamacpp(body: dict[str, Any]) -> Any:
+    """Likewise, and has its own name for the penalty."""
+    own_defaults(body, "repeat_penalty")
     body.pop("return_token_ids", None)
 
 
@@ -46,7 +52,7 @@ def tgi(body: dict[str, Any]) -> Any:
         return JSONResponse({"error": "`top_p` must be > 0.0 and < 1.0"}, 422)
     if len(body.get("stop", ())) > 4:
         return JSONResponse({"error": "`stop` supports up to 4 stop sequences"}, 422)
-    unknown = {"min_p", "repetition_penalty", "top_k"} & body.keys()
+    unknown = {"min_p", "top_k", "repetition_penalty", "repeat_penalty"} & body.keys()
     return JSONResponse({"error": f"unknown fields {unknown}"}, 422) if unknown else None
 
 
@@ -66,8 +72,8 @@ def tgi_back(event: dict[str, Any]) -> None:
 
 KINDS: dict[str, tuple[Callable[[dict[str, Any]], Any], Callable[[dict[str, Any]], Any]]] = {
     "vLLM": (vllm, lambda event: None),
-    "SGLang": (no_ids, lambda event: None),
-    "llama.cpp": (no_ids, llamacpp_back),
+    "old SGLang": (old_sglang, lambda event: None),
+    "llama.cpp": (llamacpp, llamacpp_back),
     "TGI": (tgi, tgi_back),
 }
 

@@ -207,6 +207,11 @@ class ArbitrageSettings(CheckedSettings):
         """The policy in force, with threshold and options applied."""
         return Limits.of(self).policy
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was set, to make the same settings or a chat model with them elsewhere."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
     def under(self, policy: Policy) -> Self:
         """These settings with another policy, alone.
 

@@ -17,7 +17,7 @@ demo: $(VENV)/.installed ## answer held-out questions live on the embedded model
 	$(OFFLINE) $(BIN)/arbitrage demo $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests, without the slow ones (ARGS="-m slow" runs those)
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 format: $(VENV)/.installed-dev ## sort imports, repair what ruff can, format
 	$(BIN)/ruff check --fix-only .

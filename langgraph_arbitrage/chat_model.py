@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import Context as Variables
-from contextvars import copy_context
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, Self
 
@@ -21,19 +18,15 @@ from langchain_core.language_models.chat_models import (
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.runtime import get_runtime
 from pydantic import ConfigDict, model_validator
 
 from langgraph_arbitrage.answer import AnswerStream
+from langgraph_arbitrage.call import Call
 from langgraph_arbitrage.chunks import AnswerChunks
-from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.events import StepEvent
-from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
+from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph
 from langgraph_arbitrage.models import Models, home
-from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.profile import PROVIDER, profile_of
 from langgraph_arbitrage.prompts import check_conversation, template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings, Context
@@ -44,11 +37,6 @@ from langgraph_arbitrage.tools.structured import structured
 
 __all__ = ["ChatArbitrage"]
 
-FORM_SETTINGS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
-CALL_SETTINGS = ("model", *Context.OVERRIDES, *FORM_SETTINGS)
-"""What can be set for one call."""
-IGNORED = ("ls_structured_output_format", "stream", "strict")
-"""What LangChain and its agents pass along to every model."""
 PROVIDER_SETTINGS = {"api_key", "base_url", "max_retries"}
 """Standard parameters of chat models that concern a provider's server."""
 
@@ -250,44 +238,11 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None,
         overrides: dict[str, Any],
-        *,
-        whole: bool = False,
-    ) -> _Call:
-        """A run: its graph, input, options, and the variables that it sees.
-
-        The run's own config: callbacks, limits and checkpoints of a graph that this chat model
-        is used in must not reach the inner graph, unless a human approves of its steps: then it
-        is a subgraph, so that an interrupt stops the parent, and resuming the parent resumes it.
-        """
-        if unknown := overrides.keys() - {*CALL_SETTINGS, *IGNORED}:
-            known = ", ".join(sorted(CALL_SETTINGS))
-            raise SettingsError(
-                f"{', '.join(sorted(unknown))} is no setting of a call; those known are {known}"
-            )
-        given = {n: v for n in CALL_SETTINGS if (v := overrides.get(n)) is not None}
-        given.pop("model", None)
-        if stop is not None:
-            given["stop"] = tuple(stop)
-        tell = _parents_listener()
-        # Of a whole answer nobody hears the parts but a graph that the chat model is used in.
-        quiet = whole and tell is None
-        context = Context(**given, cancel=CancelScope(), quiet=quiet)
-        limits = self._models.limits.overridden(context)
-        config: RunnableConfig = {"recursion_limit": recursion_limit(limits), "callbacks": []}
-        variables = copy_context()
-        if limits.approve is None:
-            variables.run(var_child_runnable_config.set, None)
-        check_conversation(messages)
-        # The graph gives messages ids, and takes two of one id for one message.
-        copies = [m.model_copy(update={"id": None}) for m in messages]
-        return _Call(
-            graph=self._graph if limits.approve is None else self._resumable_graph,
-            start={"messages": copies},
-            config=config,
-            context=context,
-            variables=variables,
-            tell=tell or _nobody,
-        )
+        whole: bool,
+    ) -> tuple[Call, CompiledStateGraph[Any, Any, Any, Any]]:
+        """A call, and the graph that answers it."""
+        call = Call.of(messages, stop, overrides, self._models.limits, whole=whole)
+        return call, self._graph if call.limits.approve is None else self._resumable_graph
 
     # --- whole answers: the stream, collected ---------------------------------------------
 
@@ -333,8 +288,8 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         if (other := self._with_target(overrides.get("model"))) is not self:
             yield from other._parts(messages, stop, run_manager, overrides, whole=whole)
             return
-        call = self._call(messages, stop, overrides, whole=whole)
-        parts = call.parts()
+        call, graph = self._call(messages, stop, overrides, whole)
+        parts = call.parts(graph)
         chunks = self._chunks(call)
         # LangGraph, interrupted while it streams, waits for the node that runs. On a thread of its
         # own it is not interrupted: Ctrl-C reaches the thread that waits here, and cancels.
@@ -375,8 +330,8 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
             async for chunk in other._aparts(messages, stop, run_manager, overrides, whole=whole):
                 yield chunk
             return
-        call = self._call(messages, stop, overrides, whole=whole)
-        parts = call.aparts()
+        call, graph = self._call(messages, stop, overrides, whole)
+        parts = call.aparts(graph)
         chunks = self._chunks(call)
         try:
             while True:
@@ -392,71 +347,12 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
             call.context.cancel.cancel()
             await parts.aclose()
 
-    def _chunks(self, call: _Call) -> AnswerChunks:
-        context = call.context
-        stop = self.stop if context.stop is None else context.stop
-        limits = self._models.limits.overridden(context)
+    def _chunks(self, call: Call) -> AnswerChunks:
         return AnswerChunks(
-            AnswerStream(stop, self.separator),
+            AnswerStream(call.limits.stop, self.separator),
             ChunkWriter(blocks=self.output_version == "v1"),
             lambda writer: self._models.parser(
-                [home(writer), *self._models.roles(limits.policy)], context.form.tools
+                [home(writer), *self._models.roles(call.limits.policy)], call.context.form.tools
             ),
             call.tell,
         )
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A run of the inner graph."""
-
-    graph: CompiledStateGraph[Any, Any, Any, Any]
-    start: Any
-    config: RunnableConfig
-    context: Context
-    variables: Variables
-    tell: Callable[[StepEvent], None]
-    """Hands an event to the graph that the chat model is used in."""
-
-    def parts(self) -> Generator[Any]:
-        """The events and states of the run as they come; of a quiet one the last state only.
-
-        Reading a stream costs LangGraph a thread and a hand-over an event.
-        """
-        if self.context.quiet:
-            yield "values", self.graph.invoke(self.start, self.config, context=self.context)
-        else:
-            yield from self.graph.stream(self.start, **self._streaming)
-
-    async def aparts(self) -> AsyncGenerator[Any]:
-        """The same, on the event loop."""
-        if self.context.quiet:
-            yield "values", await self.graph.ainvoke(self.start, self.config, context=self.context)
-        else:
-            async for part in self.graph.astream(self.start, **self._streaming):
-                yield part
-
-    @property
-    def _streaming(self) -> dict[str, Any]:
-        modes = ["custom", "values"]
-        return {"config": self.config, "context": self.context, "stream_mode": modes}
-
-
-def _parents_listener() -> Callable[[StepEvent], None] | None:
-    """Puts events on the custom stream of the graph whose node calls this, if one does."""
-    try:
-        runtime = get_runtime()
-        write, about = runtime.stream_writer, runtime.execution_info
-    except (RuntimeError, KeyError, AttributeError):  # no node of a graph calls
-        return None
-    thread = about.thread_id if about else None
-    here = copy_context()  # the writer looks up there which node it writes for
-
-    def tell(event: StepEvent) -> None:
-        here.copy().run(write, {**event, "thread": thread})
-
-    return tell
-
-
-def _nobody(event: StepEvent) -> None:
-    pass

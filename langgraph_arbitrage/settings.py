@@ -8,19 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, model_validator
 
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.approval import check_approval
-from langgraph_arbitrage.errors import ArbitrageError, SettingsError
+from langgraph_arbitrage.checked_settings import CheckedSettings
+from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies import (
     Budget,
     DraftConfidence,
@@ -33,7 +26,7 @@ from langgraph_arbitrage.policies import (
 if TYPE_CHECKING:
     from langgraph_arbitrage.tools.form import AnswerForm
 
-__all__ = ["ArbitrageSettings", "Context", "Limits", "default_policy", "refusal"]
+__all__ = ["ArbitrageSettings", "Context", "Limits", "default_policy"]
 
 
 def _texts(value: Any) -> Any:
@@ -85,20 +78,6 @@ def _embedded_router() -> LearnedRouter:
 
 OPTIONS = ("first_steps", "escalate_repeats", "max_target_share")
 """Settings that put an option around the policy."""
-
-
-class CheckedSettings(BaseModel):
-    """Settings whose errors are ours; the texts under the fields are the commands' help too."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
-
-    if not TYPE_CHECKING:  # type checkers see the fields
-
-        def __init__(self, **settings: Any) -> None:
-            try:
-                super().__init__(**settings)
-            except ValidationError as error:  # pydantic wraps what a validator raises
-                raise refusal(error, type(self)) from None
 
 
 class ArbitrageSettings(CheckedSettings):
@@ -215,6 +194,11 @@ class ArbitrageSettings(CheckedSettings):
     def policy(self) -> Policy:
         """The policy in force, with threshold and options applied."""
         return Limits.of(self).policy
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was set, to make the same settings or a chat model with them elsewhere."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
     def under(self, policy: Policy) -> Self:
         """These settings with another policy, alone.
@@ -385,19 +369,6 @@ class Limits:
         limits = check_limits(replace(self, **given))
         _ = limits.policy  # a threshold outside the policy's range fails here
         return limits
-
-
-def refusal(error: ValidationError, settings: type[BaseModel]) -> ArbitrageError:
-    """What pydantic refused, as an error of ours."""
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, ArbitrageError):
-        return cause
-    name = str(first["loc"][0])  # what follows are pydantic's own names of types
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(settings.model_fields)
-        return SettingsError(f"{name} is no setting; those known are {known}")
-    return SettingsError(f"{name}: {first['msg']}, not {first['input']!r}")
 
 
 def check_limits(limits: _T) -> _T:

@@ -10,21 +10,35 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.types import Overwrite
 
 from langgraph_arbitrage.adoption import adopted
 from langgraph_arbitrage.engine import Engine, Score, Ticket, Write
-from langgraph_arbitrage.errors import AnswerTimeoutError, RequestCancelledError
+from langgraph_arbitrage.errors import AnswerTimeoutError, ArbitrageError, RequestCancelledError
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState
 
-__all__ = ["Body", "Call", "CancelScope", "Deadline", "Node", "answers_in_loop", "driven"]
+__all__ = [
+    "Body",
+    "Call",
+    "CancelScope",
+    "Deadline",
+    "Node",
+    "answers",
+    "answers_in_loop",
+    "driven",
+    "ended",
+    "ended_in_loop",
+]
+
+_W = TypeVar("_W")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -118,13 +132,7 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
         """Run the body, waiting on futures."""
         run = Run.of_node(self._models)
         deadline = Deadline.of(run, input)
-        body = self._begun(input, run)
-        try:
-            calls = next(body)
-            while True:
-                calls = body.send(_answers(calls, run.cancel, deadline))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+        return ended(self._begun(input, run), lambda calls: answers(calls, run.cancel, deadline))
 
     async def ainvoke(
         self,
@@ -152,10 +160,37 @@ async def driven(
     body: Body, cancel: CancelScope | None = None, deadline: Deadline | None = None
 ) -> dict[str, Any]:
     """Run a body, waiting on the event loop; the state's update."""
+    return await ended_in_loop(body, lambda calls: answers_in_loop(calls, cancel, deadline))
+
+
+def ended(body: Generator[_W, Any, _R], tell: Callable[[_W], Any]) -> _R:
+    """Run a body to its end, telling it what it wants; an error of ours is raised at its yield."""
     try:
-        calls = next(body)
+        wanted = next(body)
         while True:
-            calls = body.send(await answers_in_loop(calls, cancel, deadline))
+            try:
+                found = tell(wanted)
+            except ArbitrageError as error:
+                wanted = body.throw(error)
+            else:
+                wanted = body.send(found)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def ended_in_loop(
+    body: Generator[_W, Any, _R], tell: Callable[[_W], Coroutine[Any, Any, Any]]
+) -> _R:
+    """The same, waiting on the event loop."""
+    try:
+        wanted = next(body)
+        while True:
+            try:
+                found = await tell(wanted)
+            except ArbitrageError as error:
+                wanted = body.throw(error)
+            else:
+                wanted = body.send(found)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 
@@ -175,9 +210,10 @@ def _submit(
     return ticket
 
 
-def _answers(
-    calls: Sequence[Call], cancel: CancelScope | None, deadline: Deadline | None
+def answers(
+    calls: Sequence[Call], cancel: CancelScope | None = None, deadline: Deadline | None = None
 ) -> list[Any]:
+    """The engines' answers, waited for in this thread; an interrupt cancels the calls."""
     tickets: list[Ticket[Any]] = []
     tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     try:

@@ -16,8 +16,7 @@ from langchain_core.runnables.config import merge_configs
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.runtime import get_runtime
 
-from langgraph_arbitrage.errors import ArbitrageError
-from langgraph_arbitrage.nodes.drive import Call, answers_in_loop
+from langgraph_arbitrage.nodes.drive import Call, answers, answers_in_loop, ended, ended_in_loop
 from langgraph_arbitrage.settings import Context
 
 if TYPE_CHECKING:
@@ -58,18 +57,7 @@ class Talk(Runnable[Any, dict[str, Any]]):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the body, waiting in this thread."""
-        body = self._body(input)
-        try:
-            wanted = next(body)
-            while True:
-                try:
-                    found = _told(wanted, config)
-                except ArbitrageError as error:
-                    wanted = body.throw(error)
-                else:
-                    wanted = body.send(found)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+        return ended(self._body(input), lambda wanted: _told(wanted, config))
 
     async def ainvoke(
         self,
@@ -78,26 +66,14 @@ class Talk(Runnable[Any, dict[str, Any]]):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the body, waiting on the event loop."""
-        body = self._body(input)
-        try:
-            wanted = next(body)
-            while True:
-                try:
-                    found = await _told_in_loop(wanted, config)
-                except ArbitrageError as error:
-                    wanted = body.throw(error)
-                else:
-                    wanted = body.send(found)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+        return await ended_in_loop(self._body(input), lambda wanted: _told_in_loop(wanted, config))
 
 
 def _told(wanted: Question | Sequence[Call], config: RunnableConfig | None) -> Any:
     if isinstance(wanted, Question):
         options = _options(wanted)
         return wanted.llm.invoke(list(wanted.messages), _unheard(config), **options)
-    tickets = [call.engine.submit(call.request) for call in wanted]
-    return [ticket.result() for ticket in tickets]
+    return answers(wanted)
 
 
 async def _told_in_loop(wanted: Question | Sequence[Call], config: RunnableConfig | None) -> Any:

@@ -89,14 +89,13 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     concurrency, actors = job.settings.concurrency, ray_settings.actors
     size = min(BATCHES * concurrency, -(-len(questions) // actors))
-    given = {n: getattr(settings, n) for n in settings.model_fields_set}
     data = ray.data.from_items(
         [{"question": json.dumps(asdict(question))} for question in questions],
         override_num_blocks=-(-len(questions) // size),
     )
     answers = data.map_batches(
         Answers,
-        fn_constructor_kwargs={"settings": given, "concurrency": concurrency},
+        fn_constructor_kwargs={"settings": settings.given, "concurrency": concurrency},
         batch_size=size,
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
         num_cpus=cpus,

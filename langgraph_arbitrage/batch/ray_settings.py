@@ -6,8 +6,8 @@ from typing import Self
 
 from pydantic import ConfigDict, model_validator
 
+from langgraph_arbitrage.checked_settings import CheckedSettings
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.settings import CheckedSettings
 
 __all__ = ["RaySettings"]
 

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.batch import BatchJob, BatchSettings
 from langgraph_arbitrage.batch.ray_settings import RaySettings
-from langgraph_arbitrage.cli.options import (
-    BUDGETS,
-    LIMITS,
-    MODELS,
-    SAMPLING,
-    add_options,
-    add_setting,
-    settings_of,
-)
+from langgraph_arbitrage.cli.options import MANY, add_options, add_setting, settings_of
 from langgraph_arbitrage.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -68,7 +60,7 @@ def add_command(commands: Any) -> None:
     )
     for name, kind in RAY.items():
         add_setting(parser, RaySettings, name, **kind)
-    add_options(parser, (*MODELS, *LIMITS, *BUDGETS, "timeout", *SAMPLING, "batch_invariant"))
+    add_options(parser, MANY)
     parser.set_defaults(run=run)
 
 
@@ -118,7 +110,7 @@ def _answer_on_ray(
 def _answer(job: BatchJob, settings: ArbitrageSettings, console: Console) -> None:
     from langgraph_arbitrage.chat_model import ChatArbitrage
 
-    llm = ChatArbitrage(**{n: getattr(settings, n) for n in settings.model_fields_set})
+    llm = ChatArbitrage(**settings.given)
     try:
         with _progress(job.summary, console) as tell:
             asyncio.run(job.run(llm, tell))

@@ -22,6 +22,7 @@ from langgraph_arbitrage.settings import ArbitrageSettings
 __all__ = [
     "BUDGETS",
     "LIMITS",
+    "MANY",
     "MODELS",
     "SAMPLING",
     "add_options",
@@ -37,6 +38,8 @@ MODELS = (
 LIMITS = ("max_tokens", "max_steps")
 BUDGETS = ("max_target_tokens", "max_seconds", "at_limit")
 SAMPLING = ("temperature", "top_p", "top_k", "seed", "separator")
+MANY = (*MODELS, *LIMITS, *BUDGETS, "timeout", *SAMPLING, "batch_invariant")
+"""Of a command that answers many questions at a time."""
 
 
 def _read(file: str) -> str:

@@ -8,15 +8,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from langgraph_arbitrage.cli.options import (
-    BUDGETS,
-    LIMITS,
-    MODELS,
-    SAMPLING,
-    add_options,
-    add_setting,
-    settings_of,
-)
+from langgraph_arbitrage.cli.options import MANY, add_options, add_setting, settings_of
 from langgraph_arbitrage.errors import MissingExtraError
 from langgraph_arbitrage.serve import ServeSettings
 
@@ -48,7 +40,7 @@ def add_command(commands: Any) -> None:
     )
     for name, kind in KINDS.items():
         add_setting(parser, ServeSettings, name, **kind)
-    add_options(parser, (*MODELS, *LIMITS, *BUDGETS, "timeout", *SAMPLING, "batch_invariant"))
+    add_options(parser, MANY)
     parser.set_defaults(run=run)
 
 
@@ -66,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     from langgraph_arbitrage.chat_model import ChatArbitrage
     from langgraph_arbitrage.serve.server import serve
 
-    llm = ChatArbitrage(**{n: getattr(settings, n) for n in settings.model_fields_set})
+    llm = ChatArbitrage(**settings.given)
     llm.prepare()
 
     def ready(address: str) -> None:

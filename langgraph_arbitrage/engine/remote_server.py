@@ -8,44 +8,35 @@ import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from langgraph_arbitrage.engine.address import Address
+from langgraph_arbitrage.engine.remote_forms import (
+    EXACT,
+    NEUTRAL,
+    Broken,
+    Chunk,
+    Refused,
+    chunk_of,
+    options_of,
+    said,
+)
 from langgraph_arbitrage.engine.requests import Write
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
-from langgraph_arbitrage.errors import CheckpointError, ContextLengthError, EngineError
+from langgraph_arbitrage.errors import CheckpointError, EngineError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from openai import AsyncOpenAI
 
-__all__ = ["Broken", "Chunk", "RemoteServer"]
+__all__ = ["RemoteServer", "Tries"]
 
 logger = logging.getLogger(__name__)
 
 PROBE = "Ann has 12 pens and 345 cups.\n\nSo 12 + 345 = 357; naïve, isn't it?"
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between two tries
 LATER = (408, 409, 425, 429)  # come back later, as 5xx are
-
-
-class Broken(Exception):  # noqa: N818 - it is caught here: another try may mend it
-    """A request did not come to its end, and another try may."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A part of a completion."""
-
-    text: str
-    ids: Sequence[int] | None
-    """Its tokens, where the server tells them."""
-    logprobs: Sequence[float] | None
-    finish: str | None
-    """Why it ended, with the last part."""
-    cached: int | None
-    """Tokens of the prompt that the server had in its cache, where it tells."""
 
 
 class RemoteServer:
@@ -69,6 +60,7 @@ class RemoteServer:
         )
         self._meeting = asyncio.Lock()
         self._takes_ids: bool | None = None
+        self._takes_neutral = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,19 +98,23 @@ class RemoteServer:
         if self.address.prompt == "text":
             return False
         ids = self._tokenizer.encode(PROBE, begins=True)
+        extra = NEUTRAL | EXACT["extra_body"]
         try:
-            await self._probed(prompt=ids, **EXACT)
+            await self._probed(prompt=ids, **EXACT | {"extra_body": extra})
         except Refused as refused:
-            if self.address.prompt == "ids" or refused.status not in (400, 422):
+            if self.address.prompt == "ids" or not refused.by_form:
                 raise refused.error from None
             return False
         return True
 
     async def _check_tokenizer(self) -> None:
         try:
-            found = await self._probed(prompt=PROBE)
+            found = await self._probed(prompt=PROBE, extra_body=NEUTRAL)
+            self._takes_neutral = True
         except Refused as refused:
-            raise refused.error from None
+            if not refused.by_form:
+                raise refused.error from None
+            found = await self._probed_plainly()
         usage = getattr(found, "usage", None)
         if usage is None:
             return
@@ -129,6 +125,12 @@ class RemoteServer:
                 f"{usage.prompt_tokens} tokens in a text where that one counts {own}. Name the "
                 "tokenizer of its model: openai:URL?tokenizer=NAME#MODEL"
             )
+
+    async def _probed_plainly(self) -> Any:
+        try:
+            return await self._probed(prompt=PROBE)
+        except Refused as refused:
+            raise refused.error from None
 
     async def _probed(self, **what: Any) -> Any:
         async def ask() -> Any:
@@ -172,30 +174,21 @@ class RemoteServer:
                     prompt=list(ids) if self.takes_ids else self._text(ids),
                     max_tokens=max_tokens,
                     stream=True,
-                    **self._options(request),
+                    **options_of(
+                        request,
+                        len(self._tokenizer.hf),
+                        ids=self.takes_ids,
+                        neutral=self._takes_neutral,
+                    ),
                 )
                 # The client closes the response, not the generators that read it. Left to the
                 # collector they may be closed on any thread, in the middle of their work.
                 reader: Any = getattr(parts, "_iterator", parts)
                 async with parts, aclosing(reader):
                     async for part in reader:
-                        yield self._chunk(part)
+                        yield chunk_of(part)
         except Refused as refused:
             raise refused.error from None
-
-    def _options(self, request: Write) -> dict[str, Any]:
-        sampling = request.sampling
-        options: dict[str, Any] = {"temperature": sampling.temperature}
-        if request.stop:
-            options["stop"] = list(request.stop)
-        if sampling.temperature:
-            options |= {"top_p": sampling.top_p, "seed": sampling.seed % 2**31}
-        if self.takes_ids:
-            extra = dict(EXACT["extra_body"])
-            if sampling.temperature and sampling.top_k:
-                extra["top_k"] = sampling.top_k
-            options |= {**EXACT, "extra_body": extra}
-        return options
 
     def _text(self, ids: Sequence[int]) -> str:
         """The prompt as text, without what the server's tokenizer puts before every text."""
@@ -203,24 +196,6 @@ class RemoteServer:
         if start and list(ids[: len(start)]) == start:
             ids = ids[len(start) :]
         return str(self._tokenizer.hf.decode(list(ids), skip_special_tokens=False))
-
-    def _chunk(self, part: Any) -> Chunk:
-        choices = getattr(part, "choices", None)
-        if not choices:
-            if getattr(part, "error", None):
-                raise Broken(str(part.error))
-            return Chunk("", None, None, None, None)
-        choice = choices[0]
-        logprobs = getattr(choice, "logprobs", None)
-        usage = getattr(part, "usage", None)
-        details = getattr(usage, "prompt_tokens_details", None)
-        return Chunk(
-            text=choice.text or "",
-            ids=getattr(choice, "token_ids", None),
-            logprobs=logprobs.token_logprobs if logprobs is not None else None,
-            finish=choice.finish_reason,
-            cached=getattr(details, "cached_tokens", None),
-        )
 
     @asynccontextmanager
     async def _errors(self) -> AsyncIterator[None]:
@@ -236,29 +211,12 @@ class RemoteServer:
             raise Broken(f"{error} ({error.__cause__ or 'connection lost'})") from None
         except openai.APIStatusError as error:
             if error.status_code >= 500 or error.status_code in LATER:
-                raise Broken(f"status {error.status_code}: {_said(error)}") from None
-            raise Refused(self.address, error.status_code, _said(error)) from None
+                raise Broken(f"status {error.status_code}: {said(error)}") from None
+            raise Refused(self.address, error.status_code, said(error)) from None
         except openai.APIError as error:  # told within a stream
-            raise Broken(_said(error)) from None
+            raise Broken(said(error)) from None
         except (httpx.HTTPError, ConnectionError, ValueError) as error:
             raise Broken(f"{type(error).__name__}: {error}") from None
-
-
-EXACT: dict[str, Any] = {
-    "logprobs": 1,
-    "extra_body": {"return_token_ids": True, "add_special_tokens": False},
-}
-"""What servers that take token ids tell, too: the ids and log-probabilities of what they write."""
-
-
-class Refused(Exception):  # noqa: N818 - it is caught here
-    """The server will not do what was asked, however often it is asked."""
-
-    def __init__(self, address: Address, status: int, said: str) -> None:
-        self.status = status
-        long = status in (400, 413, 422) and ("context" in said or "too long" in said)
-        kind = ContextLengthError if long else EngineError
-        self.error = kind(f"{address} refuses: status {status}: {said}")
 
 
 class Tries:
@@ -288,11 +246,3 @@ class Tries:
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self._failed - 1))
         logger.warning("%s: %s; asked again in about %g s", self._address, why, wait)
         await asyncio.sleep(wait * random.uniform(0.75, 1.25))
-
-
-def _said(error: Any) -> str:
-    """What the server said, in one line."""
-    body = getattr(error, "body", None)
-    if isinstance(body, dict):
-        body = body.get("message") or body.get("detail") or body
-    return " ".join(str(body or error).split())[:500]

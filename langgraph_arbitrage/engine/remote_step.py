@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-from langgraph_arbitrage.engine.remote_server import Broken, RemoteServer, Tries
+from langgraph_arbitrage.engine.remote_forms import FAILED, Broken
+from langgraph_arbitrage.engine.remote_server import RemoteServer, Tries
 from langgraph_arbitrage.engine.requests import Finish, Write, Written
 from langgraph_arbitrage.engine.row import Row
 from langgraph_arbitrage.engine.step_ends import step_ends
@@ -136,6 +137,8 @@ class RemoteStep:
 
     def _ended(self, reason: str) -> Finish:
         """Why the server says that it ended."""
+        if reason in FAILED:
+            raise Broken(f"it ended with {reason!r}")
         if reason == "length":
             return "length"
         end = self._tokenizer.hf.eos_token_id

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, cast
 
 from langgraph_arbitrage.errors import DataError
+from langgraph_arbitrage.journal import Entry, Journal
 from langgraph_arbitrage.training.questions import Question, question_id
 
 __all__ = ["Origin", "Row", "RowFile", "one_pair", "read_rows", "read_verdicts"]
@@ -67,7 +69,8 @@ class Row(Origin):
 class RowFile:
     """Takes the rows of one question after another, and knows which questions are done.
 
-    Rows are appended as JSON lines, all of a question at once. Where the file is to be Parquet,
+    Rows are appended as JSON lines to a `Journal`, which no other collection can write to
+    meanwhile. Where the file is to be Parquet,
     they are gathered in `NAME.parquet.jsonl` and turned into Parquet at the end.
 
     What a kill left behind is repaired when the file is opened: a torn last line, and the rows of
@@ -101,40 +104,36 @@ class RowFile:
             part = self.journal.with_name(self.journal.name + ".part")
             part.write_text("".join(lines), encoding="utf-8")
             part.replace(self.journal)
-        if self.journal.exists():
+        with ExitStack() as stack:
+            self._open = stack.enter_context(Journal(self.journal))
             self._repair()
-        self._file = self.journal.open("a", encoding="utf-8")
+            self._stack = stack.pop_all()
         return self
 
     def _repair(self) -> None:
         """Cut off what is not whole, and see which questions are there."""
-        text = self.journal.read_bytes()
         counts: Counter[str] = Counter()
-        whole = at = 0
-        for number, line in enumerate(text.splitlines(keepends=True), 1):
-            at += len(line)
-            if not line.endswith(b"\n"):
-                break  # torn
-            row = self._checked(line, number)
+        whole = 0
+        for entry in self._open.entries():
+            row = self._checked(entry)
             identity = question_id(row["question"])
             counts[identity] += 1
             if counts[identity] >= row["rows"]:
                 self.done.add(identity)
-                whole = at
-        if whole < len(text):
-            with self.journal.open("r+b") as file:
-                file.truncate(whole)
+                whole = entry.end
+        self._open.cut(whole)
+        self._open.repair()
 
-    def _checked(self, line: bytes, number: int) -> Row:
+    def _checked(self, entry: Entry) -> Row:
         """A line's row, if it is one of this collection."""
+        row: Row = entry.record
         try:
-            row: Row = json.loads(line)
             found = {name: row[name] for name in self.origin}  # type: ignore[literal-required]
             _ = row["question"], row["rows"]
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             raise DataError(
-                f"{self.journal}, line {number} is no row of a collection: give another file to "
-                "write to"
+                f"{self.journal}, line {entry.number} is no row of a collection: give another file "
+                "to write to"
             ) from None
         if other := [f"{k} {found[k]!r}" for k, v in self.origin.items() if found[k] != v]:
             wanted = [f"{k} {v!r}" for k, v in self.origin.items() if found[k] != v]
@@ -149,8 +148,8 @@ class RowFile:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add the rows of a question, all of them."""
-        self._file.write("".join(_line(row) for row in rows))
-        self._file.flush()
+        for row in rows:
+            self._open.append(row)
         self.done.add(question_id(rows[0]["question"]))
 
     def __exit__(
@@ -159,7 +158,7 @@ class RowFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        self._stack.close()
         if kind is None and self.journal != self.path:
             _to_parquet(self.journal, self.path)
             self.journal.unlink()

@@ -21,7 +21,7 @@ def test_example_runs_and_prints(name: str, capsys: pytest.CaptureFixture[str]) 
 def test_the_training_example_makes_a_calibrated_router(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["train_router.py", "20", "4", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["train_router.py", "10", "3", str(tmp_path)])
     runpy.run_path(str(EXAMPLES / "train_router.py"), run_name="__main__")
     assert "rate:0.2: threshold" in capsys.readouterr().out
     assert (tmp_path / "router" / "calibration.json").is_file()

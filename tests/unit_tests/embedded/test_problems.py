@@ -21,8 +21,8 @@ def test_the_same_seed_gives_the_same_problems() -> None:
 
 
 def test_held_out_problems_do_not_occur_in_the_training_text() -> None:
-    held_out = list(embedded.problems(2000, seed=1))
-    training = list(islice(training_problems(seed=1), 2000))
+    held_out = list(embedded.problems(1000, seed=1))
+    training = list(islice(training_problems(seed=1), 1000))
     assert all(p.held_out for p in held_out)
     assert not any(p.held_out for p in training)
     keys = [{(p.template, p.calculations) for p in some} for some in (held_out, training)]
@@ -30,8 +30,8 @@ def test_held_out_problems_do_not_occur_in_the_training_text() -> None:
 
 
 def test_problems_are_asked_for_only_once() -> None:
-    some = list(embedded.problems(2000, seed=2))
-    assert len({(p.template, p.calculations) for p in some}) == len(some) == 2000
+    some = list(embedded.problems(1000, seed=2))
+    assert len({(p.template, p.calculations) for p in some}) == len(some) == 1000
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -21,25 +21,36 @@ TOKENS = Tokenizer(tokenizer(), "tiny", None)
 NEW = 24
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_writer_alone_equals_generate_one_at_a_time_and_eight_at_once(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "role"),
+    [
+        *((kind, "target") for kind in KINDS),
+        ("llama", "draft"),
+        *((k, "draft") for k in PLAIN_KINDS),
+    ],
+)
+def test_one_writer_alone_equals_generate_one_at_a_time_and_eight_at_once(
+    kind: str, role: str
+) -> None:
     path = make(kind)
     want = [TOKENS.decode(generate(path, prompt(q), NEW)).rstrip(" ") for q in QUESTIONS]
-    models = pair()
-    for role, policy in (("target", AlwaysTarget()), ("draft", AlwaysDraft())):
-        llm = ChatArbitrage(
-            **models | {role: path}, router=policy, separator=" ", max_tokens=NEW, max_step_tokens=5
-        )
-        alone = llm.invoke(QUESTIONS[0])
-        together = asyncio.run(llm.abatch(QUESTIONS))
-        llm.close()
-        assert alone.text == want[0]
-        assert [m.text for m in together] == want
-        figures = [m.response_metadata["arbitrage"] for m in together]
-        assert max(len(f["steps"]) for f in figures) >= 5
-        assert {s["writer"] for f in figures for s in f["steps"]} == {role}
-        engine = "plain" if kind in PLAIN_KINDS else "slot"
-        assert all(f["engine"] == {role: engine} for f in figures)
+    llm = ChatArbitrage(
+        **pair() | {role: path},
+        router={"draft": AlwaysDraft(), "target": AlwaysTarget()}[role],
+        separator=" ",
+        max_tokens=NEW,
+        max_step_tokens=5,
+    )
+    alone = llm.invoke(QUESTIONS[0])
+    together = asyncio.run(llm.abatch(QUESTIONS))
+    llm.close()
+    assert alone.text == want[0]
+    assert [m.text for m in together] == want
+    figures = [m.response_metadata["arbitrage"] for m in together]
+    assert max(len(f["steps"]) for f in figures) >= 5
+    assert {s["writer"] for f in figures for s in f["steps"]} == {role}
+    engine = "plain" if kind in PLAIN_KINDS else "slot"
+    assert all(f["engine"] == {role: engine} for f in figures)
 
 
 def naive(

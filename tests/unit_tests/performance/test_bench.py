@@ -1,5 +1,7 @@
 """`arbitrage bench` on tiny models: what it measures, what it makes of it, what it refuses."""
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -34,8 +36,17 @@ def bench(arbitrage: Run, *argv: str) -> dict[str, Any]:
     return found
 
 
-def test_a_shallow_draft_pays_and_a_deep_one_does_not(arbitrage: Run) -> None:
-    pays = bench(arbitrage, "--draft", SHALLOW, "--target", DEEP, *NEVER, "--check", "1")
+@pytest.fixture(scope="module")
+def pays() -> dict[str, Any]:
+    """What is measured of a pair for which the loop pays."""
+    argv = (*SHORT, "--json", *NEVER, "--check", "1", "--batch", "4")
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(("bench", *argv, "--draft", SHALLOW, "--target", DEEP)) == 0
+    found: dict[str, Any] = json.loads(out.getvalue())
+    return found
+
+
+def test_a_shallow_draft_pays_and_a_deep_one_does_not(pays: dict[str, Any], arbitrage: Run) -> None:
     assert pays["speed_up"]["0.0"]["verified"] > 1.5
     assert pays["acceptance_to_break_even"]["paper"] < 0.7
     assert pays["verdict"].startswith("The loop pays for this pair: at the 0% of the steps")
@@ -49,15 +60,14 @@ def test_a_shallow_draft_pays_and_a_deep_one_does_not(arbitrage: Run) -> None:
     assert not_so["check"] is None
 
 
-def test_no_model_is_measured_to_beat_its_floor(arbitrage: Run) -> None:
-    found = bench(arbitrage, "--draft", SHALLOW, "--target", DEEP, "--check", "0", "--batch", "4")
-    for role in found["roles"].values():
+def test_no_model_is_measured_to_beat_its_floor(pays: dict[str, Any]) -> None:
+    for role in pays["roles"].values():
         assert 0 < role["token_floor"] < role["token"]
         assert 0 < role["step_floor"] < role["step"]
         assert role["engine"] == "slot"
         assert role["batches"]["4"] > 1 / role["token"]  # together they write more a second
-    assert found["step_ratio"]["draft"] == pytest.approx(
-        found["roles"]["draft"]["step"] / found["roles"]["target"]["step"]
+    assert pays["step_ratio"]["draft"] == pytest.approx(
+        pays["roles"]["draft"]["step"] / pays["roles"]["target"]["step"]
     )
 
 

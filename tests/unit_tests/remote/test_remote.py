@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ pytest.importorskip("openai")
 from langgraph.checkpoint.memory import InMemorySaver
 from starlette.responses import JSONResponse, PlainTextResponse
 
+from fronts import MODELS, RUN, Front, address, local_answer, words
 from langgraph_arbitrage import (
     AlwaysDraft,
     AlwaysTarget,
     ChatArbitrage,
     DraftConfidence,
     Judge,
-    Random,
     create_arbitrage_graph,
     embedded,
 )
@@ -45,98 +44,21 @@ from langgraph_arbitrage.serve import ServeSettings
 from langgraph_arbitrage.serve.app import create_app
 from serving import Served
 from spies import schedulers
-from tiny import QUESTIONS, make, pair
+from tiny import QUESTIONS, make
 
 __all__ = ["schedulers"]
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
-MODELS = pair(endless=True, words=True)
-RUN: dict[str, Any] = {
-    "draft": MODELS["draft"],
-    "separator": (".", "\n"),
-    "router": Random(0.5, seed=2),
-    "max_tokens": 60,
-    "max_step_tokens": 12,
-}
-
-
-class Front:
-    """What stands before the interface: counts what is asked, and may get in the way."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-        self.asked: list[dict[str, Any]] = []
-        self.way: Callable[[dict[str, Any]], Any] = lambda body: None
-        """Changes a body, or answers in the interface's place."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        whole = b""
-        while True:
-            message = await receive()
-            whole += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        body = json.loads(whole or b"{}")
-        self.asked.append(dict(body))
-        answer = self.way(body)
-        if answer is not None:
-            await answer(scope, receive, send)
-            return
-        changed, told = json.dumps(body).encode(), False
-
-        async def again() -> Any:
-            nonlocal told
-            if told:
-                return await receive()
-            told = True
-            return {"type": "http.request", "body": changed, "more_body": False}
-
-        headers = [(k, v) for k, v in scope["headers"] if k != b"content-length"]
-        await self.app({**scope, "headers": headers}, again, send)
-
-
-@pytest.fixture
-def front() -> Front:
-    llm = ChatArbitrage(**MODELS, max_tokens=60)
-    return Front(create_app(llm, ServeSettings()))
-
-
-@pytest.fixture
-def server(front: Front) -> Iterator[Served]:
-    found = Served(front, grace=0)
-    yield found
-    found.stop()
-
-
-def address(server: Served, **settings: Any) -> str:
-    query = "&".join(
-        f"{n}={v}" for n, v in ({"tokenizer": MODELS["target"], "retries": 0} | settings).items()
-    )
-    return f"openai:{server.url}?{query}#target"
-
-
-def words(message: Any) -> list[tuple[str, str]]:
-    return [(s["writer"], s["text"]) for s in message.response_metadata["arbitrage"]["steps"]]
-
-
-def local_answer(question: str = QUESTIONS[0], **settings: Any) -> Any:
-    return ChatArbitrage(**RUN | {"target": MODELS["target"]} | settings).invoke(question)
-
-
 # --- the same as here --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", ["auto", "ids", "text"])
 def test_the_answers_are_those_of_a_local_target(prompt: str, server: Served) -> None:
     far = ChatArbitrage(**RUN, target=address(server, prompt=prompt))
-    for question in QUESTIONS[:3]:
-        message = far.invoke(question)
-        assert words(message) == words(local_answer(question))
-        counts = [m.usage_metadata["total_tokens"] for m in (message, local_answer(question))]
-        assert counts[0] == counts[1]
+    for question in QUESTIONS[:2]:
+        message, local = far.invoke(question), local_answer(question)
+        assert words(message) == words(local)
+        assert message.usage_metadata["total_tokens"] == local.usage_metadata["total_tokens"]
         assert message.response_metadata["arbitrage"]["engine"] == {
             "draft": "slot",
             "target": "remote",
@@ -179,8 +101,8 @@ async def test_text_streams_as_it_is_written_and_many_ask_at_a_time(
     wanted = local_answer(**settings).text
     assert "".join(pieces) == wanted
     assert sum(bool(piece) for piece in pieces) > 5
-    found = await far.abatch(QUESTIONS)
-    assert [m.text for m in found] == [local_answer(q, **settings).text for q in QUESTIONS]
+    found = await far.abatch(QUESTIONS[:6])
+    assert [m.text for m in found] == [local_answer(q, **settings).text for q in QUESTIONS[:6]]
     far.close()
 
 

@@ -59,18 +59,36 @@ def test_a_torn_question_is_cut_off_and_collected_again(tmp_path: Path) -> None:
     fill(path, rows)
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
-    for left in (whole[:-1], whole[:-9], b"".join(lines[:-1]), b"".join(lines[:-1]) + b'{"que'):
+    for left in (whole[:-9], b"".join(lines[:-1]), b"".join(lines[:-1]) + b'{"que'):
         path.write_bytes(left)
         with RowFile(path, origin()) as file:
             assert len(file.done) == 2
         assert path.read_bytes() == b"".join(lines[:4])
 
 
+def test_a_whole_row_that_lacks_its_line_end_is_kept_and_ended(tmp_path: Path) -> None:
+    rows, path = learnable(3), tmp_path / "rows.jsonl"
+    fill(path, rows[:4])
+    path.write_bytes(path.read_bytes()[:-1])
+    fill(path, rows[4:])
+    assert [r["question"] for r in read_rows([path])] == [r["question"] for r in rows]
+
+
+def test_two_collections_cannot_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with (
+        RowFile(path, origin()),
+        pytest.raises(DataError, match="is being written by another job"),
+        RowFile(path, origin()),
+    ):
+        pass
+
+
 def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     for text in ('{"a": 1}\n', "a diary\n", '{"a": 1}\n{"b'):
         path.write_text(text)
-        with pytest.raises(DataError, match=r"line 1 is no row of a collection"):
+        with pytest.raises(DataError, match=r"line 1 is no (row of a collection|JSON): give"):
             fill(path, learnable(1))
         assert path.read_text() == text
 

@@ -5,10 +5,10 @@ starts them all at once. What is here knows shapes, rows and slots, and how to c
 function that it is given: the same code runs in the tests on a CPU.
 
 A graph works on fixed memory: its own inputs, the keys and values of its arenas. So each batch is
-padded to a shape that graphs are made for (`Shape`), a graph whose arena has moved is dropped, and
-a shape is captured once it was met a few times. A graph is captured on made-up inputs; the first
-real ones go through it and through an eager forward, and both must agree. Whatever goes wrong,
-the model decodes eagerly from then on, and one warning says why.
+padded to a shape that graphs are made for (`decode_shapes`), a graph whose arena has moved is
+dropped, and a shape is captured once it was met a few times. A graph is captured on made-up inputs;
+the first real ones go through it and through an eager forward, and both must agree. Whatever goes
+wrong, the model decodes eagerly from then on, and one warning says why.
 
 No GPU has run this yet (`cuda_capture`).
 """
@@ -19,7 +19,6 @@ import itertools
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,20 +26,19 @@ from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.capturable import NotCapturableError, Watch, why_eager
 from langgraph_arbitrage.engine.cuda_capture import CAPTURES, Capture, Replay
+from langgraph_arbitrage.engine.decode_shapes import Shape, part_of
 from langgraph_arbitrage.engine.row import Batch, Row, by_arena
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
 from langgraph_arbitrage.engine.slots import Slot
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.transfer import on_host
 
-__all__ = ["DecodeGraphs", "Part", "decode_graphs"]
+__all__ = ["DecodeGraph", "DecodeGraphs", "decode_graphs"]
 
 logger = logging.getLogger(__name__)
 
 MET = 8  # forwards of a shape before it is captured: a capture costs about as many
 MOST = 48  # graphs of a model; the one not used for longest goes
-COPIED = 2048  # positions up to which a batch's keys are copied together, wherever its slots are
-NARROWEST = 64  # positions that the smallest graph reads
 ROUNDING = {torch.float32: 0.005, torch.float16: 0.02, torch.bfloat16: 0.1}
 """How far a replay may be from eager, in standard deviations of the logits. Rounding of 32 layers
 is a fifth of it and less; a token or a position that is wrong is several times as much."""
@@ -48,56 +46,6 @@ COARSE = 0.3  # quantized activations: a last bit that differs is rounded to ano
 
 Forward = Callable[[Sequence[Place], Tensor, Tensor, Tensor], Tensor]
 """Places, input ids [B, 1], positions [B, 1] and all positions that are read [view] → logits."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of one arena in a graph: all that is not a value in a tensor."""
-
-    length: int
-    """The arena, by the length of its slots."""
-    rows: int
-    """Sequences, padding included."""
-    view: int
-    """Positions that are read."""
-    low: int | None = None
-    """First slot of a range that is read in place; None where slots are copied together."""
-
-
-Shape = tuple[Part, ...]
-"""What a graph is made for: a part for each arena, the shortest slots first."""
-
-
-def view_of(tokens: int, length: int) -> int:
-    """Positions that a graph reads for rows of up to so many tokens: at most half too many."""
-    step = max(NARROWEST, (1 << (tokens - 1).bit_length()) // 4)
-    return min(-(-tokens // step) * step, length)
-
-
-def part_of(rows: Sequence[Row], capacity: int) -> Part | None:
-    """The shape for decoding these rows of one arena; None where an eager forward is better.
-
-    Args:
-        rows: Each has one token to read.
-        capacity: Slots that the arena has memory for.
-    """
-    if not capacity:
-        return None
-    length = rows[0].slot.length
-    view = view_of(max(len(r.slot.ids) for r in rows) + 1, length)
-    wide = 1 << (len(rows) - 1).bit_length()
-    if wide * view <= COPIED:
-        return Part(length, wide, view)
-    indices = [r.slot.index for r in rows]
-    first, span = min(indices), max(indices) + 1 - min(indices)
-    if span > 2 * len(rows):
-        return None  # too much would be read for nothing
-    wide = 1 << (span - 1).bit_length()
-    low = first - first % max(1, wide // 2)  # few graphs, whichever slots are taken
-    if low + wide < first + span:
-        wide *= 2
-    wide = min(wide, capacity)
-    return Part(length, wide, view, min(low, capacity - wide))
 
 
 class DecodeGraph:

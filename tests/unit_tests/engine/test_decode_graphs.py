@@ -18,12 +18,14 @@ from langgraph_arbitrage.engine import (
     Score,
     Write,
     decode_graphs,
+    decode_shapes,
     slot_backend,
     slots,
 )
 from langgraph_arbitrage.engine.capturable import NotCapturableError, Watch, why_eager
 from langgraph_arbitrage.engine.cuda_capture import CAPTURES
-from langgraph_arbitrage.engine.decode_graphs import DecodeGraph, DecodeGraphs, Part, part_of
+from langgraph_arbitrage.engine.decode_graphs import DecodeGraph, DecodeGraphs
+from langgraph_arbitrage.engine.decode_shapes import Part, part_of
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.transfer import packed, unpacked
 from tape import Tape, no_capture, taped, tensors
@@ -43,7 +45,7 @@ def graphs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several slots are read where they are, as large ones are."""
-    monkeypatch.setattr(decode_graphs, "COPIED", 64)
+    monkeypatch.setattr(decode_shapes, "COPIED", 64)
 
 
 def graphs_of(schedulers: list[Scheduler]) -> DecodeGraphs:
@@ -408,7 +410,7 @@ def test_a_part_holds_all_its_rows_and_lies_within_the_arena() -> None:
         assert part.view - max(held) - 1 < max(64, (max(held) + 1) / 2)
         if part.low is None:
             assert count <= part.rows < 2 * count
-            assert part.rows * part.view <= decode_graphs.COPIED
+            assert part.rows * part.view <= decode_shapes.COPIED
         else:
             assert 0 <= part.low <= min(indices)
             assert max(indices) < part.low + part.rows <= capacity

@@ -22,7 +22,7 @@ from langgraph_arbitrage.models import PLAIN, Models, home
 from langgraph_arbitrage.policies import PastStep, StepText, StepView, Writer
 from langgraph_arbitrage.prompts import check_conversation, last_question
 from langgraph_arbitrage.settings import Context, Limits
-from langgraph_arbitrage.speculation import Guesses
+from langgraph_arbitrage.speculation import ALWAYS, Guesses, Speculation
 from langgraph_arbitrage.state import (
     ArbitrageState,
     ModelIdentity,
@@ -36,7 +36,7 @@ from langgraph_arbitrage.tools.parser import THINKING, Parser, Piece, open_think
 from langgraph_arbitrage.tools.verifier import call_fault
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Write, Written
+    from langgraph_arbitrage.engine import Engine, Write, Written
 
 __all__ = ["Run"]
 
@@ -254,14 +254,20 @@ class Run:
             proposal=self._proposal(role, state),
         )
 
-    def may_guess(self, state: ArbitrageState) -> bool:
-        """Whether the draft may propose tokens inside of the target's steps.
+    def guesser(self, state: ArbitrageState) -> Engine | None:
+        """The draft, where it may propose tokens inside of the target's steps.
 
         Not where the run is the target's alone, nor under a grammar.
         """
+        if self.limits.speculate == "off" or not self.policy.needs_draft:
+            return None
         free = "target" not in state["demands"]["grammars"]
-        allowed = self.limits.speculate != "off" and self.policy.needs_draft
-        return allowed and free and self.models.may_guess()
+        return self.models.engine("draft") if free and self.models.may_guess() else None
+
+    @property
+    def speculation(self) -> Speculation:
+        """Whether it pays that the draft does so."""
+        return ALWAYS if self.limits.speculate == "on" else self.models.speculation
 
     def _proposal(self, role: Writer, state: ArbitrageState) -> Sequence[int]:
         """The draft's step for the target to verify: what both would write is not written twice."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TypeVar
 
-__all__ = ["GUESSES", "Guesses", "Speculation"]
+__all__ = ["ALWAYS", "GUESSES", "Guesses", "Speculation"]
 
 GUESSES = 8  # tokens a round: of more, more are guessed for nothing where the two part again
 ENOUGH = 3  # measurements of the target alone before anything is guessed
@@ -97,6 +97,23 @@ class Speculation:
     def _ended(self, *, guessed: bool) -> None:
         self._alike = self._alike + 1 if guessed == self._guessed else 1
         self._guessed = guessed
+
+
+class _Always(Speculation):
+    """Whatever it costs."""
+
+    pays = wanted = True
+
+    def alone(self, pace: float) -> None:
+        """Nothing is decided by it."""
+
+    def round(
+        self, guessing: float, verification: float, tokens: int, besides: float, *, first: bool
+    ) -> None:
+        """Nothing is decided by it."""
+
+
+ALWAYS = _Always()
 
 
 def _last(values: Sequence[_T], value: _T) -> tuple[_T, ...]:

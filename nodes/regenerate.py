@@ -32,8 +32,9 @@ def regenerate(state: ArbitrageState, run: Run) -> Body:
         if human["target_step"] or not human["verdict"]["escalate"]:
             yield ()  # the target is not needed
             return update
-    step = yield from speculated(_call(state, run), state, run)
-    return {**update, "target_step": step}
+    call, draft = _call(state, run), run.guesser(state)
+    written, guesses = yield from speculated(call, draft, run.speculation)
+    return {**update, "target_step": run.pending("target", state, written, guesses)}
 
 
 def _asked(state: ArbitrageState, run: Run) -> dict[str, Any]:

@@ -8,16 +8,14 @@ from typing import Any
 
 from langgraph_arbitrage.engine import Engine, Sampling, Write, Written
 from langgraph_arbitrage.nodes.drive import Call
-from langgraph_arbitrage.run import Run
-from langgraph_arbitrage.speculation import GUESSES, Guesses
-from langgraph_arbitrage.state import ArbitrageState, PendingStep
+from langgraph_arbitrage.speculation import GUESSES, Guesses, Speculation
 
 __all__ = ["speculated"]
 
 
 def speculated(
-    call: Call, state: ArbitrageState, run: Run
-) -> Generator[Sequence[Call], Sequence[Any], PendingStep]:
+    call: Call, draft: Engine | None, speculation: Speculation
+) -> Generator[Sequence[Call], Sequence[Any], tuple[Written, Guesses]]:
     """Have the target write a step: what it would write alone, in the fewest seconds.
 
     Where it parts from the draft's step, the draft guesses the next tokens of the target's, the
@@ -26,18 +24,19 @@ def speculated(
 
     Args:
         call: The request for the step, with the draft's own as its proposal if there is one.
-        state: The step's prefix.
-        run: Its run.
+        draft: Who guesses; None where nobody may.
+        speculation: Whether it pays.
+
+    Returns:
+        The step as if one request had written it, and what was guessed.
     """
     assert isinstance(call.request, Write)  # noqa: S101 - a score writes nothing
-    step, speculation = _Step(call.request), run.models.speculation
-    able, forced = run.may_guess(state), run.limits.speculate == "on"
-    guessing = able and (forced or speculation.wanted)
+    step = _Step(call.request)
+    guessing = draft is not None and speculation.wanted
     while step.finish == "settled":
         request, guess = step.rest(), None
         under_way = call.under_way or bool(step.parts)
-        if guessing and not request.proposal:
-            draft = run.models.engine("draft")
+        if draft is not None and guessing and not request.proposal:
             ahead = _ahead(request, draft)
             guessing = ahead is not None
             if ahead is not None:
@@ -51,10 +50,10 @@ def speculated(
             besides = guess.seconds + written.seconds - sum(spent)
             first = len(step.guesses) == 1
             speculation.round(*spent, len(written.ids), besides, first=first)
-            guessing = forced or speculation.pays
-        elif able and written.pace:
+            guessing = speculation.pays
+        elif draft is not None and written.pace:
             speculation.alone(written.pace)
-    return run.pending("target", state, step.written, step.guessed)
+    return step.written, step.guessed
 
 
 def _ahead(request: Write, draft: Engine) -> Write | None:

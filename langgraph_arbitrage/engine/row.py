@@ -16,6 +16,8 @@ from langgraph_arbitrage.engine.ticket import Ticket
 
 __all__ = ["Batch", "Row"]
 
+PIECE = 48  # tokens of a proposal that are verified at first
+
 
 class Row:
     """One sequence: its tokens, how many of them are in the cache, what it has found."""
@@ -37,16 +39,16 @@ class Row:
         # Those at the end that are scored but need not be read themselves.
         self.tokens = list(ticket.request.ids)[: len(ticket.request.ids) - unread]
         self.prompt_length = len(self.tokens)
-        self.proposal = tuple(proposal)
+        self.proposal: tuple[int, ...] = ()
         """What may be written next; read with the prompt, until it is settled."""
+        self.kept = 0
+        self._proposed = tuple(proposal)  # what is not under way
         if proposal:
-            self.tokens += proposal[:-1]  # the last one is judged where that before it is read
-            self.trailing = len(proposal)
+            self._propose()
         self.ends = ends
         self.slot: Slot
         self.cached = 0
         self.fed = 0
-        self.kept = 0
         self.logprobs: list[float] = []
         self.batch: Batch | None = None
         """That whose forward is under way."""
@@ -64,6 +66,16 @@ class Row:
         self.random = random.Random(request.sampling.seed)
         for _ in range(request.begun + len(self.logprobs)):
             self.random.random()
+
+    def _propose(self) -> None:
+        """Have the next piece of the proposal verified: after the first as much as was kept so far.
+
+        So what is read for nothing has a bound, also where a draft's step does not end.
+        """
+        length = max(PIECE, self.kept)
+        self.proposal, self._proposed = self._proposed[:length], self._proposed[length:]
+        self.tokens += self.proposal[:-1]  # the last one is judged where that before it is read
+        self.trailing = len(self.proposal)
 
     def take(self, slot: Slot, cached: int) -> None:
         """Begin in a slot that holds the first `cached` tokens."""
@@ -138,16 +150,20 @@ class Row:
         request = self.request
         assert isinstance(request, Write)  # noqa: S101 - scores have no proposal
         proposal, self.proposal, self.trailing = self.proposal, (), 1
-        del self.tokens[self.prompt_length :]
+        del self.tokens[len(self.tokens) - len(proposal) + 1 :]
         finish: Finish | None = None
         for proposed, token, logprob in zip(proposal, tokens, logprobs, strict=True):
             finish = self.append(token, logprob, end_ids, context)
             self.kept += token == proposed
             if finish is not None or token != proposed:
+                self._proposed = ()
                 break
         del self.slot.ids[len(self.tokens) - 1 :]  # rolled back: the rest was another's
         self._draw_as_written()  # rolled back too
         self._read = len(self.tokens), self.spent
+        if self._proposed:
+            self._propose()
+            return None
         return "settled" if finish is None and request.pauses else finish
 
     def written(self, finish: Finish) -> Written:

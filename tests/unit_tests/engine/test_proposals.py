@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from langgraph_arbitrage.engine import Engine, Sampling, Write
+from langgraph_arbitrage.engine.row import PIECE
 from tiny import loaded, make, random_ids
 
 LAYERS = 3
@@ -65,6 +66,23 @@ def test_a_proposal_beyond_a_limit_is_cut_there(engine: Make) -> None:
     alone = model.submit(Write(ids, max_tokens=12)).result().ids
     found = model.submit(Write(ids, max_tokens=5, proposal=alone)).result()
     assert (found.ids, found.finish) == (alone[:5], "length")
+
+
+@pytest.mark.parametrize("wrong_at", [0, PIECE - 1, PIECE, PIECE + 1, 130, None])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_of_a_long_proposal_little_is_read_for_nothing(
+    temperature: float, wrong_at: int | None, engine: Make
+) -> None:
+    model, ids = engine(make("llama", endless=True)), random_ids(30)
+    write = Write(ids, max_tokens=300, sampling=Sampling(temperature, seed=5))
+    alone = model.submit(write).result()
+    proposal = list(alone.ids)
+    kept = 300 if wrong_at is None else wrong_at
+    proposal[kept : kept + 1] = [3] * (kept < 300)  # a token that no model writes
+    found = model.submit(replace(write, proposal=proposal)).result()
+    assert (found.ids, found.kept, found.finish) == (alone.ids, kept, "length")
+    assert found.fed <= 30 + 300 + max(PIECE, kept)
+    assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
 
 
 SAMPLED = [

@@ -64,6 +64,9 @@ def human_step(text: str, draft: PendingStep | None, models: Models) -> PendingS
         fed=0,
         cached=0,
         kept=0,
+        speculated=0,
+        speculated_kept=0,
+        draft_fed=0,
         seconds=0.0,
     )
 

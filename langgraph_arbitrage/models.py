@@ -13,6 +13,7 @@ from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.policies import Ask, AskTarget, Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings, Limits
+from langgraph_arbitrage.speculation import Speculation
 from langgraph_arbitrage.state import ModelIdentity, StepRecord, StepWriter
 from langgraph_arbitrage.template import Template, template_of
 from langgraph_arbitrage.tools.form import AnswerForm, Demands, answer_parser
@@ -41,6 +42,8 @@ class Models:
 
     def __init__(self, settings: ArbitrageSettings) -> None:
         self.settings = settings
+        self.speculation = Speculation()
+        """What the draft's guesses inside of the target's steps have cost, and what they saved."""
         self._engines: dict[ModelSpec, Engine] = {}
         self._lock = ForkLock()
         self._identities: dict[Writer, ModelIdentity] = {}
@@ -216,6 +219,15 @@ class Models:
     @cached_property
     def _shared(self) -> bool:
         return self.tokenizer("draft").shares_vocabulary(self.tokenizer("target"))
+
+    def may_guess(self) -> bool:
+        """Whether the draft can propose tokens that the target can verify.
+
+        They have to share a vocabulary, and caches that roll back; a server takes no proposals.
+        """
+        backends = {self.engine(role).backend for role in ("draft", "target")}
+        reuse = not self.settings.batch_invariant
+        return reuse and self._shared and backends <= {"slot", None}  # None: not loaded yet
 
     def template(self, role: Writer) -> Template:
         """What a writer's chat template renders, and how it writes calls."""

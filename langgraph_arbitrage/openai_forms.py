@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["ChunkForm", "chat_completion", "usage_of"]
 
 FIGURES = (
-    *("escalation_rate", "draft_tokens", "target_tokens", "kept_tokens", "discarded_tokens"),
-    "finish_reason",
+    *("escalation_rate", "draft_tokens", "target_tokens", "kept_tokens"),
+    *("speculated_tokens", "speculated_kept_tokens", "discarded_tokens", "finish_reason"),
 )
 
 

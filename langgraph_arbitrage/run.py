@@ -22,6 +22,7 @@ from langgraph_arbitrage.models import PLAIN, Models, home
 from langgraph_arbitrage.policies import PastStep, StepText, StepView, Writer
 from langgraph_arbitrage.prompts import check_conversation, last_question
 from langgraph_arbitrage.settings import Context, Limits
+from langgraph_arbitrage.speculation import ALWAYS, Guesses, Speculation
 from langgraph_arbitrage.state import (
     ArbitrageState,
     ModelIdentity,
@@ -35,7 +36,7 @@ from langgraph_arbitrage.tools.parser import THINKING, Parser, Piece, open_think
 from langgraph_arbitrage.tools.verifier import call_fault
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Write, Written
+    from langgraph_arbitrage.engine import Engine, Write, Written
 
 __all__ = ["Run"]
 
@@ -253,6 +254,21 @@ class Run:
             proposal=self._proposal(role, state),
         )
 
+    def guesser(self, state: ArbitrageState) -> Engine | None:
+        """The draft, where it may propose tokens inside of the target's steps.
+
+        Not where the run is the target's alone, nor under a grammar.
+        """
+        if self.limits.speculate == "off" or not self.policy.needs_draft:
+            return None
+        free = "target" not in state["demands"]["grammars"]
+        return self.models.engine("draft") if free and self.models.may_guess() else None
+
+    @property
+    def speculation(self) -> Speculation:
+        """Whether it pays that the draft does so."""
+        return ALWAYS if self.limits.speculate == "on" else self.models.speculation
+
     def _proposal(self, role: Writer, state: ArbitrageState) -> Sequence[int]:
         """The draft's step for the target to verify: what both would write is not written twice."""
         draft = state.get("draft_step")
@@ -356,8 +372,14 @@ class Run:
             return most
         return max(1, limit - sum(len(s["ids"]) for s in steps))
 
-    def pending(self, role: Writer, state: ArbitrageState, written: Written) -> PendingStep:
-        """A written step as state."""
+    def pending(
+        self,
+        role: Writer,
+        state: ArbitrageState,
+        written: Written,
+        guesses: Guesses = Guesses(),  # noqa: B008 - frozen
+    ) -> PendingStep:
+        """A written step as state, and what the draft has guessed inside of it."""
         goes_on = written.finish in ("separator", "length") and self._goes_on(state, written.ids)
         return PendingStep(
             writer=role,
@@ -374,6 +396,9 @@ class Run:
             fed=written.fed,
             cached=written.cached,
             kept=written.kept,
+            speculated=guesses.proposed,
+            speculated_kept=guesses.kept,
+            draft_fed=guesses.fed,
             seconds=written.seconds,
         )
 
@@ -440,6 +465,8 @@ def forwarded(
     for step in (draft, target):
         if step is not None and step["writer"] != "human":
             fed[step["writer"]] = fed.get(step["writer"], 0) + step["fed"]
+            if step["draft_fed"]:
+                fed["draft"] = fed.get("draft", 0) + step["draft_fed"]
     return fed
 
 

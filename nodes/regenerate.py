@@ -8,6 +8,7 @@ from langgraph_arbitrage.adoption import human_step
 from langgraph_arbitrage.approval import approval_request, approved
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body, Call
+from langgraph_arbitrage.nodes.speculate import speculated
 from langgraph_arbitrage.run import Run, target_tokens
 from langgraph_arbitrage.state import ArbitrageState, Verdict
 
@@ -31,8 +32,9 @@ def regenerate(state: ArbitrageState, run: Run) -> Body:
         if human["target_step"] or not human["verdict"]["escalate"]:
             yield ()  # the target is not needed
             return update
-    (written,) = yield [_call(state, run)]
-    return {**update, "target_step": run.pending("target", state, written)}
+    call, draft = _call(state, run), run.guesser(state)
+    written, guesses = yield from speculated(call, draft, run.speculation)
+    return {**update, "target_step": run.pending("target", state, written, guesses)}
 
 
 def _asked(state: ArbitrageState, run: Run) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Literal
 
 __all__ = ["Finish", "Grammar", "Reading", "Sampling", "Score", "Write", "Written"]
 
-Finish = Literal["separator", "end", "stop", "length", "context"]
+Finish = Literal["separator", "end", "stop", "length", "context", "settled"]
 """Why a step ended: its separator (or the close of a span), the end-of-answer token (or the end
-of its grammar), a stop string, the token limit of the request, or the end of the context."""
+of its grammar), a stop string, the token limit of the request, or the end of the context. Or it
+has not: its proposal is settled, and the request wanted no more."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,16 @@ class Write:
     """What another model wrote from here: read in one forward and kept as far as this model would
     have written the same, which saves those decode steps and changes no token, sampled ones
     included. Not used under a grammar, nor by the plain engine."""
+    pauses: bool = False
+    """Answer once the proposal is settled (`settled`), though the step is not over."""
+    begun: int = 0
+    """So many of the last `ids` are the step's own, written for requests that paused: its ends are
+    looked for in them too, and the random stream goes on behind them."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A written step."""
+    """A written step, or what a request added to a step that was begun."""
 
     ids: list[int]
     """The new token ids, an end token included."""
@@ -82,6 +88,10 @@ class Written:
     """Tokens of the request's proposal that were kept, and so not decoded one by one."""
     seconds: float
     """From the request's submission to its answer, waiting included."""
+    spent: float = 0.0
+    """Seconds of the forwards for it: of one that several rows shared, its share."""
+    pace: float = 0.0
+    """The same for each token that was decoded one by one; 0 where none was."""
 
 
 @dataclass(frozen=True)

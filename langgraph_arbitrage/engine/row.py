@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 from langgraph_arbitrage.engine.constraint import Constraint
@@ -13,6 +15,8 @@ from langgraph_arbitrage.engine.step_ends import StepEnds
 from langgraph_arbitrage.engine.ticket import Ticket
 
 __all__ = ["Batch", "Row", "by_arena"]
+
+PIECE = 48  # tokens of a proposal that are verified at first
 
 
 class Row:
@@ -35,19 +39,43 @@ class Row:
         # Those at the end that are scored but need not be read themselves.
         self.tokens = list(ticket.request.ids)[: len(ticket.request.ids) - unread]
         self.prompt_length = len(self.tokens)
-        self.proposal = tuple(proposal)
+        self.proposal: tuple[int, ...] = ()
         """What may be written next; read with the prompt, until it is settled."""
+        self.kept = 0
+        self._proposed = tuple(proposal)  # what is not under way
         if proposal:
-            self.tokens += proposal[:-1]  # the last one is judged where that before it is read
-            self.trailing = len(proposal)
+            self._propose()
         self.ends = ends
         self.slot: Slot
         self.cached = 0
         self.fed = 0
-        self.kept = 0
         self.logprobs: list[float] = []
+        self.batch: Batch | None = None
+        """That whose forward is under way."""
+        self.forwards = 0.0
+        """Seconds of the forwards before, its share of each."""
+        self._read: tuple[int, float] | None = None  # tokens and seconds when decoding began
         if isinstance(self.request, Write):
-            self.random = random.Random(self.request.sampling.seed)
+            self.step_start = self.prompt_length - self.request.begun
+            self._draw_as_written()
+
+    def _draw_as_written(self) -> None:
+        """Set the random stream behind the step's tokens: one number each, whoever wrote them."""
+        request = self.request
+        assert isinstance(request, Write)  # noqa: S101 - scores never sample
+        self.random = random.Random(request.sampling.seed)
+        for _ in range(request.begun + len(self.logprobs)):
+            self.random.random()
+
+    def _propose(self) -> None:
+        """Have the next piece of the proposal verified: after the first as much as was kept so far.
+
+        So what is read for nothing has a bound, also where a draft's step does not end.
+        """
+        length = max(PIECE, self.kept)
+        self.proposal, self._proposed = self._proposed[:length], self._proposed[length:]
+        self.tokens += self.proposal[:-1]  # the last one is judged where that before it is read
+        self.trailing = len(self.proposal)
 
     def take(self, slot: Slot, cached: int) -> None:
         """Begin in a slot that holds the first `cached` tokens."""
@@ -78,6 +106,8 @@ class Row:
         assert isinstance(request, Write)  # noqa: S101 - scores never sample
         self.tokens.append(token)
         self.logprobs.append(logprob)
+        if self._read is None:
+            self._read = len(self.tokens), self.spent
         if self.ticket.listener is not None:
             self.ticket.listener(token)
         if token in end_ids:
@@ -86,8 +116,8 @@ class Row:
             return "end"
         written = len(self.tokens) - self.prompt_length
         if self.ends is not None:
-            before = self.tokens[self.prompt_length - 1]
-            found = self.ends.found(before, self.tokens[self.prompt_length :], request.tail)
+            before = self.tokens[self.step_start - 1]
+            found = self.ends.found(before, self.tokens[self.step_start :], request.tail)
             if found:
                 return found
         if written >= request.max_tokens:
@@ -115,23 +145,26 @@ class Row:
             context: Most tokens that the model reads.
 
         Returns:
-            What the step ended by, if it ended in what was kept.
+            What the step ended by, if it ended in what was kept or goes no further now.
         """
         request = self.request
         assert isinstance(request, Write)  # noqa: S101 - scores have no proposal
         proposal, self.proposal, self.trailing = self.proposal, (), 1
-        del self.tokens[self.prompt_length :]
+        del self.tokens[len(self.tokens) - len(proposal) + 1 :]
         finish: Finish | None = None
         for proposed, token, logprob in zip(proposal, tokens, logprobs, strict=True):
             finish = self.append(token, logprob, end_ids, context)
             self.kept += token == proposed
             if finish is not None or token != proposed:
+                self._proposed = ()
                 break
         del self.slot.ids[len(self.tokens) - 1 :]  # rolled back: the rest was another's
-        self.random.seed(request.sampling.seed)
-        for _ in self.logprobs:  # rolled back too: one number a token, as if written one by one
-            self.random.random()
-        return finish
+        self._draw_as_written()  # rolled back too
+        self._read = len(self.tokens), self.spent
+        if self._proposed:
+            self._propose()
+            return None
+        return "settled" if finish is None and request.pauses else finish
 
     def written(self, finish: Finish) -> Written:
         """The answer of a `Write`."""
@@ -143,7 +176,19 @@ class Row:
             cached=self.cached,
             kept=self.kept,
             seconds=self.ticket.seconds,
+            spent=self.spent,
+            pace=self._pace(),
         )
+
+    @property
+    def spent(self) -> float:
+        """Seconds of its forwards until now, its share of each."""
+        return self.forwards + (self.batch.share if self.batch is not None else 0.0)
+
+    def _pace(self) -> float:
+        tokens, seconds = self._read or (len(self.tokens), 0.0)
+        decoded = len(self.tokens) - tokens
+        return (self.spent - seconds) / decoded if decoded else 0.0
 
     def reading(
         self,
@@ -172,6 +217,29 @@ class Batch:
         """Most tokens of a row (Q); shorter rows are padded on the left."""
         self.keep = max(1, *(r.wanted(n) for r, n in zip(rows, counts, strict=True)))
         """Trailing positions whose logits some row wants."""
+        self._began = 0.0
+
+    @property
+    def share(self) -> float:
+        """Seconds of the forward until now, of a row."""
+        return (time.perf_counter() - self._began) / len(self.rows)
+
+    def __enter__(self) -> None:
+        """The forward begins; it is over when its logits are absorbed."""
+        self._began = time.perf_counter()
+        for row in self.rows:
+            row.batch = self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        share = self.share
+        for row in self.rows:
+            row.forwards += share
+            row.batch = None
 
 
 def by_arena(rows: Sequence[Row]) -> list[list[Row]]:

@@ -134,7 +134,8 @@ class Scheduler:
         for batch in self.backend.batches(self.running):
             if self.cores is not None:
                 self.cores.use(len(batch.rows))
-            self._absorb(batch, self.backend.forward(batch))
+            with batch:
+                self._absorb(batch, self.backend.forward(batch))
 
     def fail(self, error: BaseException) -> None:
         """End everything with an error."""

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from langgraph_arbitrage.nodes.drive import Call, answers_in_loop
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.training.prefix import Prefix
 
@@ -41,9 +40,7 @@ async def walk(run: Run, questions: Sequence[str], max_steps: int) -> list[Walke
         while not prefix.finished and index < max_steps:
             draft = await prefix.write("draft")
             verdict = await prefix.judged(draft)
-            request = run.write("target", {**prefix.state, "draft_step": draft})
-            (written,) = await answers_in_loop([Call(run.models.engine("target"), request)])
-            target = run.pending("target", prefix.state, written)
+            target = await prefix.write("target", draft=draft)
             found.append(
                 Walked(
                     index,

@@ -162,10 +162,9 @@ class Collector:
         """z_d, then z_t as often as is asked for."""
         samples = self.config.samples
         varied = self.config.sampling_temperature if samples > 1 else 0.0
-        return await asyncio.gather(
-            prefix.write("draft", temperature),
-            *(prefix.write("target", varied, sample) for sample in range(samples)),
-        )
+        draft = await prefix.write("draft", temperature)
+        targets = (prefix.write("target", varied, sample, draft) for sample in range(samples))
+        return [draft, *await asyncio.gather(*targets)]
 
     async def _pick(
         self, prefix: Prefix, steps: _Steps, draw: random.Random

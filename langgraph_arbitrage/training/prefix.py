@@ -60,7 +60,11 @@ class Prefix:
         return self.state["messages"][-1].text
 
     async def write(
-        self, role: Writer, temperature: float | None = None, sample: int = 0
+        self,
+        role: Writer,
+        temperature: float | None = None,
+        sample: int = 0,
+        draft: PendingStep | None = None,
     ) -> PendingStep:
         """The next step by one of the models.
 
@@ -68,8 +72,9 @@ class Prefix:
             role: Who writes.
             temperature: In the place of the run's own; 0 is greedy.
             sample: Number of the sample, where several are drawn from one prefix.
+            draft: The draft's step for the target to verify: it writes the same, sooner.
         """
-        request = self.run.write(role, self.state)
+        request = self.run.write(role, {**self.state, "draft_step": draft})
         if temperature is not None:
             seed = step_seed(request.sampling.seed, role, sample)
             sampling = replace(request.sampling, temperature=temperature, seed=seed)

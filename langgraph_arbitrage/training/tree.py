@@ -99,7 +99,7 @@ class Tree:
                 escalates = policy.escalates(verdict["score"])
                 verdict = {**verdict, "escalate": escalates}
             writer: Writer = "target" if escalates else "draft"
-            step = await self._written(writer, prefix)
+            step = await self._written(writer, prefix, draft)
             out.steps += 1
             out.escalated += escalates
             if self._verdict is not None:
@@ -112,11 +112,13 @@ class Tree:
             out.right = self._question.solved_by(prefix.answer)
         return out
 
-    async def _written(self, role: Writer, prefix: Prefix) -> PendingStep:
+    async def _written(
+        self, role: Writer, prefix: Prefix, draft: PendingStep | None = None
+    ) -> PendingStep:
         # A model reads the tokens so far and not who wrote them, which is the same text mostly.
         steps = prefix.state["steps"]
         ids = self._run.models.ids(role, prefix.state["prompts"], steps)
         key = role, sum(len(s["ids"]) for s in steps), tuple(ids)
         if key not in self._steps:
-            self._steps[key] = await prefix.write(role)
+            self._steps[key] = await prefix.write(role, draft=draft)
         return self._steps[key]

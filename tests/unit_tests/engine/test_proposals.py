@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
 from langgraph_arbitrage.engine import Engine, Sampling, Write
+from langgraph_arbitrage.engine.row import PIECE
 from tiny import loaded, make, random_ids
 
 LAYERS = 3
@@ -65,6 +68,23 @@ def test_a_proposal_beyond_a_limit_is_cut_there(engine: Make) -> None:
     assert (found.ids, found.finish) == (alone[:5], "length")
 
 
+@pytest.mark.parametrize("wrong_at", [0, PIECE - 1, PIECE, PIECE + 1, 130, None])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_of_a_long_proposal_little_is_read_for_nothing(
+    temperature: float, wrong_at: int | None, engine: Make
+) -> None:
+    model, ids = engine(make("llama", endless=True)), random_ids(30)
+    write = Write(ids, max_tokens=300, sampling=Sampling(temperature, seed=5))
+    alone = model.submit(write).result()
+    proposal = list(alone.ids)
+    kept = 300 if wrong_at is None else wrong_at
+    proposal[kept : kept + 1] = [3] * (kept < 300)  # a token that no model writes
+    found = model.submit(replace(write, proposal=proposal)).result()
+    assert (found.ids, found.kept, found.finish) == (alone.ids, kept, "length")
+    assert found.fed <= 30 + 300 + max(PIECE, kept)
+    assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+
+
 SAMPLED = [
     Sampling(temperature=0.7, seed=3),
     Sampling(temperature=1.0, top_p=0.9, seed=4),
@@ -89,6 +109,69 @@ def test_a_sampled_step_is_drawn_as_if_nothing_were_proposed(
     assert found.ids == alone.ids
     assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     assert found.kept == (12 if wrong_at is None else wrong_at)
+
+
+ENDS: list[dict[str, Any]] = [
+    {},
+    {"separators": ("a",)},
+    {"separators": ("\n", "."), "stop": (" ",)},
+    {"stop": ("t", "en"), "tail": "x"},
+]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), *SAMPLED])
+@pytest.mark.parametrize("ends", ENDS, ids=str)
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_step_in_many_requests_is_the_step_of_one(
+    length: int, ends: dict[str, Any], sampling: Sampling, engine: Make
+) -> None:
+    """Proposals with an error in every third token, each settled and answered by itself."""
+    model, ids = engine(make("llama", endless=True)), random_ids(30)
+    write = Write(ids, max_tokens=24, sampling=sampling, **ends)
+    alone = model.submit(write).result()
+    wrong = [t if i % 3 else (t + 1) % 50 + 3 for i, t in enumerate(alone.ids)]
+    found, logprobs, told, answer = [], [], [], None
+    while answer is None or answer.finish == "settled":
+        rest = replace(
+            write,
+            ids=[*ids, *found],
+            max_tokens=24 - len(found),
+            proposal=wrong[len(found) :][:length],
+            pauses=True,
+            begun=len(found),
+        )
+        answer = model.submit(rest, told.append).result()
+        assert 0 < len(answer.ids) <= length
+        found += answer.ids
+        logprobs += answer.logprobs
+    assert found == told == alone.ids
+    assert answer.finish == alone.finish
+    assert logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+
+
+def test_a_begun_step_ends_by_what_was_written_of_it_before(engine: Make) -> None:
+    """A separator of two tokens, one of them before the pause."""
+    model, ids = engine(make("llama", endless=True)), random_ids(30)
+    alone = model.submit(Write(ids, max_tokens=8)).result().ids
+    text = [model.tokenizer.decode_after(alone[:i], [alone[i]]) for i in range(8)]
+    both = next(a + b for a, b in pairwise(text[3:]) if a.strip() and b.strip())
+    write = Write(ids, max_tokens=8, separators=(both,))
+    step = model.submit(write).result()
+    at = len(step.ids) - 1
+    assert (step.finish, at > 0) == ("separator", True)
+    rest = replace(write, ids=[*ids, *step.ids[:at]], max_tokens=8 - at, begun=at)
+    assert model.submit(rest).result().ids == step.ids[at:]
+    assert model.submit(replace(rest, begun=0)).result().finish == "length"
+
+
+def test_a_row_pays_its_share_of_the_forwards(engine: Make) -> None:
+    model = engine(make("llama", endless=True))
+    alone = model.submit(Write(random_ids(20), max_tokens=30)).result()
+    assert 0 < alone.spent < alone.seconds
+    assert 0 < 29 * alone.pace < alone.spent
+    many = [model.submit(Write(random_ids(20, seed=i), max_tokens=30)) for i in range(1, 9)]
+    answers = [t.result() for t in many]
+    assert sum(a.spent for a in answers) < max(a.seconds for a in answers)
 
 
 def test_verified_steps_follow_the_models_distribution_whatever_is_proposed(engine: Make) -> None:

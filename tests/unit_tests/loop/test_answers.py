@@ -191,14 +191,17 @@ def test_an_answer_carries_its_figures(policy: Any, chat: Chat) -> None:
         "draft_tokens",
         "target_tokens",
         "kept_tokens",
+        "speculated_tokens",
+        "speculated_kept_tokens",
         "discarded_tokens",
         "forwarded",
         "engine",
         "finish_reason",
     }
     steps = found["steps"]
+    guesses = {"speculated", "speculated_kept"}
     assert {frozenset(s) for s in steps} == {
-        frozenset({"writer", "score", "tokens", "kept", "seconds", "text"})
+        frozenset({"writer", "score", "tokens", "kept", *guesses, "seconds", "text"})
     }
     by = {w: [s for s in steps if s["writer"] == w] for w in ("draft", "target")}
     assert found["escalation_rate"] == len(by["target"]) / len(steps)

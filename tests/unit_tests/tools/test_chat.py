@@ -153,8 +153,8 @@ def drafted(graph: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
     pending = run_module.Run.pending
 
-    def writes(self: Any, role: str, state: Any, written: Any) -> Any:
-        step = pending(self, role, state, written)
+    def writes(self: Any, role: str, state: Any, *written: Any) -> Any:
+        step = pending(self, role, state, *written)
         return {**step, "text": text, "finish": "end"} if role == "draft" else step
 
     monkeypatch.setattr(run_module.Run, "pending", writes)

@@ -91,9 +91,9 @@ def test_no_step_is_written_twice(
     seen: list[Any] = []
     write = Prefix.write
 
-    async def noting(self: Prefix, role: Any) -> Any:
+    async def noting(self: Prefix, role: Any, **options: Any) -> Any:
         seen.append((self.question, self.texts, self.tags, role))
-        return await write(self, role)
+        return await write(self, role, **options)
 
     monkeypatch.setattr(Prefix, "write", noting)
     found = calibrated(models, router, answered)

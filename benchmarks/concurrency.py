@@ -19,7 +19,7 @@ from measure import CHECKPOINTS, apart, peak_mib, questions, solved, table
 __all__ = ["lines", "measured"]
 
 LEVELS = (1, 8, 32, 64)
-QUESTIONS = {1: 12, 8: 48, 32: 128, 64: 192}
+QUESTIONS = {1: 32, 8: 64, 32: 128, 64: 192}
 """How many each level is measured on: several times as many as go on at once."""
 MAX_TOKENS = 300
 OURS = ("draft only", "target only", "arbitrage")

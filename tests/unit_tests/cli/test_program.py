@@ -80,7 +80,7 @@ def test_what_is_not_here_is_told_in_one_line_before_anything_is_loaded(arbitrag
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
     status, _, err = arbitrage("ask", "--dtype", "bfloat16", "Hi")  # so that none is loaded yet
     assert status == 2
-    assert "GiB on cpu in torch.float32, and 0.00 GiB are free. What helps: " in " ".join(
+    assert "GiB on cpu in torch.bfloat16, and 0.00 GiB are free. What helps: " in " ".join(
         err.split()
     )
 

@@ -38,20 +38,20 @@ def steps(message: AIMessage) -> list[tuple[str, int, str]]:
     return [(s["writer"], s["tokens"], s["text"]) for s in figures(message)["steps"]]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize(
-    "limits",
+    ("temperature", "limits"),
     [
-        {},
-        {"max_tokens": 44},
-        {"max_step_tokens": 11},
-        {"stop": ("so the",)},
-        {"max_target_tokens": 43},
-        {"first_steps": 2},
+        (0.0, {}),
+        (0.7, {}),
+        (0.7, {"max_tokens": 44}),
+        (0.0, {"max_step_tokens": 11}),
+        (0.7, {"stop": ("so the",)}),
+        (0.0, {"max_target_tokens": 43}),
+        (0.7, {"first_steps": 2}),
     ],
     ids=str,
 )
-def test_guesses_change_no_text(limits: dict[str, Any], temperature: float, chat: Chat) -> None:
+def test_guesses_change_no_text(temperature: float, limits: dict[str, Any], chat: Chat) -> None:
     llm = chat(**PAIR, router=Random(1.0), temperature=temperature, seed=4, **limits)
     told = {how: [llm.invoke(q, speculate=how) for q in PROBLEMS] for how in ("off", "on")}
     for plain, guessed in zip(told["off"], told["on"], strict=True):

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.attention import join_arenas
 from langgraph_arbitrage.engine.cuda_capture import CAPTURES
 from langgraph_arbitrage.engine.decode_graphs import DecodeGraphs
+from langgraph_arbitrage.engine.lanes import lanes_of
+from langgraph_arbitrage.engine.masks import Masks
 from langgraph_arbitrage.engine.row import Batch, Row, by_arena
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
 from langgraph_arbitrage.engine.slots import (
@@ -21,12 +22,10 @@ from langgraph_arbitrage.engine.slots import (
     JOINED,
     Claim,
     Lengths,
-    Slot,
     SlotTable,
     common_prefix,
 )
 from langgraph_arbitrage.engine.spec import ModelSpec
-from langgraph_arbitrage.engine.transfer import on_device
 from langgraph_arbitrage.errors import NotEnoughMemoryError
 
 __all__ = ["SlotBackend"]
@@ -63,18 +62,14 @@ class SlotBackend:
         self.model = model
         self.spec = spec
         self.device = model.device
-        text = model.config.get_text_config()
-        self.cache = SlotCache(text.num_hidden_layers)
+        self.cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self.joined = join_arenas(model, joined=joined)
         # A graph knows its arenas: on a GPU few of them make few graphs.
         many = self.joined and self.device.type not in CAPTURES
         self.table = SlotTable(spec.max_slots, context, lengths or (JOINED if many else APART))
         self.chunk = CHUNK.get(self.device.type, CHUNK["cuda"])
-        self._layer_types: list[str] = sorted(set(getattr(text, "layer_types", None) or []))
-        self._window: int | None = getattr(text, "sliding_window", None)
+        self.masks = Masks(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._lowest = torch.finfo(model.dtype).min
-        self._positions = torch.arange(0, device=self.device)
         self.graphs: DecodeGraphs | None = None
         """Decode batches go through them where there are some."""
 
@@ -231,21 +226,21 @@ class SlotBackend:
         return logits
 
     def _eager(self, batch: Batch) -> Tensor:
-        places, input_ids, position_ids, order = self._inputs(batch)
+        lanes = lanes_of(batch, self.table, self.device)
         # One row is a model's ordinary case: it makes its own masks, or none.
         masks = None
-        if places[0].first is None:
-            masks = self._masks(position_ids, self._keys(max(p.view for p in places)))
-        logits = self._run(places, input_ids, position_ids, masks, batch.keep)
-        if order is not None:
-            logits = logits.index_select(0, self._tensor(order))
+        if not lanes.alone:
+            masks = self.masks.of(lanes.position_ids, self.masks.keys(lanes.view))
+        logits = self._run(lanes.places, lanes.input_ids, lanes.position_ids, masks, batch.keep)
+        if lanes.order is not None:
+            logits = logits.index_select(0, lanes.order)
         return logits[:, -batch.keep :] if logits.dim() == 3 else logits
 
     def _masked(
         self, places: Sequence[Place], input_ids: Tensor, position_ids: Tensor, keys: Tensor
     ) -> Tensor:
         """Logits of tensors that are there, one token a row: what a graph captures."""
-        return self._run(places, input_ids, position_ids, self._masks(position_ids, keys), keep=1)
+        return self._run(places, input_ids, position_ids, self.masks.of(position_ids, keys), keep=1)
 
     def _run(
         self,
@@ -266,98 +261,3 @@ class SlotBackend:
             **kwargs,
         ).logits
         return logits
-
-    def _inputs(self, batch: Batch) -> tuple[list[Place], Tensor, Tensor, list[int] | None]:
-        """Tensors for a batch, and which of its lanes are the batch's rows, if not all in order."""
-        fed = {r.slot: (r, n) for r, n in zip(batch.rows, batch.counts, strict=True)}
-        ranges = [self._lanes([r.slot for r in rows]) for rows in by_arena(batch.rows)]
-        lanes = [slot for slots, _ in ranges for slot in slots]
-        ids, positions, writes = [], [], []
-        for slot in lanes:
-            start = len(slot.ids)
-            row, count = fed.get(slot, (None, 0))
-            pad = batch.width - count
-            new = list(range(start, start + count))
-            ids.append([0] * pad + (row.tokens[start : start + count] if row else []))
-            # Padding looks at one token, and is written past the end, where nothing is valid.
-            positions.append([0] * pad + new)
-            writes.append([start + count] * pad + new)
-        if len(lanes) == 1:
-            places, order = [self._place_of_one(slot, positions[0])], None
-        else:
-            places = self._places(ranges, self._tensor(writes), [p[-1] + 1 for p in positions])
-            lane = {slot: i for i, slot in enumerate(lanes)}
-            order = [lane[r.slot] for r in batch.rows]
-            if order == list(range(len(lanes))):
-                order = None
-        return places, self._tensor(ids), self._tensor(positions), order
-
-    def _place_of_one(self, slot: Slot, positions: list[int]) -> Place:
-        return Place(
-            length=slot.length,
-            slots=len(self.table.arenas[slot.length]),
-            lanes=slice(0, 1),
-            rows=slice(slot.index, slot.index + 1),
-            view=positions[-1] + 1,
-            first=positions[0],
-        )
-
-    def _places(
-        self, ranges: list[tuple[list[Slot], bool]], writes: Tensor, ends: list[int]
-    ) -> list[Place]:
-        """The places of several lanes, from the positions that each writes and reads up to."""
-        indices = self._tensor([[slot.index] for slots, _ in ranges for slot in slots])
-        places, first = [], 0
-        for slots, in_place in ranges:
-            low, lanes = slots[0].index, slice(first, first + len(slots))
-            places.append(
-                Place(
-                    length=slots[0].length,
-                    slots=len(self.table.arenas[slots[0].length]),
-                    lanes=lanes,
-                    rows=slice(low, low + len(slots)) if in_place else indices[lanes, 0],
-                    row_ids=indices[lanes],
-                    positions=writes[lanes],
-                    view=max(ends[lanes]),
-                )
-            )
-            first += len(slots)
-        return places
-
-    def _lanes(self, slots: Sequence[Slot]) -> tuple[list[Slot], bool]:
-        """The slots of an arena to compute for these, by index, and whether they are a range.
-
-        A range is read in place; idle ones inside are computed for nothing, which is cheaper than
-        copying all keys and values out, unless there are many.
-        """
-        by_index = sorted(slots, key=lambda s: s.index)
-        low, high = by_index[0].index, by_index[-1].index + 1
-        if 2 * (high - low) <= 3 * len(slots):
-            return self.table.arenas[slots[0].length][low:high], True
-        return by_index, False
-
-    def _tensor(self, values: Sequence[Any]) -> Tensor:
-        return on_device(values, self.device)
-
-    def _keys(self, view: int) -> Tensor:
-        """All positions below `view`."""
-        if len(self._positions) < view:
-            self._positions = torch.arange(2 * view, device=self.device)
-        return self._positions[:view]
-
-    def _masks(self, position_ids: Tensor, keys: Tensor) -> Tensor | dict[str, Tensor]:
-        """Additive masks [B, 1, Q, longest view]; one a layer type where the model has several."""
-        queries = position_ids[:, None, :, None]
-        full = keys <= queries
-        sliding = full & (keys > queries - self._window) if self._window else full
-        if len(self._layer_types) > 1:
-            return {
-                kind: self._additive(sliding if kind == "sliding_attention" else full)
-                for kind in self._layer_types
-            }
-        uses_window = self._layer_types in ([], ["sliding_attention"])
-        return self._additive(sliding if uses_window else full)
-
-    def _additive(self, visible: Tensor) -> Tensor:
-        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device)
-        return mask.masked_fill_(~visible, self._lowest)

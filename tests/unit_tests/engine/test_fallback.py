@@ -11,10 +11,12 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from langgraph_arbitrage.engine import Engine, Score, Write, worker
+from langgraph_arbitrage.engine.masks import Masks
 from langgraph_arbitrage.engine.plain_backend import PlainBackend
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.errors import EngineError
@@ -33,10 +35,10 @@ def assert_equals_generate(engine: Engine) -> None:
 def test_a_model_whose_masks_are_wrong_falls_back_to_plain(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_visible(self: SlotBackend, position_ids: torch.Tensor, view: int) -> torch.Tensor:
-        return torch.zeros(len(position_ids), 1, position_ids.shape[1], view)
+    def all_visible(self: Masks, position_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*position_ids.shape, len(keys))[:, None]
 
-    monkeypatch.setattr(SlotBackend, "_masks", all_visible)
+    monkeypatch.setattr(Masks, "of", all_visible)
     engine = fresh(PATH)
     assert_equals_generate(engine)
     assert engine.backend == "plain"
@@ -96,13 +98,13 @@ def test_a_sliding_window_is_passed_by_the_check(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slot engine that forgot the window would agree on shorter texts."""
-    init = SlotBackend.__init__
+    init = Masks.__init__
 
-    def without_window(self: SlotBackend, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
+    def without_window(self: Masks, model: PreTrainedModel) -> None:
+        init(self, model)
         self._window = None
 
-    monkeypatch.setattr(SlotBackend, "__init__", without_window)
+    monkeypatch.setattr(Masks, "__init__", without_window)
     engine = fresh(make("mistral"))
     engine.submit(Write([7], 1)).result()
     assert engine.backend == "plain"

@@ -19,7 +19,7 @@ from langgraph_arbitrage.engine import memory
 
 __all__ = ["Place", "SlotCache"]
 
-FIRST_SLOTS = 8  # an arena begins with so many where there is memory
+FIRST_SLOTS = 8  # an arena begins with so many, and gets as many more, where there is memory
 HEADROOM = 1.1  # what a forward needs beside the cache
 
 
@@ -178,7 +178,7 @@ class SlotCache(Cache):
         return any(layer.shape for layer in self._slot_layers)
 
     def reserve(self, length: int, slots: int, most: int) -> bool:
-        """Have room for `slots` in an arena; it doubles, up to `most`, where there is memory.
+        """Have room for `slots` in an arena; it grows by a quarter, up to `most`, if there is memory.
 
         Returns:
             Whether there was memory.
@@ -186,8 +186,8 @@ class SlotCache(Cache):
         have = self.capacity(length)
         if slots <= have:
             return True
-        doubled = min(max(2 * have, FIRST_SLOTS), most)
-        sizes = sorted({max(doubled, slots), slots}, reverse=True)
+        more = min(have + max(have // 4, FIRST_SLOTS), most)
+        sizes = sorted({max(more, slots), slots}, reverse=True)
         return any(self._grown(length, wider, have) for wider in sizes)
 
     def _grown(self, length: int, slots: int, have: int) -> bool:

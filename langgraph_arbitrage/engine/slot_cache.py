@@ -178,7 +178,7 @@ class SlotCache(Cache):
         return any(layer.shape for layer in self._slot_layers)
 
     def reserve(self, length: int, slots: int, most: int) -> bool:
-        """Have room for `slots` in an arena; it grows by a quarter, up to `most`, if there is memory.
+        """Have room for `slots` in an arena; it grows by a quarter, up to `most`, where it can.
 
         Returns:
             Whether there was memory.

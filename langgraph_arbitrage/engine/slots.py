@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 __all__ = ["APART", "JOINED", "Claim", "Lengths", "Slot", "SlotTable", "common_prefix"]
 
 MIN_OVERLAP = 16  # a shorter common prefix is cheaper to read again than to look after
-KEEP_IDLE = 8  # idle slots an arena may grow to at first, before one of them is overwritten
+KEEP_IDLE = 8  # idle slots an arena may grow to in any case, before one of them is overwritten
 STALE = 8  # forwards after which the writer of a free slot is not expected back for its next step
 
 
@@ -80,7 +80,7 @@ class SlotTable:
         self.forwards = 0
         """How often the model has run."""
         self.keep_idle = KEEP_IDLE
-        """Idle slots an arena may grow to; more, each time one was overwritten and missed."""
+        """Idle slots of all arenas up to which they grow; more, each time one was missed."""
         self._overwritten: deque[list[int]] = deque(maxlen=max_slots)  # what they held
         self._clock = itertools.count(1)
         self._full: set[int] = set()  # arenas for which there was no more memory
@@ -211,7 +211,9 @@ class SlotTable:
         if empty := [s for s in free if not s.ids]:
             return min(empty, key=lambda s: s.index)
         may_grow = len(arena) < self.max_slots and length not in self._full
-        if not free or (len(free) < self.keep_idle and may_grow):
+        idle = sum(not s.busy for slots in self.arenas.values() for s in slots)
+        few = len(free) < KEEP_IDLE or idle < self.keep_idle
+        if not free or (few and may_grow):
             slot = Slot(length, len(arena))
             arena.append(slot)
             return slot

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from langgraph_arbitrage.engine.constraint import Constraint
@@ -224,22 +224,19 @@ class Batch:
         """Seconds of the forward until now, of a row."""
         return (time.perf_counter() - self._began) / len(self.rows)
 
-    def __enter__(self) -> None:
-        """The forward begins; it is over when its logits are absorbed."""
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """While its forward runs, until the logits are absorbed: each row is told its share."""
         self._began = time.perf_counter()
         for row in self.rows:
             row.batch = self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        share = self.share
-        for row in self.rows:
-            row.forwards += share
-            row.batch = None
+        try:
+            yield
+        finally:
+            share = self.share
+            for row in self.rows:
+                row.forwards += share
+                row.batch = None
 
 
 def by_arena(rows: Sequence[Row]) -> list[list[Row]]:

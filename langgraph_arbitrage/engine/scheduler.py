@@ -134,7 +134,7 @@ class Scheduler:
         for batch in self.backend.batches(self.running):
             if self.cores is not None:
                 self.cores.use(len(batch.rows))
-            with batch:
+            with batch.forward():
                 self._absorb(batch, self.backend.forward(batch))
 
     def fail(self, error: BaseException) -> None:

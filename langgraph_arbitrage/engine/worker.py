@@ -183,12 +183,9 @@ class Worker:
         Checked once: a thread that follows one that died takes the same again.
         """
         if self._make is None:
-            candidates = self._candidates()
-            for self._make in candidates[:-1]:
-                if agrees(self._scheduler(self._make(model, PROBED)), model):
-                    break
-            else:
-                self._make = candidates[-1]
+            *faster, plainest = self._candidates()
+            found = (m for m in faster if agrees(self._scheduler(m(model, PROBED)), model))
+            self._make = next(found, plainest)
         return self._scheduler(self._make(model, None))  # without what the check has cached
 
     def _candidates(self) -> list[Make]:

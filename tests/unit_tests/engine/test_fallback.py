@@ -18,6 +18,7 @@ from transformers import (
 from langgraph_arbitrage.engine import Engine, Score, Write, worker
 from langgraph_arbitrage.engine.masks import Masks
 from langgraph_arbitrage.engine.plain_backend import PlainBackend
+from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.errors import EngineError
 from tiny import QUESTIONS, generate, make, prompt, random_ids
@@ -217,3 +218,21 @@ def test_the_engine_is_chosen_once_and_taken_again_after_a_failure(
         engine.submit(Write(ids, 3), on_token).result()
     assert engine.submit(Write(ids, 3)).result().ids == want
     assert engine.backend == "slot"
+
+
+def test_a_check_that_broke_off_is_made_again(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has not agreed yet is not taken by the thread that comes after."""
+    agrees, checks = worker.agrees, []
+
+    def breaks_off(scheduler: Scheduler, model: PreTrainedModel) -> bool:
+        checks.append(scheduler.backend.name)
+        if len(checks) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return agrees(scheduler, model)
+
+    monkeypatch.setattr(worker, "agrees", breaks_off)
+    engine = fresh(PATH)
+    with pytest.raises(EngineError, match="out of memory"):
+        engine.submit(Write([7], 1)).result()
+    assert_equals_generate(engine)
+    assert checks == ["slot", "slot"]

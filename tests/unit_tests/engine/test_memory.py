@@ -192,3 +192,11 @@ def test_a_process_that_really_runs_out_of_memory_answers_all() -> None:
     )
     assert done.stdout == "all answered\n", done.stderr
     assert "Set max_slots=" in done.stderr
+
+
+def test_an_arena_grows_by_little(fresh: Make, schedulers: list[Scheduler]) -> None:
+    engine, many = fresh(PATH), 33
+    tickets = [engine.submit(Write(p, NEW)) for p in prompts(many)]
+    [t.result() for t in tickets]
+    (arena,) = schedulers[-1].backend.table.arenas
+    assert many <= schedulers[-1].backend.cache.capacity(arena) <= 1.25 * many

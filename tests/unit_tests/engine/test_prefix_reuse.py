@@ -136,3 +136,19 @@ def test_requests_that_never_come_back_get_no_more_slots(
         engine.submit(Write(random_ids(40, seed=n), max_tokens=1)).result()
     (arena,) = schedulers[-1].backend.table.arenas.values()
     assert len(arena) == KEEP_IDLE
+
+
+def test_rare_long_requests_do_not_heap_up_beside_many_short_ones(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    """Idle slots are counted over all arenas: a long one is large."""
+    engine = fresh(make("llama", endless=True))
+    texts = {n: random_ids(40, seed=n) for n in range(1, 3 * KEEP_IDLE)}
+    for _ in range(3):
+        for ids in texts.values():
+            engine.submit(Write(ids, max_tokens=1)).result()
+    for n in range(1, 3 * KEEP_IDLE):
+        engine.submit(Write(random_ids(150, seed=200 + n), max_tokens=1)).result()
+    short, long = schedulers[-1].backend.table.arenas.values()
+    assert len(short) == len(texts)
+    assert len(long) == KEEP_IDLE

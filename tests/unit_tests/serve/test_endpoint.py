@@ -14,10 +14,13 @@ pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
 
 import httpx  # noqa: E402
+import uvicorn  # noqa: E402
 
 from langgraph_arbitrage import ChatArbitrage, embedded  # noqa: E402
 from langgraph_arbitrage.engine import Write  # noqa: E402
 from langgraph_arbitrage.models import Models  # noqa: E402
+from langgraph_arbitrage.serve import ServeSettings  # noqa: E402
+from langgraph_arbitrage.serve.server import serve  # noqa: E402
 from serving import Served, served  # noqa: E402
 from spies import schedulers  # noqa: E402
 from tiny import QUESTIONS, pair  # noqa: E402
@@ -58,6 +61,18 @@ def server(llm: ChatArbitrage) -> Iterator[Served]:
 def client(server: Served) -> Any:
     with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as found:
         yield found
+
+
+def test_idle_connections_are_kept_longer_than_clients_keep_theirs(
+    llm: ChatArbitrage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who closes at the moment at which the other one asks breaks a request."""
+    configs: list[uvicorn.Config] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, **_: configs.append(self.config))
+    serve(llm, ServeSettings(port=0))
+    (config,) = configs
+    clients = [httpx.Limits(), openai.DEFAULT_CONNECTION_LIMITS]
+    assert all(config.timeout_keep_alive > c.keepalive_expiry for c in clients)
 
 
 def slow_pair(**settings: Any) -> ChatArbitrage:

@@ -25,10 +25,19 @@ __all__ = [
     "end_ids",
     "load_config",
     "local_weights",
+    "read_config",
     "weight_bytes",
 ]
 
 HEADROOM = 1.1  # activations, the first slots and the allocator's slack, over the weights
+
+
+def read_config(spec: ModelSpec) -> PreTrainedConfig:
+    """The checkpoint's config, with the errors of transformers."""
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+    )
+    return config
 
 
 def load_config(spec: ModelSpec) -> PreTrainedConfig:
@@ -44,9 +53,7 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
             "`save_pretrained`, or a hub id such as 'Qwen/Qwen2.5-1.5B-Instruct'."
         )
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
+        config = read_config(spec)
     except (OSError, ValueError, KeyError) as error:
         hint = (
             ""

@@ -24,8 +24,8 @@ from langgraph_arbitrage.engine.checkpoint import (
     check_memory,
     choose_device,
     choose_dtype,
-    load_config,
     local_weights,
+    read_config,
     weight_bytes,
 )
 from langgraph_arbitrage.engine.heads import HEADS, read_head
@@ -70,11 +70,11 @@ def _loaded(spec: ModelSpec) -> PreTrainedModel:
     dtype = choose_dtype(spec, device)
     check_memory(spec, device, dtype)
     placed = dict(spec.model_kwargs)
-    if is_quantized(spec, load_config(spec)):
-        placed.setdefault("device_map", {"": device})  # not all of it can be moved later
     short = (weight_bytes(spec, dtype) or LONG_LOAD) < LONG_LOAD
     with _quiet(bar=short, warnings=spec.kind in HEADS):  # of a head that is replaced below
         try:
+            if is_quantized(spec, read_config(spec)):
+                placed.setdefault("device_map", {"": device})  # not all of it can be moved later
             model, found = AUTO_CLASSES[spec.kind].from_pretrained(  # type: ignore[attr-defined]
                 spec.path,
                 revision=spec.revision,

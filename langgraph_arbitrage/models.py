@@ -29,7 +29,7 @@ PLAIN = AnswerForm()
 WINDOW = 64  # tokens before a step that are decoded with it, so that characters stay whole
 _LOADED_ALIKE = (
     *("device", "dtype", "trust_remote_code", "chat_template", "max_slots", "max_queue"),
-    *("batch_invariant", "cuda_graphs"),
+    *("batch_invariant", "engine", "cuda_graphs"),
 )
 _LOADED_BY = (
     *("draft", "target", "draft_revision", "target_revision"),
@@ -69,6 +69,7 @@ class Models:
                 dtype=s.dtype,
                 max_slots=s.max_slots,
                 batch_invariant=s.batch_invariant,
+                engine=s.engine,
                 cuda_graphs=s.cuda_graphs,
             )
         )

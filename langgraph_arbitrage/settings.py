@@ -165,6 +165,9 @@ class ArbitrageSettings(CheckedSettings):
     """Most answers that wait for a model; one more gets EngineBusyError. None: all wait."""
     batch_invariant: bool = False
     """Exactly the same answer whatever else is asked: slower, one sequence at a time."""
+    engine: Literal["auto", "eager", "plain"] = "auto"
+    """How models run: auto takes the fastest way that agrees with an ordinary forward; eager has
+    no traces, by which small models on a CPU do without the interpreter; plain also no slots."""
     cuda_graphs: bool | None = None
     """Decode by CUDA graphs on a GPU; default where they serve. On says why where they do not.
     No GPU has run them yet: each is compared with the ordinary way before it is used."""

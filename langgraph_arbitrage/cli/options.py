@@ -33,7 +33,7 @@ __all__ = [
 MODELS = (
     *("draft", "target", "policy", "router", "prm", "threshold"),
     *("first_steps", "escalate_repeats", "max_target_share", "speculate"),
-    *("device", "dtype", "cuda_graphs", "draft_kwargs", "target_kwargs", "chat_template"),
+    *("device", "dtype", "engine", "cuda_graphs", "draft_kwargs", "target_kwargs", "chat_template"),
 )
 LIMITS = ("max_tokens", "max_steps")
 BUDGETS = ("max_target_tokens", "max_seconds", "at_limit")
@@ -82,6 +82,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "first_steps": {"type": int, "metavar": "K"},
     "escalate_repeats": {"action": "store_true", "default": None},
     "max_target_share": {"type": float, "metavar": "S"},
+    "engine": {"choices": ["auto", "eager", "plain"]},
     "cuda_graphs": {"action": argparse.BooleanOptionalAction},
     "draft_kwargs": {"type": _json, "metavar": "JSON"},
     "target_kwargs": {"type": _json, "metavar": "JSON"},

@@ -59,10 +59,10 @@ def attend(
     assert attention_mask is not None  # noqa: S101 - several rows always have one
     found, first = [], 0
     for keys, values in zip(key, value, strict=True):
-        rows = slice(first, first + len(keys))
+        rows = slice(first, first + keys.shape[0])
         mask = attention_mask[rows, ..., : keys.shape[2]]
         found.append(sdpa_attention_forward(module, query[rows], keys, values, mask, **kwargs)[0])
-        first += len(keys)
+        first += keys.shape[0]
     return torch.cat(found), None
 
 

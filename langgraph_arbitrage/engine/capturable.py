@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.spec import ModelSpec
 
-__all__ = ["NotCapturableError", "Watch", "why_eager"]
+__all__ = ["NotCapturableError", "OwnForwards", "Watch", "why_eager", "why_never"]
 
 READS = frozenset(
     "_local_scalar_dense item is_nonzero equal nonzero nonzero_numpy masked_select bincount "
@@ -78,10 +78,49 @@ def why_eager(model: PreTrainedModel, spec: ModelSpec) -> str | None:
     kinds = set(getattr(text, "layer_types", None) or []) - {"full_attention"}
     if spec.batch_invariant:
         return "batch_invariant feeds one sequence at a time"
+    if (why := why_never(model)) is not None:
+        return why
+    if kinds or getattr(text, "sliding_window", None):
+        return f"it has layers with {', '.join(sorted(kinds)) or 'a sliding window'}"
+    return None
+
+
+def why_never(model: PreTrainedModel) -> str | None:
+    """Why a model's operations cannot be repeated without its Python; None where they can be."""
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
         return "its layers are on several devices"
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         return "accelerate moves its weights or inputs (device_map)"
-    if kinds or getattr(text, "sliding_window", None):
-        return f"it has layers with {', '.join(sorted(kinds)) or 'a sliding window'}"
+    for module in model.modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"a hook is on its {type(module).__name__}"
+        owner = _owner(module)
+        forward = vars(module).get("forward") or vars(owner)["forward"]
+        if forward.__module__ != owner.__module__:
+            return f"the forward of {type(module).__name__} was replaced"
     return None
+
+
+class OwnForwards:
+    """Sees whether somebody has replaced a model's forward, or put a hook on it, since.
+
+    A repetition would call neither, and whoever did so wants to be called.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        owners = {_owner(module) for module in model.modules()}
+        self._model = model
+        self._classes = [(vars(owner), vars(owner)["forward"]) for owner in owners]
+
+    @property
+    def intact(self) -> bool:
+        """Whether the model and the classes of its modules are as they were."""
+        model = self._model
+        if "forward" in vars(model) or model._forward_hooks or model._forward_pre_hooks:
+            return False
+        return all(names["forward"] is forward for names, forward in self._classes)
+
+
+def _owner(module: torch.nn.Module) -> type:
+    """The class that the module has its forward from."""
+    return next(c for c in type(module).__mro__ if "forward" in vars(c))

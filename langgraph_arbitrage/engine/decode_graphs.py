@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langgraph_arbitrage.engine.agreement import Agreement
 from langgraph_arbitrage.engine.capturable import NotCapturableError, Watch, why_eager
 from langgraph_arbitrage.engine.cuda_capture import CAPTURES, Capture, Replay
 from langgraph_arbitrage.engine.decode_shapes import Shape, part_of
@@ -39,11 +40,6 @@ logger = logging.getLogger(__name__)
 
 MET = 8  # forwards of a shape before it is captured: a capture costs about as many
 MOST = 48  # graphs of a model; the one not used for longest goes
-ROUNDING = {torch.float32: 0.005, torch.float16: 0.02, torch.bfloat16: 0.1}
-"""How far a replay may be from eager, in standard deviations of the logits. Rounding of 32 layers
-is a fifth of it and less; a token or a position that is wrong is several times as much."""
-COARSE = 0.3  # quantized activations: a last bit that differs is rounded to another level
-
 Forward = Callable[[Sequence[Place], Tensor, Tensor, Tensor], Tensor]
 """Places, input ids [B, 1], positions [B, 1] and all positions that are read [view] → logits."""
 
@@ -117,13 +113,17 @@ class DecodeGraphs:
     """The graphs of one model, and whether it has any."""
 
     def __init__(
-        self, name: str, cache: SlotCache, capture: Capture, device: torch.device, limit: float
+        self,
+        name: str,
+        cache: SlotCache,
+        capture: Capture,
+        device: torch.device,
+        agreement: Agreement,
     ) -> None:
         self.name = name
         self.cache = cache
         self.device = device
-        self.limit = limit
-        """How far a replay may be from eager (`ROUNDING`)."""
+        self.agreement = agreement
         self.why_not: str | None = None
         """Why the model no longer has any."""
         self.graphs: OrderedDict[Shape, DecodeGraph] = OrderedDict()
@@ -223,21 +223,15 @@ class DecodeGraphs:
     ) -> Tensor:
         """Compare a graph's first replay with an eager forward of the same batch.
 
-        It was captured on padding alone: what was recorded as a constant shows here. And eager
-        comes second: what it writes to the cache would hide what the replay has not written.
+        It was captured on padding alone: what was recorded as a constant shows here.
 
         Returns:
             The eager logits.
         """
-        wrote = self._written(batch)
-        wanted = eager(batch)
-        found = max(_apart(logits, wanted), _apart(wrote, self._written(batch)))
-        graph.checked = found <= self.limit
-        if not graph.checked:
-            self.disable(
-                f"the first replay of a graph is {found:.2g} standard deviations away from the "
-                f"eager forward, and {self.limit} is allowed"
-            )
+        wanted, wrong = self.agreement.checked(batch, logits, eager)
+        graph.checked = wrong is None
+        if wrong is not None:
+            self.disable(wrong)
         return wanted
 
     def _captured(self, shape: Shape, forward: Forward) -> DecodeGraph:
@@ -255,24 +249,6 @@ class DecodeGraphs:
         self.captured += 1
         return graph
 
-    def _written(self, batch: Batch) -> Tensor:
-        """What the last layer holds where this batch's tokens go, a row each."""
-        return torch.stack(
-            [
-                self.cache.held(r.slot.length, r.slot.index, len(r.slot.ids)).flatten()
-                for r in batch.rows
-            ]
-        )
-
-
-def _apart(found: Tensor, wanted: Tensor) -> float:
-    """The row that is farthest from what is wanted, in standard deviations of that row."""
-    found, wanted = found.float().flatten(1), wanted.float().flatten(1)
-    spread = wanted.std(dim=-1).clamp(min=1e-6)
-    distance = (found - wanted).square().mean(dim=-1).sqrt() / spread
-    worst = float(distance.max())
-    return worst if worst == worst else float("inf")  # NaN agrees with nothing
-
 
 def decode_graphs(model: PreTrainedModel, spec: ModelSpec, cache: SlotCache) -> DecodeGraphs | None:
     """The graphs of a model, none captured yet; None where it is to decode eagerly."""
@@ -289,6 +265,5 @@ def decode_graphs(model: PreTrainedModel, spec: ModelSpec, cache: SlotCache) -> 
     except RuntimeError as error:
         logger.warning("%s decodes without CUDA graphs: %s", spec.name, error)
         return None
-    quantized = getattr(model, "hf_quantizer", None) is not None
-    limit = COARSE if quantized else ROUNDING.get(model.dtype, COARSE)
-    return DecodeGraphs(spec.name, cache, capture, model.device, limit)
+    agreement = Agreement.of(model, cache)
+    return DecodeGraphs(spec.name, cache, capture, model.device, agreement)

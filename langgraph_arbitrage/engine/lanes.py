@@ -1,9 +1,10 @@
-"""A batch as tensors: its lanes are the slots that are computed, arena by arena."""
+"""A batch laid out for a forward: its lanes are the slots that are computed, arena by arena."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,59 +14,135 @@ from langgraph_arbitrage.engine.slot_cache import Place
 from langgraph_arbitrage.engine.slots import Slot, SlotTable
 from langgraph_arbitrage.engine.transfer import on_device
 
-__all__ = ["Lanes", "lanes_of"]
+__all__ = ["Lanes", "Span", "lanes_of"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Lanes that lie in one arena."""
+
+    lanes: slice
+    length: int
+    """The arena, by the length of its slots."""
+    low: int
+    """First slot that is computed."""
+    high: int
+    """One past the last."""
+    in_place: bool
+    """Whether all between are: they are read where they are; else they are copied together."""
+    view: int
+    """Positions below this are read."""
+    slots: int
+    """Slots that the arena must have room for."""
 
 
 @dataclass(frozen=True)
 class Lanes:
     """What goes into a forward of B lanes and Q tokens."""
 
-    places: list[Place]
-    """Where it writes and reads, an arena each."""
-    input_ids: Tensor
+    spans: list[Span]
+    ids: list[list[int]]
     """[B, Q], padded on the left."""
-    position_ids: Tensor
+    positions: list[list[int]]
     """[B, Q]."""
-    order: Tensor | None
+    writes: list[list[int]]
+    """Where each token is written, [B, Q]."""
+    slots: list[int]
+    """The index of each lane's slot in its arena, [B]."""
+    order: list[int] | None
     """The lane of each row of the batch, where they are not the same in the same order."""
 
     @property
     def alone(self) -> bool:
-        """Whether it is one lane, written as one range."""
-        return self.places[0].first is not None
+        """Whether there is one lane."""
+        return len(self.ids) == 1
 
     @property
+    def width(self) -> int:
+        """Tokens of a lane (Q)."""
+        return len(self.ids[0])
+
+    @cached_property
     def view(self) -> int:
         """Positions below this are read in some lane."""
-        return max(place.view for place in self.places)
+        return max(span.view for span in self.spans)
+
+    def tokens(self, device: torch.device) -> Tensor:
+        """Ids, positions, where each is written and its slot, in one transfer: [4, B, Q]."""
+        rows = [[slot] * self.width for slot in self.slots]
+        return on_device((self.ids, self.positions, self.writes, rows), device)
+
+    def places(self, tokens: Tensor) -> list[Place]:
+        """Where the lanes write and read, an arena each."""
+        if self.alone:
+            return [self._place_of_one()]
+        writes, rows = tokens[2], tokens[3]
+        return [
+            Place(
+                length=span.length,
+                slots=span.slots,
+                lanes=span.lanes,
+                rows=slice(span.low, span.high) if span.in_place else rows[span.lanes, 0],
+                view=span.view,
+                row_ids=rows[span.lanes],
+                positions=writes[span.lanes],
+            )
+            for span in self.spans
+        ]
+
+    def _place_of_one(self) -> Place:
+        """A single lane is written as one range."""
+        (span,) = self.spans
+        return Place(
+            length=span.length,
+            slots=span.slots,
+            lanes=span.lanes,
+            rows=slice(span.low, span.high),
+            view=span.view,
+            first=self.positions[0][0],
+        )
 
 
-def lanes_of(batch: Batch, table: SlotTable, device: torch.device) -> Lanes:
+def lanes_of(batch: Batch, table: SlotTable) -> Lanes:
     """Lay out a batch over the arenas of a table."""
     fed = {r.slot: (r, n) for r, n in zip(batch.rows, batch.counts, strict=True)}
-    ranges = [_computed([r.slot for r in rows], table) for rows in by_arena(batch.rows)]
-    lanes = [slot for slots, _ in ranges for slot in slots]
+    spans: list[Span] = []
+    lanes: list[Slot] = []
     ids, positions, writes = [], [], []
-    for slot in lanes:
-        start = len(slot.ids)
-        row, count = fed.get(slot, (None, 0))
-        pad = batch.width - count
-        new = list(range(start, start + count))
-        ids.append([0] * pad + (row.tokens[start : start + count] if row else []))
-        # Padding looks at one token, and is written past the end, where nothing is valid.
-        positions.append([0] * pad + new)
-        writes.append([start + count] * pad + new)
+    for rows in by_arena(batch.rows):
+        slots, in_place = _computed([r.slot for r in rows], table)
+        view = 0
+        for slot in slots:
+            start = len(slot.ids)
+            row, count = fed.get(slot, (None, 0))
+            pad = batch.width - count
+            end = start + count
+            new = list(range(start, end))
+            ids.append([0] * pad + (row.tokens[start:end] if row else []))
+            # Padding looks at one token, and is written past the end, where nothing is valid.
+            positions.append([0] * pad + new)
+            writes.append([end] * pad + new)
+            view = max(view, end if count else 1)
+        first, length = len(lanes), rows[0].slot.length
+        lanes += slots
+        spans.append(
+            Span(
+                lanes=slice(first, len(lanes)),
+                length=length,
+                low=slots[0].index,
+                high=slots[-1].index + 1,
+                in_place=in_place,
+                view=view,
+                slots=len(table.arenas[length]),
+            )
+        )
     order = None
-    if len(lanes) == 1:
-        places = [_place_of_one(slot, positions[0], table)]
-    else:
-        ends = [p[-1] + 1 for p in positions]
-        places = _places(ranges, on_device(writes, device), ends, table)
+    if len(lanes) > 1:
         lane = {slot: i for i, slot in enumerate(lanes)}
-        rows = [lane[r.slot] for r in batch.rows]
-        if rows != list(range(len(lanes))):
-            order = on_device(rows, device)
-    return Lanes(places, on_device(ids, device), on_device(positions, device), order)
+        order = [lane[r.slot] for r in batch.rows]
+    identical = order is None or order == list(range(len(lanes)))
+    indices = [slot.index for slot in lanes]
+    return Lanes(spans, ids, positions, writes, indices, None if identical else order)
 
 
 def _computed(slots: Sequence[Slot], table: SlotTable) -> tuple[list[Slot], bool]:
@@ -79,37 +156,3 @@ def _computed(slots: Sequence[Slot], table: SlotTable) -> tuple[list[Slot], bool
     if 2 * (high - low) <= 3 * len(slots):
         return table.arenas[slots[0].length][low:high], True
     return by_index, False
-
-
-def _place_of_one(slot: Slot, positions: list[int], table: SlotTable) -> Place:
-    return Place(
-        length=slot.length,
-        slots=len(table.arenas[slot.length]),
-        lanes=slice(0, 1),
-        rows=slice(slot.index, slot.index + 1),
-        view=positions[-1] + 1,
-        first=positions[0],
-    )
-
-
-def _places(
-    ranges: list[tuple[list[Slot], bool]], writes: Tensor, ends: list[int], table: SlotTable
-) -> list[Place]:
-    """The places of several lanes, from the positions that each writes and reads up to."""
-    indices = on_device([[slot.index] for slots, _ in ranges for slot in slots], writes.device)
-    places, first = [], 0
-    for slots, in_place in ranges:
-        low, lanes = slots[0].index, slice(first, first + len(slots))
-        places.append(
-            Place(
-                length=slots[0].length,
-                slots=len(table.arenas[slots[0].length]),
-                lanes=lanes,
-                rows=slice(low, low + len(slots)) if in_place else indices[lanes, 0],
-                row_ids=indices[lanes],
-                positions=writes[lanes],
-                view=max(ends[lanes]),
-            )
-        )
-        first += len(slots)
-    return places

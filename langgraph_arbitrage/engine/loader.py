@@ -97,7 +97,7 @@ def _loaded(spec: ModelSpec) -> PreTrainedModel:
         # Rows are aligned at their last token. The model looks for the last one that is no
         # padding: with an id that no token has, that is always the last.
         model.config.get_text_config().pad_token_id = -1
-    model.eval()
+    model.eval().requires_grad_(False)
     return model  # type: ignore[no-any-return]
 
 

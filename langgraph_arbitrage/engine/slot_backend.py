@@ -26,6 +26,8 @@ from langgraph_arbitrage.engine.slots import (
     common_prefix,
 )
 from langgraph_arbitrage.engine.spec import ModelSpec
+from langgraph_arbitrage.engine.traces import Traces
+from langgraph_arbitrage.engine.transfer import on_device
 from langgraph_arbitrage.errors import NotEnoughMemoryError
 
 __all__ = ["SlotBackend"]
@@ -70,8 +72,8 @@ class SlotBackend:
         self.chunk = CHUNK.get(self.device.type, CHUNK["cuda"])
         self.masks = Masks(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self.graphs: DecodeGraphs | None = None
-        """Decode batches go through them where there are some."""
+        self.faster: DecodeGraphs | Traces | None = None
+        """Goes around the eager forward where it can."""
 
     # --- slots ---------------------------------------------------------------------------
 
@@ -215,8 +217,8 @@ class SlotBackend:
     def forward(self, batch: Batch) -> Tensor:
         """Feed a batch; logits of the trailing positions, [B, keep, V], or [B, labels]."""
         self.table.forwards += 1
-        if self.graphs is not None:
-            logits = self.graphs.forward(batch, self._eager, self._masked)
+        if self.faster is not None:
+            logits = self.faster.forward(batch, self._eager, self._masked)
         else:
             logits = self._eager(batch)
         for row, count in zip(batch.rows, batch.counts, strict=True):
@@ -226,21 +228,26 @@ class SlotBackend:
         return logits
 
     def _eager(self, batch: Batch) -> Tensor:
-        lanes = lanes_of(batch, self.table, self.device)
+        lanes = lanes_of(batch, self.table)
+        tokens = lanes.tokens(self.device)
         # One row is a model's ordinary case: it makes its own masks, or none.
-        masks = None
-        if not lanes.alone:
-            masks = self.masks.of(lanes.position_ids, self.masks.keys(lanes.view))
-        logits = self._run(lanes.places, lanes.input_ids, lanes.position_ids, masks, batch.keep)
+        masks = None if lanes.alone else self.masks.of(tokens[1], self.masks.keys(lanes.view))
+        logits = self._run(lanes.places(tokens), tokens[0], tokens[1], masks, batch.keep)
         if lanes.order is not None:
-            logits = logits.index_select(0, lanes.order)
+            logits = logits.index_select(0, on_device(lanes.order, self.device))
         return logits[:, -batch.keep :] if logits.dim() == 3 else logits
 
     def _masked(
-        self, places: Sequence[Place], input_ids: Tensor, position_ids: Tensor, keys: Tensor
+        self,
+        places: Sequence[Place],
+        input_ids: Tensor,
+        position_ids: Tensor,
+        keys: Tensor,
+        keep: int | Tensor = 1,
     ) -> Tensor:
-        """Logits of tensors that are there, one token a row: what a graph captures."""
-        return self._run(places, input_ids, position_ids, self.masks.of(position_ids, keys), keep=1)
+        """Logits of tensors that are there: what is captured or traced."""
+        masks = self.masks.of(position_ids, keys)
+        return self._run(places, input_ids, position_ids, masks, keep)
 
     def _run(
         self,
@@ -248,7 +255,7 @@ class SlotBackend:
         input_ids: Tensor,
         position_ids: Tensor,
         masks: Tensor | dict[str, Tensor] | None,
-        keep: int,
+        keep: int | Tensor,
     ) -> Tensor:
         self.cache.places = places
         kwargs: dict[str, Any] = {"logits_to_keep": keep} if self._keeps_logits else {}

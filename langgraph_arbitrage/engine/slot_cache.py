@@ -7,7 +7,8 @@ the batch has rows in, set before each forward. Rolling back is forgetting a len
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -217,6 +218,35 @@ class SlotCache(Cache):
         """Free an arena."""
         for layer in self._slot_layers:
             layer.arenas.pop(length, None)
+
+    def tensors(self, lengths: Sequence[int]) -> list[Tensor]:
+        """Keys and values of arenas, layer by layer, of the layers that hold some."""
+        layers = [layer for layer in self._slot_layers if layer.shape]
+        return [t for layer in layers for length in lengths for t in layer.arenas[length]]
+
+    def made_up(self, slots: int, length: int, arenas: int) -> list[Tensor]:
+        """The like of `tensors`, empty, to try a forward on."""
+        pairs = [layer.shape for layer in self._slot_layers if layer.shape]
+        return [
+            _room(slots, length, like) for pair in pairs for _ in range(arenas) for like in pair
+        ]
+
+    def lend(self, tensors: Sequence[Tensor], arenas: int) -> None:
+        """Work on these keys and values, in the order of `tensors`, as arenas 0, 1 and so on."""
+        each = iter(tensors)
+        for layer in self._slot_layers:
+            if layer.shape:
+                layer.arenas = {n: (next(each), next(each)) for n in range(arenas)}
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Have its own arenas back behind this, whatever was lent meanwhile."""
+        own = [layer.arenas for layer in self._slot_layers]
+        try:
+            yield
+        finally:
+            for layer, arenas in zip(self._slot_layers, own, strict=True):
+                layer.arenas = arenas
 
     def pointers(self, length: int) -> tuple[int, ...]:
         """Where the keys and values of an arena are, in every layer that holds some."""

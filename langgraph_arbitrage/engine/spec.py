@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from langgraph_arbitrage.errors import SettingsError
 
-__all__ = ["Kind", "ModelSpec"]
+__all__ = ["EngineName", "Kind", "ModelSpec"]
 
 Kind = Literal[
     "causal-lm",
@@ -19,6 +19,8 @@ Kind = Literal[
     "process-reward",
 ]
 
+EngineName = Literal["auto", "eager", "plain"]
+ENGINES = get_args(EngineName)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -48,8 +50,9 @@ class ModelSpec:
     """Feed one sequence at a time, each read from its start: exact, whatever else is asked."""
     threads: int | None = None
     """Compute threads of the worker on a CPU; None chooses by the model and the rows at a time."""
-    engine: Literal["auto", "plain"] = "auto"
-    """"auto" takes the slot engine where it agrees with a plain forward; "plain" forbids it."""
+    engine: EngineName = "auto"
+    """"auto" takes the slot engine where it agrees with a plain forward, and on a CPU runs small
+    models by traces; "eager" has no traces; "plain" forbids the slot engine."""
     cuda_graphs: bool | None = None
     """Decode by CUDA graphs on a GPU. None: where they serve; True: and warn where they cannot;
     False: never. No GPU has run them yet: each is compared with eager before it is used."""
@@ -61,6 +64,8 @@ class ModelSpec:
             raise SettingsError(f"a model is a local folder or a hub id, not {self.path!r}")
         if self.dtype not in DTYPES:
             raise SettingsError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if self.engine not in ENGINES:
+            raise SettingsError(f"engine {self.engine!r} is not one of {', '.join(ENGINES)}")
         if self.max_slots < 1:
             raise SettingsError(f"max_slots must be at least 1, not {self.max_slots}")
         if self.max_queue is not None and self.max_queue < 0:

@@ -29,6 +29,7 @@ from langgraph_arbitrage.engine.slots import Lengths
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
+from langgraph_arbitrage.engine.traces import traces_of
 from langgraph_arbitrage.engine.turns import Turns
 from langgraph_arbitrage.errors import (
     ArbitrageError,
@@ -172,8 +173,10 @@ class Worker:
             if self._cores.takes_turns:
                 self._turns = TURNS
         scheduler = self._choose(model)
-        if isinstance(scheduler.backend, SlotBackend):
-            scheduler.backend.graphs = decode_graphs(model, self.spec, scheduler.backend.cache)
+        if isinstance(slots := scheduler.backend, SlotBackend):
+            slots.faster = decode_graphs(model, self.spec, slots.cache) or traces_of(
+                model, self.spec, slots.cache, slots.table
+            )
         self.model, self.backend_name = model, scheduler.backend.name
         return scheduler
 

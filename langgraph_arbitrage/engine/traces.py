@@ -1,0 +1,225 @@
+"""Forwards without the interpreter: on a CPU, a small model's operations as one TorchScript graph.
+
+Python takes longer to start an operation of a small model than the operation takes. A trace of the
+forward starts them all from C++, with the same kernels and so the same results, and leaves the
+interpreter to other threads meanwhile. Sizes stay open: one trace serves any number of rows,
+tokens and positions, and any slot. There is one for each way in which a batch lies in the arenas.
+
+What Python decides from a size would be fixed by a trace. So each is compared with eager forwards
+of real batches: the first of one row and of several, of one token and of several. Whatever goes
+wrong, the model runs eagerly from then on, and one warning says why.
+
+`torch.jit.trace` is deprecated in favour of `torch.export`, whose programs run in the interpreter
+again or have to be compiled for a minute. Where it is gone, models run eagerly.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from langgraph_arbitrage.engine.agreement import Agreement
+from langgraph_arbitrage.engine.capturable import NotCapturableError, OwnForwards, Watch, why_never
+from langgraph_arbitrage.engine.cores import SMALL
+from langgraph_arbitrage.engine.lanes import Lanes, lanes_of
+from langgraph_arbitrage.engine.row import Batch
+from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
+from langgraph_arbitrage.engine.slots import SlotTable
+from langgraph_arbitrage.engine.spec import ModelSpec
+from langgraph_arbitrage.engine.transfer import on_device
+from langgraph_arbitrage.forks import ForkLock
+
+__all__ = ["Traces", "traces_of"]
+
+logger = logging.getLogger(__name__)
+
+MET = 8  # forwards of a kind before it is traced: a trace costs about as many
+EXAMPLE = 2  # rows of each arena, and tokens of each row, that a trace is made on
+
+Kind = tuple[bool, ...]
+"""Of each arena of a batch: whether its slots are read in place."""
+Forward = Callable[[Sequence[Place], Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Places, input ids [B, Q], positions [B, Q], all positions that are read [view], and the places
+in Q whose logits are wanted → logits."""
+Traced = Callable[..., Tensor]
+"""Tokens [4, B, Q], bounds [arenas, 5], wanted places [keep], keys and values → logits."""
+
+_tracing = ForkLock()  # one at a time: what Python warns of meanwhile is a setting of the process
+
+
+class Traces:
+    """The traces of one model, and whether it has any."""
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, cache: SlotCache, table: SlotTable
+    ) -> None:
+        self.name = name
+        self.cache = cache
+        self.table = table
+        self.agreement = Agreement.of(model, cache)
+        self.own = OwnForwards(model)
+        self.why_not: str | None = None
+        """Why the model no longer has any."""
+        self.made: dict[Kind, Traced] = {}
+        self.forwards = 0
+        """Those that a trace did."""
+        self._met: Counter[Kind] = Counter()
+        self._checked: set[tuple[Kind, bool, bool]] = set()
+
+    def forward(self, batch: Batch, eager: Callable[[Batch], Tensor], forward: Forward) -> Tensor:
+        """Logits of a batch, by a trace where there is one, else by `eager`.
+
+        Args:
+            batch: Rows and how many tokens of each are read.
+            eager: The ordinary forward.
+            forward: What is traced.
+        """
+        if self.why_not is not None or not self.cache.shaped or not self.own.intact:
+            return eager(batch)
+        lanes = lanes_of(batch, self.table)
+        kind = tuple(span.in_place for span in lanes.spans)
+        logits = self._traced(kind, lanes, batch.keep, forward)
+        if logits is None:
+            return eager(batch)
+        like = kind, lanes.alone, lanes.width == 1
+        if like in self._checked:
+            return logits
+        logits, wrong = self.agreement.checked(batch, logits, eager)
+        if wrong is None:
+            self._checked.add(like)
+        else:
+            self.disable(wrong)
+        return logits
+
+    def disable(self, why: str, level: int = logging.WARNING) -> None:
+        """Run eagerly from now on, and say so once."""
+        self.why_not = why
+        self.made.clear()
+        logger.log(
+            level,
+            "%s runs without traces from here on, slower and with the same results: %s. "
+            "engine='eager' has it so from the start.",
+            self.name,
+            why,
+        )
+
+    def _traced(self, kind: Kind, lanes: Lanes, keep: int, forward: Forward) -> Tensor | None:
+        """The logits by a trace; None where eager has to."""
+        try:
+            traced = self.made.get(kind) or self._made(kind, forward)
+            arenas = self._there(lanes)
+            if traced is None or arenas is None:
+                return None
+            device = arenas[0].device
+            wanted = torch.arange(lanes.width - keep, lanes.width, device=device)
+            logits = traced(lanes.tokens(device), _bounds(lanes, device), wanted, *arenas)
+        except Exception as error:  # of the tracer, of the model's own code: eager does without
+            if isinstance(error, NotCapturableError):
+                self.disable(str(error), logging.INFO)  # such a model has none
+            else:
+                cause = str(error).strip().partition("\n")[0]
+                self.disable(f"{type(error).__name__}: {cause}")
+            return None
+        self.forwards += 1
+        if lanes.order is not None:
+            logits = logits.index_select(0, on_device(lanes.order, device))
+        return logits[:, -keep:] if logits.dim() == 3 else logits
+
+    def _there(self, lanes: Lanes) -> list[Tensor] | None:
+        """Keys and values of the lanes' arenas, layer by layer; None before they have room."""
+        if any(self.cache.capacity(span.length) < span.slots for span in lanes.spans):
+            return None
+        return self.cache.tensors([span.length for span in lanes.spans])
+
+    def _made(self, kind: Kind, forward: Forward) -> Traced | None:
+        """A trace of a kind that was met often enough."""
+        self._met[kind] += 1
+        if self._met[kind] <= MET:
+            return None
+        tokens, bounds, wanted, *arenas = example = _example(kind, self.cache)
+
+        def function(tokens: Tensor, bounds: Tensor, wanted: Tensor, *arenas: Tensor) -> Tensor:
+            self.cache.lend(arenas, len(kind))
+            # Sizes as tensors of no dimension: a trace would keep a number as it is.
+            sizes = [row.unbind(0) for row in bounds.unbind(0)]
+            keys = torch.arange(bounds[:, 4].max(), device=tokens.device)  # type: ignore[call-overload]
+            return forward(_places(kind, tokens, sizes), tokens[0], tokens[1], keys, wanted)
+
+        with self.cache.lent(), _tracing:
+            self.cache.lend(arenas, len(kind))
+            places = _places(kind, tokens, bounds.tolist())
+            with Watch(tokens.device):
+                forward(places, tokens[0], tokens[1], wanted, wanted)
+            with _unwarned():
+                traced = torch.jit.trace(function, example, check_trace=False)
+        self.made[kind] = traced
+        return traced  # type: ignore[no-any-return]
+
+
+def _places(kind: Kind, tokens: Tensor, sizes: Sequence[Sequence[Any]]) -> list[Place]:
+    """The places of a batch, from what `Lanes.tokens` and `_bounds` tell."""
+    writes, rows = tokens[2], tokens[3]
+    places = []
+    for n, (in_place, size) in enumerate(zip(kind, sizes, strict=True)):
+        first, end, low, high, view = size
+        lanes = slice(None) if len(kind) == 1 else slice(first, end)
+        places.append(
+            Place(
+                length=n,
+                slots=0,  # the arena is there
+                lanes=lanes,
+                rows=slice(low, high) if in_place else rows[lanes, 0],
+                view=view,
+                row_ids=rows[lanes],
+                positions=writes[lanes],
+            )
+        )
+    return places
+
+
+def _bounds(lanes: Lanes, device: torch.device) -> Tensor:
+    """Of each arena: first and last lane, first and last slot, positions that are read."""
+    spans = [(s.lanes.start, s.lanes.stop, s.low, s.high, s.view) for s in lanes.spans]
+    return on_device(spans, device)
+
+
+def _example(kind: Kind, cache: SlotCache) -> tuple[Tensor, ...]:
+    """Inputs to trace on: a few rows and tokens, and arenas of their own."""
+    n, many = EXAMPLE, len(kind) * EXAMPLE
+    arenas = cache.made_up(n, n, len(kind))
+    device = arenas[0].device
+    places = list(range(n))
+    rows = [[slot] * n for _ in kind for slot in range(n)]
+    tokens = on_device(([[0] * n] * many, [places] * many, [places] * many, rows), device)
+    bounds = on_device([(n * i, n * i + n, 0, n, n) for i in range(len(kind))], device)
+    return (tokens, bounds, on_device(places, device), *arenas)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without what the tracer warns of: sizes that Python looks at are what checks are for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def traces_of(
+    model: PreTrainedModel, spec: ModelSpec, cache: SlotCache, table: SlotTable
+) -> Traces | None:
+    """The traces of a model, none made yet; None where it is to run eagerly."""
+    quantized = getattr(model, "hf_quantizer", None) is not None
+    small = model.num_parameters() <= SMALL
+    if model.device.type != "cpu" or spec.engine != "auto" or quantized or not small:
+        return None
+    if (why := why_never(model)) is not None:
+        logger.info("%s runs without traces: %s", spec.name, why)
+        return None
+    return Traces(spec.name, model, cache, table)

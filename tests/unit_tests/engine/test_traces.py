@@ -1,0 +1,258 @@
+"""Forwards by traces: the same results as eager ones, or none."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaModel
+
+from langgraph_arbitrage.engine import Engine, ModelSpec, Sampling, Score, Write, traces
+from langgraph_arbitrage.engine.scheduler import Scheduler
+from langgraph_arbitrage.engine.slot_cache import SlotCache
+from langgraph_arbitrage.engine.slots import SlotTable
+from langgraph_arbitrage.engine.traces import Traces, traces_of
+from tiny import SLOT_KINDS, generate, make, random_ids
+
+Make = Callable[..., Engine]
+PATH = make("llama", endless=True)
+WARNING = "runs without traces"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "MET", 1)
+
+
+def traces_in(schedulers: list[Scheduler]) -> Traces:
+    found = schedulers[-1].backend.faster  # type: ignore[attr-defined]
+    assert isinstance(found, Traces)
+    return found
+
+
+def write_all(engine: Engine, asked: list[list[int]], new: int) -> list[list[int]]:
+    return [t.result().ids for t in [engine.submit(Write(ids, new)) for ids in asked]]
+
+
+@pytest.mark.parametrize("kind", SLOT_KINDS)
+def test_traces_write_what_transformers_writes_alone_and_many_at_once(
+    kind: str, fresh: Make, schedulers: list[Scheduler], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make(kind, endless=True)
+    engine = fresh(path)
+    long, short = random_ids(150), [random_ids(8 + 3 * k, seed=k) for k in range(5)]
+    assert write_all(engine, [long], 30) == [generate(path, long, 30)]  # past any window
+    alone = traces_in(schedulers).forwards
+    assert alone > 20
+    found = write_all(engine, [long[:140], *short], 30)
+    assert found == [generate(path, p, 30) for p in (long[:140], *short)]
+    assert traces_in(schedulers).forwards > alone + 20
+    assert {len(kind) for kind in traces_in(schedulers).made} >= {1, 2}  # arenas
+    assert WARNING not in caplog.text
+
+
+def test_one_trace_serves_all_sizes_and_arenas_that_grow_and_move(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(PATH, max_slots=20)
+    asked = [random_ids(5 + 20 * n, seed=n) for n in range(12)]
+    write_all(engine, asked[:1], 12)
+    before = traces_in(schedulers).made[(True,)]
+    scores = [engine.submit(Score(ids, start=1)) for ids in asked[1:]]
+    assert write_all(engine, asked, 25) == [generate(PATH, p, 25) for p in asked]
+    for score, ids in zip(scores, asked[1:], strict=True):
+        wanted = scored(PATH, ids)
+        assert torch.allclose(torch.tensor(score.result().logprobs), wanted, atol=1e-4)
+    assert traces_in(schedulers).made[(True,)] is before
+
+
+def scored(path: str, ids: list[int]) -> Tensor:
+    model = AutoModelForCausalLM.from_pretrained(path)
+    with torch.inference_mode():
+        spread = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return spread[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def test_a_seeded_step_and_a_verified_one_are_the_same_as_without_traces(fresh: Make) -> None:
+    ids, sampling = random_ids(30), Sampling(temperature=0.9, seed=7)
+    plain = fresh(PATH, engine="eager").submit(Write(ids, 40, sampling=sampling)).result()
+    proposal = plain.ids[:12] + random_ids(5)
+    traced = fresh(PATH)
+    for request in (
+        Write(ids, 40, sampling=sampling),
+        Write(ids, 40, sampling=sampling, proposal=proposal),
+    ):
+        assert traced.submit(request).result().ids == plain.ids
+
+
+@pytest.mark.parametrize(
+    "head", ["sequence-classification", "token-classification"], ids=lambda h: h.partition("-")[0]
+)
+def test_models_that_score_are_traced_too(
+    head: Any, fresh: Make, schedulers: list[Scheduler], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make("qwen2", head=head)
+    asked = [random_ids(6 + n, seed=n) for n in range(5)] * 3
+    plain = fresh(path, kind=head, engine="eager")
+    wanted = [plain.submit(Score(ids)).result().logits for ids in asked]
+    traced = fresh(path, kind=head)
+    found = [traced.submit(Score(ids)).result().logits for ids in asked]
+    assert torch.allclose(torch.tensor(found), torch.tensor(wanted), atol=1e-5)
+    assert traces_in(schedulers).forwards
+    assert WARNING not in caplog.text
+
+
+def test_only_what_is_met_often_is_traced(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "MET", 8)
+    engine = fresh(PATH)
+    write_all(engine, [random_ids(20)], 6)
+    assert not traces_in(schedulers).made
+    write_all(engine, [random_ids(9)], 12)
+    assert list(traces_in(schedulers).made) == [(True,)]
+
+
+def wrong(change: Callable[[Tensor], Tensor], tokens: int) -> Callable[..., Any]:
+    """A tracer whose traces fix something that Python decides: for so many tokens it is wrong."""
+    trace = torch.jit.trace
+
+    def tracing(function: Any, example: Any, **kwargs: Any) -> Any:
+        traced = trace(function, example, **kwargs)
+
+        def run(given: Tensor, *others: Tensor) -> Tensor:
+            logits = traced(given, *others)
+            return change(logits) if given.shape[2] == tokens else logits
+
+        return run
+
+    return tracing
+
+
+@pytest.mark.parametrize("change", [lambda t: t.roll(1, -1), lambda t: t * torch.nan])
+def test_a_trace_that_computes_something_else_is_found_and_changes_no_answer(
+    change: Callable[[Tensor], Tensor],
+    fresh: Make,
+    schedulers: list[Scheduler],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.jit, "trace", wrong(change, tokens=7))
+    engine = fresh(PATH)
+    ids = random_ids(20)
+    first = write_all(engine, [ids], 12)
+    assert first == [generate(PATH, ids, 12)]
+    assert traces_in(schedulers).why_not is None  # one token at a time is right
+    more = ids + first[0] + random_ids(6)
+    assert write_all(engine, [more], 12) == [generate(PATH, more, 12)]
+    (told,) = [r.getMessage() for r in caplog.records if WARNING in r.getMessage()]
+    assert "standard deviations" in told
+    assert "engine='eager'" in told
+    assert not traces_in(schedulers).made
+
+
+def test_keys_that_a_trace_has_not_written_are_missed_though_its_logits_are_right(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = torch.jit.trace
+
+    def forgetful(function: Any, example: Any, **kwargs: Any) -> Any:
+        traced = trace(function, example, **kwargs)
+
+        def run(tokens: Tensor, bounds: Tensor, wanted: Tensor, *arenas: Tensor) -> Tensor:
+            return traced(tokens, bounds, wanted, *[t.clone() for t in arenas])
+
+        return run
+
+    monkeypatch.setattr(torch.jit, "trace", forgetful)
+    ids = random_ids(20)
+    assert write_all(fresh(PATH), [ids], 12) == [generate(PATH, ids, 12)]
+    assert "standard deviations" in (traces_in(schedulers).why_not or "")
+
+
+def test_a_model_that_waits_for_a_value_runs_eagerly_which_is_no_fault(
+    fresh: Make, schedulers: list[Scheduler], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make(
+        "llama",
+        endless=True,
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
+    )
+    ids = random_ids(20)
+    assert write_all(fresh(path), [ids], 12) == [generate(path, ids, 12)]
+    assert "waits for a value" in (traces_in(schedulers).why_not or "")
+    assert WARNING not in caplog.text
+
+
+def test_where_nothing_is_traced() -> None:
+    model = AutoModelForCausalLM.from_pretrained(PATH)
+    cache, table = SlotCache(3), SlotTable(4, None)
+
+    def found(**settings: Any) -> Traces | None:
+        return traces_of(model, ModelSpec(PATH, **settings), cache, table)
+
+    assert found() is not None
+    assert found(engine="eager") is None
+    hook = model.model.layers[1].register_forward_hook(lambda *_: None)
+    assert found() is None
+    hook.remove()
+    model.model.norm.forward = lambda states: states
+    assert found() is None
+    del model.model.norm.forward
+    assert found() is not None
+    model.hf_quantizer = object()
+    assert found() is None
+    del model.hf_quantizer
+    model.hf_device_map = {"model": 0, "lm_head": 1}
+    assert found() is None
+    model.hf_device_map = {"": 0}
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert found() is None
+
+
+def test_a_forward_that_is_replaced_later_is_called(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fresh(PATH)
+    write_all(engine, [random_ids(20)], 12)
+    before = traces_in(schedulers).forwards
+    assert before
+    called, forward = [], LlamaModel.forward
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            LlamaModel, "forward", lambda *a, **k: (called.append(1), forward(*a, **k))[1]
+        )
+        write_all(engine, [random_ids(9)], 12)
+    assert len(called) == 12
+    assert traces_in(schedulers).forwards == before
+    write_all(engine, [random_ids(7)], 12)
+    assert len(called) == 12
+    assert traces_in(schedulers).forwards > before
+
+
+def test_a_model_so_large_that_its_operations_take_longest_is_not_traced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(traces, "SMALL", 1000)
+    model = AutoModelForCausalLM.from_pretrained(PATH)
+    assert traces_of(model, ModelSpec(PATH), SlotCache(3), SlotTable(4, None)) is None
+
+
+def test_without_a_tracer_a_model_runs_eagerly_after_one_warning(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(torch.jit, "trace")
+    assert write_all(fresh(PATH), [random_ids(20)], 12) == [generate(PATH, random_ids(20), 12)]
+    (told,) = [r.getMessage() for r in caplog.records if WARNING in r.getMessage()]
+    assert "AttributeError" in told
+
+
+def test_what_the_tracer_warns_of_is_not_shown(fresh: Make) -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        write_all(fresh(PATH), [random_ids(20)], 12)
+    assert not [w for w in shown if "trace" in str(w.message)]

@@ -16,12 +16,13 @@ from langgraph.runtime import Runtime, get_runtime
 from langgraph.types import Overwrite
 
 from langgraph_arbitrage.approval import asks_approval, confidence
+from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.events import StepEvent
+from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.models import PLAIN, Models, home
 from langgraph_arbitrage.policies import PastStep, StepText, StepView, Writer
 from langgraph_arbitrage.prompts import check_conversation, last_question
-from langgraph_arbitrage.settings import Context, Limits
 from langgraph_arbitrage.speculation import ALWAYS, Guesses, Speculation
 from langgraph_arbitrage.state import (
     ArbitrageState,

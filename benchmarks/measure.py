@@ -22,6 +22,7 @@ __all__ = [
     "questions",
     "seconds",
     "solved",
+    "store",
     "table",
 ]
 
@@ -69,6 +70,13 @@ def apart(script: str, *arguments: Any) -> Any:
         [sys.executable, str(path), *map(str, arguments)], stdout=subprocess.PIPE, check=True
     )
     return json.loads(done.stdout.decode().splitlines()[-1])
+
+
+def store(found: dict[str, Any], path: Path) -> None:
+    """Write figures as JSON, and print them."""
+    text = json.dumps(found, indent=2)
+    path.write_text(text + "\n")
+    print(text)
 
 
 def table(heads: list[str], rows: list[list[Any]]) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from langgraph_arbitrage.batch.ray_job import BATCHES
-from measure import questions
+from measure import questions, store
 
 RESULT = Path(__file__).parent / "results" / "ray.json"
 LOOK = 0.02  # seconds between two looks at the output
@@ -121,9 +121,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("-o", "--output", type=Path, default=RESULT)
     args = parser.parse_args()
-    found = measure(args.questions, args.concurrency)
-    args.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    store(measure(args.questions, args.concurrency), args.output)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python benchmarks/remote.py --questions 40
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import serving
 from langgraph_arbitrage import ChatArbitrage, embedded
+from measure import store
 
 RESULT = Path(__file__).parent / "results" / "remote.json"
 
@@ -57,8 +57,7 @@ def main() -> None:
         "requests": sum(s["writer"] == "target" for f in figures for s in f["steps"]),
         "target_tokens_written": sum(f["target_tokens"] for f in figures),
     }
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    store(result, args.output)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from langgraph_arbitrage import embedded
+from measure import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,9 +165,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("-o", "--output", type=Path, default=RESULT)
     args = parser.parse_args()
-    found = measure(args.clients, args.seconds)
-    args.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    store(measure(args.clients, args.seconds), args.output)
 
 
 if __name__ == "__main__":

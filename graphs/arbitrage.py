@@ -16,10 +16,13 @@ from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 
+from langgraph_arbitrage.answer_state import step_view
+from langgraph_arbitrage.context import Context
+from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import Node, commit, draft, regenerate, route
-from langgraph_arbitrage.run import Run, step_view
-from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
+from langgraph_arbitrage.run import Run
+from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.state import ArbitrageState, MessagesInput
 
 __all__ = ["ArbitrageGraph", "create_arbitrage_graph", "recursion_limit"]

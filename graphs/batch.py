@@ -14,6 +14,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Overwrite, Send
 
+from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.errors import (
     ArbitrageError,
     CheckpointError,
@@ -21,7 +22,6 @@ from langgraph_arbitrage.errors import (
     SettingsError,
 )
 from langgraph_arbitrage.nodes.talk import Question, Talk, TalkBody
-from langgraph_arbitrage.settings import Context
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.chat_model import ChatArbitrage

@@ -15,10 +15,10 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
 from langgraph_arbitrage import embedded
+from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.nodes.talk import Question, Talk, TalkBody
 from langgraph_arbitrage.prompts import last_question
-from langgraph_arbitrage.settings import Context
 from langgraph_arbitrage.state import MessagesInput
 
 if TYPE_CHECKING:

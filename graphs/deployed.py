@@ -19,7 +19,8 @@ from langgraph_arbitrage.chat_model import ChatArbitrage
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
 from langgraph_arbitrage.graphs.best_of_n import create_best_of_n_graph
-from langgraph_arbitrage.settings import ArbitrageSettings, Limits
+from langgraph_arbitrage.limits import Limits
+from langgraph_arbitrage.settings import ArbitrageSettings
 
 __all__ = ["arbitrage", "best_of_n"]
 

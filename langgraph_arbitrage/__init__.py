@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from langgraph_arbitrage import embedded as embedded
     from langgraph_arbitrage.approval import ApprovalRequest
     from langgraph_arbitrage.chat_model import ChatArbitrage
+    from langgraph_arbitrage.context import Context
     from langgraph_arbitrage.engine import ModelSpec
     from langgraph_arbitrage.events import StepEvent
     from langgraph_arbitrage.graphs import create_arbitrage_graph
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         StepText,
         StepView,
     )
-    from langgraph_arbitrage.settings import ArbitrageSettings, Context
+    from langgraph_arbitrage.settings import ArbitrageSettings
     from langgraph_arbitrage.state import ArbitrageState, StepRecord
 
 __all__ = [
@@ -102,7 +103,8 @@ _HOMES = {
         ],
         "policies",
     ),
-    **dict.fromkeys(["ArbitrageSettings", "Context"], "settings"),
+    "ArbitrageSettings": "settings",
+    "Context": "context",
     **dict.fromkeys(["ArbitrageState", "StepRecord"], "state"),
 }
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from langgraph.types import Overwrite
 
+from langgraph_arbitrage.answer_state import begins_answer
 from langgraph_arbitrage.errors import OtherModelsError
 from langgraph_arbitrage.models import Models
-from langgraph_arbitrage.run import Run, begins_answer
+from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState, ModelIdentity, PendingStep, StepRecord
 
 __all__ = ["adopted", "human_step"]

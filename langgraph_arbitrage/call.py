@@ -13,12 +13,13 @@ from langchain_core.runnables.config import RunnableConfig, var_child_runnable_c
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
 
+from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.graphs.arbitrage import recursion_limit
+from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.prompts import check_conversation
-from langgraph_arbitrage.settings import Context, Limits
 
 __all__ = ["Call"]
 

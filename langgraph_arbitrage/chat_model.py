@@ -25,11 +25,12 @@ from pydantic import ConfigDict, model_validator
 from langgraph_arbitrage.answer import AnswerStream
 from langgraph_arbitrage.call import Call
 from langgraph_arbitrage.chunks import AnswerChunks
+from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph
 from langgraph_arbitrage.models import Models, home
 from langgraph_arbitrage.profile import PROVIDER, profile_of
 from langgraph_arbitrage.prompts import check_conversation, template_messages
-from langgraph_arbitrage.settings import ArbitrageSettings, Context
+from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.tools.form import AnswerForm
 from langgraph_arbitrage.tools.messages import ChunkWriter
 from langgraph_arbitrage.tools.schemas import offered_tools

@@ -10,9 +10,10 @@ from langchain_core.messages import BaseMessage
 
 from langgraph_arbitrage.errors import ContextLengthError
 from langgraph_arbitrage.forks import ForkLock
+from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.policies import Ask, AskTarget, Policy, Writer
 from langgraph_arbitrage.prompts import template_messages
-from langgraph_arbitrage.settings import ArbitrageSettings, Limits
+from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.speculation import Speculation
 from langgraph_arbitrage.state import ModelIdentity, StepRecord, StepWriter
 from langgraph_arbitrage.template import Template, template_of

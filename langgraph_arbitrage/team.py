@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import HumanMessage
 
+from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.engine import Score, Ticket, Write
 from langgraph_arbitrage.errors import RequestCancelledError, ThreadError
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
+from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.prompts import last_question
-from langgraph_arbitrage.settings import ArbitrageSettings, Context, Limits
+from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.threads import finished, steps_of
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Overwrite, StateSnapshot
 
+from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.errors import ThreadError
-from langgraph_arbitrage.settings import Context
 from langgraph_arbitrage.state import ArbitrageState, StepRecord
 
 __all__ = [

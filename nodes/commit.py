@@ -7,9 +7,10 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from langgraph_arbitrage.answer import answer_message, answer_text, releasable
+from langgraph_arbitrage.answer_state import answer_id, forwarded
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body
-from langgraph_arbitrage.run import Run, answer_id, forwarded
+from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState, StepRecord
 from langgraph_arbitrage.tools.messages import ChunkWriter
 

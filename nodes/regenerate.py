@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from langgraph_arbitrage.adoption import human_step
+from langgraph_arbitrage.answer_state import target_tokens
 from langgraph_arbitrage.approval import approval_request, approved
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body, Call
 from langgraph_arbitrage.nodes.speculate import speculated
-from langgraph_arbitrage.run import Run, target_tokens
+from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState, Verdict
 
 __all__ = ["regenerate"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from langgraph_arbitrage.answer_state import step_view
 from langgraph_arbitrage.engine import Reading
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body, Call
 from langgraph_arbitrage.policies import Ask, AskTarget, Decision
-from langgraph_arbitrage.run import Run, step_view
+from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState, Verdict
 
 __all__ = ["route"]

@@ -16,8 +16,8 @@ from langchain_core.runnables.config import merge_configs
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.runtime import get_runtime
 
+from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.nodes.drive import Call, answers, answers_in_loop, ended, ended_in_loop
-from langgraph_arbitrage.settings import Context
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.chat_model import ChatArbitrage

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from langgraph_arbitrage.cli.options import BUDGETS, LIMITS, MODELS, add_options, settings_of
 from langgraph_arbitrage.embedded.problems import LEVELS, Problem, problems
 from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.limits import default_policy
 from langgraph_arbitrage.policies import RSD, AlwaysDraft, AlwaysTarget
-from langgraph_arbitrage.settings import default_policy
 
 if TYPE_CHECKING:
     from rich.console import Console

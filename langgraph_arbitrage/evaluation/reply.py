@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
@@ -9,7 +10,7 @@ from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.team import Team
 
-__all__ = ["Answerer", "GraphAnswerer", "Reply", "StepRow"]
+__all__ = ["Answerer", "GraphAnswerer", "Reply", "StepRow", "answered"]
 
 
 class StepRow(TypedDict, total=False):
@@ -85,6 +86,16 @@ class GraphAnswerer:
     def close(self) -> None:
         """Give the models back."""
         self._team.close()
+
+
+async def answered(answerer: Answerer, prompt: str) -> Reply:
+    """An answer on another thread; whoever cancels the task stops the models."""
+    scope = CancelScope()
+    try:
+        return await asyncio.to_thread(answerer.answer, prompt, scope)
+    except asyncio.CancelledError:
+        scope.cancel()
+        raise
 
 
 class _Steps:

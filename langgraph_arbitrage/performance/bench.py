@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from langgraph_arbitrage.engine import Engine, Footprint
 from langgraph_arbitrage.engine.cores import ALL, SMALL
 from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.performance.costs import decode_seconds, scoring_seconds, writer_costs
 from langgraph_arbitrage.performance.device import Rates, measured_rates
@@ -17,7 +18,7 @@ from langgraph_arbitrage.performance.report import Bench, Checked, RoleReport
 from langgraph_arbitrage.performance.walk import mean, walk
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget, Policy
 from langgraph_arbitrage.run import Run
-from langgraph_arbitrage.settings import ArbitrageSettings, Limits
+from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.team import Answer, Team
 
 __all__ = ["run_bench"]

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from langgraph_arbitrage.answer_state import step_seed
 from langgraph_arbitrage.errors import ContextLengthError, SettingsError
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.names import public_name
 from langgraph_arbitrage.policies import Policy
-from langgraph_arbitrage.run import step_seed
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.state import PendingStep, Verdict
 from langgraph_arbitrage.training.configs import CHECKER, CollectConfig

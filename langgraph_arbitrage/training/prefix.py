@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 from langchain_core.messages import HumanMessage
 
+from langgraph_arbitrage.answer_state import step_seed
+from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.models import Models
 from langgraph_arbitrage.nodes.commit import commit
 from langgraph_arbitrage.nodes.drive import Call, answers_in_loop, driven
 from langgraph_arbitrage.nodes.route import route
 from langgraph_arbitrage.policies import DraftConfidence, Policy, Writer
-from langgraph_arbitrage.run import Run, step_seed
-from langgraph_arbitrage.settings import Limits
+from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState, PendingStep, Verdict
 
 __all__ = ["Prefix", "greedy_run"]

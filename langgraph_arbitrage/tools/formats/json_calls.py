@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -21,14 +22,17 @@ __all__ = ["Hermes", "LlamaJson", "Mistral"]
 
 @dataclass(frozen=True)
 class JsonCalls(CallFormat):
-    """A call is `before` NAME `middle` ARGUMENTS `after`."""
+    """A call is `before` NAME `middle` ARGUMENTS `after`.
+
+    Each kind has its usual texts as defaults; a template may write them with other spaces.
+    """
+
+    mark: ClassVar[str]
+    """What a call begins with in every template of the kind."""
 
     before: str
     middle: str
     after: str
-
-    mark: ClassVar[str]
-    """What a sample is recognized by; the call begins there."""
 
     @classmethod
     def of_sample(cls, sample: str) -> Self | None:
@@ -42,19 +46,14 @@ class JsonCalls(CallFormat):
         if written is None:
             return None
         args_at = sample.find(written, name_at)
-        rest = sample[args_at + len(written) :]
-        return cls(
-            sample[start:name_at],
-            sample[name_at + len(name) : args_at],
-            cls._after(rest),
-        )
+        before = sample[start:name_at]
+        middle = sample[name_at + len(name) : args_at]
+        return cls(before, middle, cls._after(before, sample[args_at + len(written) :]))
 
     @classmethod
-    def _after(cls, rest: str) -> str:
-        if cls.closes is None:
-            return ""
-        text, found, _ = rest.partition(cls.closes)
-        return text + found
+    @abstractmethod
+    def _after(cls, before: str, rest: str) -> str:
+        """What ends a call with this beginning, where `rest` stands behind the arguments."""
 
     def grammar(self, tool: Tool) -> list[Any]:
         """The literal texts around the schema of the arguments."""
@@ -74,13 +73,18 @@ def _styles(args: dict[str, Any]) -> tuple[str, ...]:
 class Hermes(JsonCalls):
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Qwen 2.5 and 3, Hermes."""
 
+    mark = "<tool_call>"
+    opens = ("<tool_call>",)
+    closes = "</tool_call>"
+
     before: str = '<tool_call>\n{"name": "'
     middle: str = '", "arguments": '
     after: str = "}\n</tool_call>"
 
-    mark: ClassVar[str] = "<tool_call>"
-    opens: ClassVar[tuple[str, ...]] = ("<tool_call>",)
-    closes: ClassVar[str | None] = "</tool_call>"
+    @classmethod
+    def _after(cls, before: str, rest: str) -> str:
+        text, found, _ = rest.partition(cls.closes)
+        return text + found
 
     def calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
         """One call, or a list of them."""
@@ -91,16 +95,16 @@ class Hermes(JsonCalls):
 class LlamaJson(JsonCalls):
     """`{"name": ..., "parameters": {...}}` as the whole answer: Llama 3.1 and 3.2."""
 
+    mark = '{"name": "'
+    opens = ("<|python_tag|>",)
+    closes = None
+
     before: str = '{"name": "'
     middle: str = '", "parameters": '
     after: str = "}"
 
-    mark: ClassVar[str] = '{"name": "'
-    opens: ClassVar[tuple[str, ...]] = ("<|python_tag|>",)
-    closes: ClassVar[str | None] = None
-
     @classmethod
-    def _after(cls, rest: str) -> str:
+    def _after(cls, before: str, rest: str) -> str:
         return "}"
 
     def may_begin(self, text: str) -> bool | None:
@@ -130,21 +134,17 @@ class LlamaJson(JsonCalls):
 class Mistral(JsonCalls):
     """`[TOOL_CALLS] [{"name": ..., "arguments": {...}}]`, or `[TOOL_CALLS]name[ARGS]{...}`."""
 
+    mark = "[TOOL_CALLS]"
+    opens = ("[TOOL_CALLS]",)
+    closes = None
+
     before: str = '[TOOL_CALLS] [{"name": "'
     middle: str = '", "arguments": '
     after: str = "}]"
 
-    mark: ClassVar[str] = "[TOOL_CALLS]"
-    opens: ClassVar[tuple[str, ...]] = ("[TOOL_CALLS]",)
-    closes: ClassVar[str | None] = None
-
     @classmethod
-    def of_sample(cls, sample: str) -> Self | None:
-        """In the list form, the list is closed."""
-        found = super().of_sample(sample)
-        if found is None or "[{" not in found.before.replace(" ", ""):
-            return found
-        return cls(found.before, found.middle, "}]")
+    def _after(cls, before: str, rest: str) -> str:
+        return "}]" if "[{" in before.replace(" ", "") else ""  # the list form is closed
 
     def calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
         """The list form, or the form with marks, of which several may follow each other."""

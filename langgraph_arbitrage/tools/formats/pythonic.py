@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from langgraph_arbitrage.tools.formats.base import PROBE, CallFormat, ParsedCall, Tool
 
@@ -19,8 +19,8 @@ _JSON_NAMES = {"true": True, "false": False, "null": None}
 class Pythonic(CallFormat):
     """`[name(key="value", other=1), ...]` as the whole answer."""
 
-    opens: ClassVar[tuple[str, ...]] = ("<|python_tag|>[",)
-    closes: ClassVar[str | None] = None
+    opens = ("<|python_tag|>[",)
+    closes = None
 
     @classmethod
     def of_sample(cls, sample: str) -> Pythonic | None:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from langgraph_arbitrage.tools.formats.base import PROBE, CallFormat, ParsedCall, Tool
 
@@ -23,8 +23,8 @@ class QwenXml(CallFormat):
     A value is bare text where the schema says string, and JSON else.
     """
 
-    opens: ClassVar[tuple[str, ...]] = ("<tool_call>",)
-    closes: ClassVar[str | None] = "</tool_call>"
+    opens = ("<tool_call>",)
+    closes = "</tool_call>"
 
     @classmethod
     def of_sample(cls, sample: str) -> QwenXml | None:

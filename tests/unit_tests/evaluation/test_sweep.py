@@ -12,7 +12,8 @@ import pytest
 
 from langgraph_arbitrage.errors import DataError
 from langgraph_arbitrage.evaluation import EvaluateConfig, Lineup, Sweep, load_dataset, results_of
-from langgraph_arbitrage.evaluation.sweep import ANSWERS, Progress
+from langgraph_arbitrage.evaluation.answers_file import ANSWERS
+from langgraph_arbitrage.evaluation.sweep import Progress
 from langgraph_arbitrage.scorers import load_scorer
 from langgraph_arbitrage.settings import ArbitrageSettings
 

@@ -22,6 +22,7 @@ from langgraph_arbitrage.graphs import deployed
 
 ROOT = Path(__file__).parents[3]
 CONFIG = json.loads((ROOT / "langgraph.json").read_text())
+QUIET = {"LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGGRAPH_NO_VERSION_CHECK": "1"}  # see README.md
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ def test_bad_settings_are_refused(text: str, told: str, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 @pytest.mark.allow_hosts(["127.0.0.1"])
-def test_langgraphs_server_runs_streams_and_resumes(tmp_path: Path) -> None:
+def test_langgraphs_server_runs_streams_and_resumes_and_asks_nobody_else(tmp_path: Path) -> None:
     """In an environment of its own (`LANGGRAPH_CLI` names its program): it wants other versions."""
     program = os.environ.get("LANGGRAPH_CLI") or shutil.which("langgraph")
     if program is None:
@@ -73,11 +74,13 @@ def test_langgraphs_server_runs_streams_and_resumes(tmp_path: Path) -> None:
     get_client = pytest.importorskip("langgraph_sdk").get_client
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    shutil.copy(ROOT / "langgraph.json", tmp_path)
     config = {**CONFIG, "dependencies": [str(ROOT)]}
     (tmp_path / "langgraph.json").write_text(json.dumps(config))
     command = [program, "dev", "--no-browser", "--no-reload", "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LANGGRAPH_CLI_NO_ANALYTICS": "1"}
+    asked = tmp_path / "asked"
+    path = os.pathsep.join([str(Path(__file__).with_name("loopback_only")), str(ROOT)])
+    environment = {n: v for n, v in os.environ.items() if not n.endswith("_OFFLINE")}
+    environment |= QUIET | {"PYTHONPATH": path, "LOOPBACK_ONLY": str(asked)}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
@@ -90,6 +93,7 @@ def test_langgraphs_server_runs_streams_and_resumes(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait()
+    assert set(asked.read_text().split("\n")) == {"guarded", ""}
 
 
 async def _use(client: Any) -> None:

@@ -216,6 +216,8 @@ def test_a_question_that_cannot_be_answered_does_not_stop_the_others() -> None:
     assert "reads 1024" in errors[2]
 
 
+# LangGraph's executor drops the coroutines of tasks that were cancelled before their turn came.
+@pytest.mark.filterwarnings("ignore:coroutine 'arun_with_retry' was never awaited:RuntimeWarning")
 async def test_a_run_that_broke_off_asks_only_what_has_no_answer(heard: Any) -> None:
     saver = InMemorySaver(serde=STRICT)
     graph = create_batch_graph(concurrency=1, **SHORT).compile(checkpointer=saver)

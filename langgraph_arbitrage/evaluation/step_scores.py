@@ -1,0 +1,60 @@
+"""Scores of an answer's steps by a PRM or the exact checker, outside of the time that is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from langgraph_arbitrage.evaluation.dataset import Task
+from langgraph_arbitrage.evaluation.reply import Reply
+from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.scorers import StepScorer
+from langgraph_arbitrage.training.questions import Question
+from langgraph_arbitrage.training.verdict import CheckerVerdict, Context, ScorerVerdict, Verdict
+
+__all__ = ["StepScores"]
+
+
+@dataclass
+class StepScores:
+    """Scores steps, and remembers a question's from one answer to the next.
+
+    Args:
+        scorer: The PRM; `checker` for the exact checker; None scores nothing.
+        models: Those that the PRM is loaded by.
+    """
+
+    scorer: StepScorer | Literal["checker"] | None
+    models: Models
+    _verdicts: dict[tuple[str, bool], Verdict] = field(default_factory=dict, init=False)
+
+    async def add(self, task: Task, reply: Reply) -> None:
+        """Have the PRM score both steps, as far as both are known."""
+        drafted = any(row["writer"] == "draft" or row["draft"] for row in reply.steps)
+        # A scorer takes the first step that it hears of in a context for the draft's.
+        verdict = self._verdict(task, by_target=not drafted)
+        if verdict is None:
+            return
+        context = Context()
+        for row in reply.steps:
+            by_target = row["writer"] != "draft"
+            draft = row["draft"] if by_target else row["text"]
+            if draft is not None:
+                row["s_d"] = round(await verdict.value(context, draft), 4)
+            if by_target:
+                row["s_t"] = round(await verdict.value(context, row["text"]), 4)
+            context = Context((*context.texts, row["text"]), (*context.tags, int(by_target)))
+
+    def forget(self, task: Task) -> None:
+        """Drop what is remembered of a question."""
+        for by_target in (False, True):
+            self._verdicts.pop((task.id, by_target), None)
+
+    def _verdict(self, task: Task, *, by_target: bool) -> Verdict | None:
+        key = task.id, by_target
+        if self.scorer is not None and key not in self._verdicts:
+            if isinstance(self.scorer, str):
+                self._verdicts[key] = CheckerVerdict(Question(task.question, problem=task.problem))
+            else:
+                self._verdicts[key] = ScorerVerdict(task.prompt, self.models, self.scorer)
+        return self._verdicts.get(key)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
+
+import torch
 
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage
 from langgraph_arbitrage.engine.scheduler import Scheduler
+from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from measure import questions, table
 
 __all__ = ["lines", "measured"]
 
 QUESTIONS = 60
+WARM_UPS = 5  # until the models run by traces
 POLICIES = {"arbitrage": None, "draft only": AlwaysDraft(), "target only": AlwaysTarget()}
 ROLES = ("draft", "router", "target")
+NAMES = {"reader": "router"}  # what the router's model is called
 
 
 def measured(scale: float) -> list[dict[str, Any]]:
@@ -23,39 +30,36 @@ def measured(scale: float) -> list[dict[str, Any]]:
     asked = questions(max(2, round(QUESTIONS * scale)))
     spent: Counter[str] = Counter()
     Scheduler.step = timed(Scheduler.step, spent, "engine")  # type: ignore[method-assign]
-    rows = []
-    for side, policy in POLICIES.items():
-        llm = ChatArbitrage(router=policy, max_tokens=300)
-        llm.invoke(asked[0])  # loads
-        for role, model in loaded(llm).items():
-            if model is not None:  # a policy that never asks for it has not loaded it
-                model.forward = timed(model.forward, spent, role)
+    # A forward is a trace of the model or, where there is none yet, the model itself.
+    SlotBackend._run = timed(SlotBackend._run, spent)  # type: ignore[method-assign]
+    trace = torch.jit.trace
+    torch.jit.trace = lambda *args, **kwargs: timed(trace(*args, **kwargs), spent)
+    return [_measured(side, policy, asked, spent) for side, policy in POLICIES.items()]
+
+
+def _measured(side: str, policy: Any, asked: list[str], spent: Counter[str]) -> dict[str, Any]:
+    with closing(ChatArbitrage(router=policy, max_tokens=300)) as llm:
+        for question in asked[:WARM_UPS]:
+            llm.invoke(question)
         spent.clear()
         start = time.perf_counter()
         for question in asked:
             llm.invoke(question)
-        whole = time.perf_counter() - start
-        rows.append({"side": side, **_row(whole, spent, len(asked))})
-        llm.close()
-    return rows
+        return {"side": side, **_row(time.perf_counter() - start, spent, len(asked))}
 
 
-def loaded(llm: ChatArbitrage) -> dict[str, Any]:
-    """The model behind each role; what is neither draft nor target serves the router."""
-    models = llm._models
-    named = {models.engine(role): role for role in ("draft", "target")}
-    return {named.get(e, "router"): e._worker.model for e in models._engines.values()}
-
-
-def timed(work: Callable[..., Any], spent: Counter[str], name: str) -> Callable[..., Any]:
-    """The same, its seconds added up."""
+def timed(
+    work: Callable[..., Any], spent: Counter[str], name: str | None = None
+) -> Callable[..., Any]:
+    """The same, its seconds added up, under the name of the worker's model where none is given."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         try:
             return work(*args, **kwargs)
         finally:
-            spent[name] += time.perf_counter() - start  # type: ignore[assignment]
+            model = threading.current_thread().name.removeprefix("arbitrage-")
+            spent[name or NAMES.get(model, model)] += time.perf_counter() - start  # type: ignore[assignment]
 
     return run
 

@@ -224,6 +224,14 @@ class SlotCache(Cache):
         layers = [layer for layer in self._slot_layers if layer.shape]
         return [t for layer in layers for length in lengths for t in layer.arenas[length]]
 
+    def holds(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> bool:
+        """Whether `tensors` of these arenas are still those: none has grown or was freed since."""
+        first = next(layer.arenas for layer in self._slot_layers if layer.shape)
+        return all(
+            length in first and first[length][0] is tensors[2 * n]
+            for n, length in enumerate(lengths)
+        )
+
     def made_up(self, slots: int, length: int, arenas: int) -> list[Tensor]:
         """The like of `tensors`, empty, to try a forward on."""
         pairs = [layer.shape for layer in self._slot_layers if layer.shape]

@@ -20,6 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ class Traces:
         """Those that a trace did."""
         self._met: Counter[Kind] = Counter()
         self._checked: set[tuple[Kind, bool, bool]] = set()
+        self._arenas: dict[tuple[int, ...], list[Tensor]] = {}
 
     def forward(self, batch: Batch, eager: Callable[[Batch], Tensor], forward: Forward) -> Tensor:
         """Logits of a batch, by a trace where there is one, else by `eager`.
@@ -119,7 +121,7 @@ class Traces:
             if traced is None or arenas is None:
                 return None
             device = arenas[0].device
-            wanted = torch.arange(lanes.width - keep, lanes.width, device=device)
+            wanted = _wanted(lanes.width, keep, device)
             logits = traced(lanes.tokens(device), _bounds(lanes, device), wanted, *arenas)
         except Exception as error:  # of the tracer, of the model's own code: eager does without
             if isinstance(error, NotCapturableError):
@@ -135,9 +137,13 @@ class Traces:
 
     def _there(self, lanes: Lanes) -> list[Tensor] | None:
         """Keys and values of the lanes' arenas, layer by layer; None before they have room."""
-        if any(self.cache.capacity(span.length) < span.slots for span in lanes.spans):
-            return None
-        return self.cache.tensors([span.length for span in lanes.spans])
+        lengths = tuple(span.length for span in lanes.spans)
+        known = self._arenas.get(lengths)
+        if known is None or not self.cache.holds(known, lengths):
+            if any(self.cache.capacity(span.length) < span.slots for span in lanes.spans):
+                return None
+            self._arenas[lengths] = known = self.cache.tensors(lengths)
+        return known
 
     def _made(self, kind: Kind, forward: Forward) -> Traced | None:
         """A trace of a kind that was met often enough."""
@@ -183,6 +189,12 @@ def _places(kind: Kind, tokens: Tensor, sizes: Sequence[Sequence[Any]]) -> list[
             )
         )
     return places
+
+
+@lru_cache(maxsize=256)
+def _wanted(width: int, keep: int, device: torch.device) -> Tensor:
+    """The last `keep` of so many places."""
+    return torch.arange(width - keep, width, device=device)
 
 
 def _bounds(lanes: Lanes, device: torch.device) -> Tensor:

@@ -27,7 +27,8 @@ def on_device(
 
     The dtype is always named: the default one is another while some model is loaded.
     """
-    return on_host(values, device, dtype).to(device, non_blocking=True)
+    made = on_host(values, device, dtype)
+    return made if device.type == "cpu" else made.to(device, non_blocking=True)
 
 
 def read(ids: Tensor, values: Tensor) -> tuple[list[int], list[float]]:

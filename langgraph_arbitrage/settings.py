@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, model_validator
@@ -295,7 +296,7 @@ class Context:
         )
 
 
-_MAKE_LIMITS = ("router", "draft", "target", *Context.OVERRIDES)
+_make_limits = attrgetter("router", "draft", "target", *Context.OVERRIDES)
 
 
 @dataclass(frozen=True)
@@ -327,7 +328,8 @@ class Limits:
     @staticmethod
     def values(settings: ArbitrageSettings) -> tuple[Any, ...]:
         """The values of the settings that make their limits."""
-        return tuple(getattr(settings, name) for name in _MAKE_LIMITS)
+        values: tuple[Any, ...] = _make_limits(settings)
+        return values
 
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:

@@ -70,7 +70,7 @@ class Run:
         self.quiet = bool(getattr(context, "quiet", False)) or not self.heard
         self.other_models = bool(getattr(context, "other_models", False))
         # In a graph inside another one it may be of the other's kind.
-        self._context = context if isinstance(context, Context) else Context()
+        self._context = context if isinstance(context, Context) else _NO_CONTEXT
         self._emit = emit
         self._about = about
 
@@ -484,4 +484,5 @@ def answer_id(state: ArbitrageState) -> str:
     return f"answer-{state['answers']}"
 
 
+_NO_CONTEXT = Context()
 _EMPTY = StepEvent(thread=None, step=0, writer=None, text="", score=None, tokens=0, seconds=0.0)

@@ -365,6 +365,8 @@ class Limits:
         Raises:
             SettingsError: A value is outside its range.
         """
+        if context is None:
+            return self
         given = {
             name: value
             for name in Context.OVERRIDES

@@ -20,7 +20,7 @@ from langgraph_arbitrage.answer_state import step_view
 from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.models import Models
-from langgraph_arbitrage.nodes import Node, commit, draft, regenerate, route
+from langgraph_arbitrage.nodes import Edge, Node, commit, draft, regenerate, route
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.state import ArbitrageState, MessagesInput
@@ -85,14 +85,14 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
     graph.add_node("route", Node(route, models))
     graph.add_node("regenerate", Node(regenerate, models))
     graph.add_node("commit", Node(commit, models))
-    graph.add_conditional_edges(START, next_writer, ["draft", "regenerate"])
+    graph.add_conditional_edges(START, Edge(next_writer), ["draft", "regenerate"])
     if policy.needs_target_step:
-        graph.add_conditional_edges("draft", after_draft, ["regenerate", "route"])
+        graph.add_conditional_edges("draft", Edge(after_draft), ["regenerate", "route"])
     else:
         graph.add_edge("draft", "route")
-    graph.add_conditional_edges("route", after_route, ["commit", "regenerate"])
-    graph.add_conditional_edges("regenerate", after_regenerate, ["commit", "route"])
-    graph.add_conditional_edges("commit", after_commit, ["draft", "regenerate", END])
+    graph.add_conditional_edges("route", Edge(after_route), ["commit", "regenerate"])
+    graph.add_conditional_edges("regenerate", Edge(after_regenerate), ["commit", "route"])
+    graph.add_conditional_edges("commit", Edge(after_commit), ["draft", "regenerate", END])
     return graph
 
 

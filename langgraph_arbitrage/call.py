@@ -28,6 +28,9 @@ CALL_SETTINGS = ("model", *Context.OVERRIDES, *FORM_SETTINGS)
 """What can be set for one call."""
 IGNORED = ("ls_structured_output_format", "stream", "strict")
 """What LangChain and its agents pass along to every model."""
+STREAMED = ["custom", "values"]
+READ = ["messages", "steps", "finish_reason"]
+"""What of the state is read: LangGraph copies out the rest of it at every node."""
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
@@ -107,22 +110,24 @@ class Call:
         Reading a stream costs LangGraph a thread and a hand-over an event.
         """
         if self.context.quiet:
-            yield "values", graph.invoke(self.start, self.config, context=self.context)
+            *_, last = graph.stream(self.start, **self._options, stream_mode="values")
+            yield "values", last
         else:
-            yield from graph.stream(self.start, **self._streaming)
+            yield from graph.stream(self.start, **self._options, stream_mode=STREAMED)
 
     async def aparts(self, graph: Graph) -> AsyncGenerator[Any]:
         """The same, on the event loop."""
         if self.context.quiet:
-            yield "values", await graph.ainvoke(self.start, self.config, context=self.context)
+            async for last in graph.astream(self.start, **self._options, stream_mode="values"):
+                state = last
+            yield "values", state
         else:
-            async for part in graph.astream(self.start, **self._streaming):
+            async for part in graph.astream(self.start, **self._options, stream_mode=STREAMED):
                 yield part
 
     @property
-    def _streaming(self) -> dict[str, Any]:
-        modes = ["custom", "values"]
-        return {"config": self.config, "context": self.context, "stream_mode": modes}
+    def _options(self) -> dict[str, Any]:
+        return {"config": self.config, "context": self.context, "output_keys": READ}
 
 
 def _parents_listener() -> Callable[[StepEvent], None] | None:

@@ -294,17 +294,18 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         chunks = self._chunks(call)
         # LangGraph, interrupted while it streams, waits for the node that runs. On a thread of its
         # own it is not interrupted: Ctrl-C reaches the thread that waits here, and cancels.
-        beside = ThreadPoolExecutor(1)
+        beside = None if call.context.quiet else ThreadPoolExecutor(1)
         step = partial(call.variables.run, partial(next, parts, None))
         try:
-            while (part := beside.submit(step).result()) is not None:
+            while (part := beside.submit(step).result() if beside else step()) is not None:
                 for chunk in chunks.take(part):
                     if run_manager:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
         finally:
             call.context.cancel.cancel()
-            beside.shutdown()
+            if beside:
+                beside.shutdown()
             call.variables.run(parts.close)
 
     async def _astream(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from langgraph_arbitrage import embedded
@@ -43,7 +44,7 @@ def _embedded_router() -> LearnedRouter:
     return LearnedRouter("embedded:router")
 
 
-_MAKE_LIMITS = ("router", "draft", "target", *Context.OVERRIDES)
+_make_limits = attrgetter("router", "draft", "target", *Context.OVERRIDES)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Limits:
     @staticmethod
     def values(settings: ArbitrageSettings) -> tuple[Any, ...]:
         """The values of the settings that make their limits."""
-        return tuple(getattr(settings, name) for name in _MAKE_LIMITS)
+        values: tuple[Any, ...] = _make_limits(settings)
+        return values
 
     @classmethod
     def of(cls, settings: ArbitrageSettings) -> Limits:
@@ -111,6 +113,8 @@ class Limits:
         Raises:
             SettingsError: A value is outside its range.
         """
+        if context is None:
+            return self
         given = {
             name: value
             for name in Context.OVERRIDES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
@@ -32,7 +33,7 @@ _LOADED_ALIKE = (
     *("device", "dtype", "trust_remote_code", "chat_template", "max_slots", "max_queue"),
     *("batch_invariant", "engine", "cuda_graphs"),
 )
-_LOADED_BY = (
+_loaded_by = attrgetter(
     *("draft", "target", "draft_revision", "target_revision"),
     *("model_kwargs", "draft_kwargs", "target_kwargs", *_LOADED_ALIKE),
 )
@@ -46,6 +47,7 @@ class Models:
         self.speculation = Speculation()
         """What the draft's guesses inside of the target's steps have cost, and what they saved."""
         self._engines: dict[ModelSpec, Engine] = {}
+        self._tokenizers: dict[ModelSpec, Tokenizer] = {}
         self._lock = ForkLock()
         self._identities: dict[Writer, ModelIdentity] = {}
         self._limits: tuple[tuple[Any, ...], Limits] | None = None
@@ -126,7 +128,7 @@ class Models:
 
         s = self.settings
         # A graph asks for it several times a step: the same values are made a spec of once.
-        values = tuple(getattr(s, name) for name in _LOADED_BY)
+        values = _loaded_by(s)
         found = self._specs.get(role)
         if found is None or found[0] != values:
             draft = role == "draft"
@@ -194,6 +196,7 @@ class Models:
             for engine in self._engines.values():
                 release(engine)
             self._engines.clear()
+            self._tokenizers.clear()
             self.__dict__.pop("_shared", None)
 
     @staticmethod
@@ -216,7 +219,11 @@ class Models:
         """A writer's tokenizer; the model itself need not be loaded."""
         from langgraph_arbitrage.engine import load_tokenizer
 
-        return load_tokenizer(self._spec(role))
+        spec = self._spec(role)
+        found = self._tokenizers.get(spec)
+        if found is None:
+            found = self._tokenizers[spec] = load_tokenizer(spec)
+        return found
 
     @cached_property
     def _shared(self) -> bool:

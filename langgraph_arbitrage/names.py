@@ -39,6 +39,8 @@ def same_model(name: str, other: str) -> bool:
         >>> same_model("Qwen/Qwen2.5-1.5B", "Qwen2.5-1.5B"), same_model("a/m", "b/m")
         (True, False)
     """
+    if local_path(name) == local_path(other):
+        return True  # without a look at the disk
     a, b = public_name(name), public_name(other)
     if "/" in a and "/" in b:
         return a == b

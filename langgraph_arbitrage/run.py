@@ -61,7 +61,7 @@ class Run(Writing):
         self.quiet = bool(getattr(context, "quiet", False)) or not self.heard
         self.other_models = bool(getattr(context, "other_models", False))
         # In a graph inside another one it may be of the other's kind.
-        self._context = context if isinstance(context, Context) else Context()
+        self._context = context if isinstance(context, Context) else _NO_CONTEXT
         self._emit = emit
         self._about = about
 
@@ -215,4 +215,5 @@ def _leads_nowhere(write: Callable[[Any], None]) -> bool:
     return own and getattr(write, "__closure__", write) is None
 
 
+_NO_CONTEXT = Context()
 _EMPTY = StepEvent(thread=None, step=0, writer=None, text="", score=None, tokens=0, seconds=0.0)

@@ -59,9 +59,7 @@ def commit(state: ArbitrageState, run: Run) -> Body:
         )
         _say(steps, text, message, state, run)
     else:
-        text = "".join(s["text"] for s in steps)
-        released = releasable(text, run.limits.stop, run.models.settings.separator)
-        _say(steps, text[:released], None, state, run)
+        _say(steps, "".join(s["text"] for s in steps), None, state, run)
     return update
 
 
@@ -70,12 +68,15 @@ def _say(
 ) -> None:
     """Stream what this step adds to the answer, as soon as it is certain, as message chunks.
 
-    The text so far that is certain is `text`; calls come with the whole message, by its ids.
+    The text so far is `text`; calls come with the whole message, by its ids.
     """
     if not run.is_read:
         return
+    ends = run.limits.stop, run.models.settings.separator
+    if final is None:
+        text = text[: releasable(text, *ends)]
     before = "".join(s["text"] for s in steps[:-1])
-    told = releasable(before, run.limits.stop, run.models.settings.separator)
+    told = releasable(before, *ends)
     parser = run.parser(steps, state["demands"]["tools"])
     parser.feed(before[:told])
     pieces = [*parser.feed(text[told:]), *(parser.finish() if final else [])]

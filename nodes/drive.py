@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.types import Overwrite
 
 from langgraph_arbitrage.adoption import adopted
@@ -29,6 +30,7 @@ __all__ = [
     "Call",
     "CancelScope",
     "Deadline",
+    "Edge",
     "Node",
     "answers",
     "answers_in_loop",
@@ -154,6 +156,36 @@ class Node(Runnable[ArbitrageState, dict[str, Any]]):
         if "steps" in update and isinstance(added := more.get("steps"), list):
             more["steps"] = Overwrite([*update["steps"].value, *added])
         return {**update, **more}
+
+
+class Edge(Runnable[ArbitrageState, str]):
+    """A conditional edge: the name of the node that follows. As `Node`, no traced run."""
+
+    def __init__(self, choose: Callable[[ArbitrageState], str]) -> None:
+        self.name = choose.__name__
+        self._choose = choose
+
+    def invoke(
+        self,
+        input: ArbitrageState,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Choose, with LangGraph's runtime there: it runs edges outside of the node's context."""
+        before = var_child_runnable_config.set(config)
+        try:
+            return self._choose(input)
+        finally:
+            var_child_runnable_config.reset(before)
+
+    async def ainvoke(
+        self,
+        input: ArbitrageState,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """The same; it waits for nothing."""
+        return self.invoke(input, config)
 
 
 async def driven(

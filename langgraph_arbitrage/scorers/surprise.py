@@ -84,7 +84,9 @@ class SurpriseHead:
         w = self.weights
         x = (np.asarray(features, np.float32) - w["mean"]) / w["deviation"]
         z = w["w1"] @ x + w["b1"]
-        units = z * np.array([0.5 * (1 + math.erf(v)) for v in z / math.sqrt(2)], np.float32)
+        units = z * np.array(
+            [0.5 * (1 + math.erf(v)) for v in (z / math.sqrt(2)).tolist()], np.float32
+        )
         logit = float(w["w2"] @ units + w["b2"][0])
         return 1 / (1 + math.exp(-logit)) if logit >= 0 else 1 - 1 / (1 + math.exp(logit))
 

@@ -83,8 +83,8 @@ class AnswerForm:
         So it is by default, where the extra is installed: a call that cannot be made helps nobody.
         """
         wanted = [tool["function"].get("strict") for tool in self.tools]
-        installed = find_spec("llguidance") is not None
-        return any(wanted) or (bool(wanted) and installed and False not in wanted)
+        free = bool(wanted) and False not in wanted
+        return any(wanted) or (free and find_spec("llguidance") is not None)
 
     def demands(
         self,

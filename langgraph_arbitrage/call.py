@@ -12,6 +12,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
+from langgraph.types import StreamMode
 
 from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.errors import SettingsError
@@ -28,7 +29,7 @@ CALL_SETTINGS = ("model", *Context.OVERRIDES, *FORM_SETTINGS)
 """What can be set for one call."""
 IGNORED = ("ls_structured_output_format", "stream", "strict")
 """What LangChain and its agents pass along to every model."""
-STREAMED = ["custom", "values"]
+STREAMED: list[StreamMode] = ["custom", "values"]
 READ = ["messages", "steps", "finish_reason"]
 """What of the state is read: LangGraph copies out the rest of it at every node."""
 

@@ -98,6 +98,8 @@ class SlotBackend:
 
     def _is_read_now(self, ids: list[int], others: Sequence[Row]) -> bool:
         """Whether another row is reading a long common beginning: it is copied once it is there."""
+        if not others:
+            return False
         here = self.table.overlap(ids)
         return any(
             common_prefix(other.tokens, ids) - max(here, len(other.slot.ids)) >= WORTH_WAITING

@@ -9,7 +9,7 @@ length together.
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
+import operator
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -231,6 +231,4 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
         return n
-    if a[:MIN_OVERLAP] != b[:MIN_OVERLAP]:
-        n = MIN_OVERLAP  # most pairs part early: do not copy long slices to find out
-    return bisect_left(range(n), True, key=lambda i: a[: i + 1] != b[: i + 1])
+    return next(itertools.compress(itertools.count(), map(operator.ne, a, b)), n)

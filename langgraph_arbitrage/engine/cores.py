@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from types import TracebackType
+
 import torch
 from transformers import PreTrainedModel
 
@@ -11,13 +15,20 @@ SMALL = 100_000_000  # parameters up to which one thread beats several on a sing
 WIDE = 20_000_000  # parameters × rows from which several threads beat one all the same
 ALL = torch.get_num_threads()  # asked now: a thread that sets its own sets it for later ones too
 
+_at_work: set[int] = set()  # threads with a model at work
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_at_work.clear)  # a child has none of them
+
 
 class Cores:
     """One thread for a small model, where starting work on several takes longer than the work.
 
     All of them for many rows at a time: their keys and values are more than one core can fetch.
     Measured on two cores with a model of 2.9M parameters: eight rows on two threads take 0.8 of
-    the time that they take on one, and a single row takes as long on either.
+    the time that they take on one, and a single row takes as long on either. But not while
+    another model is at work: each on a core of its own, they are faster than both on all.
+
+    As a context manager: while the model is at work.
     """
 
     def __init__(self, model: PreTrainedModel, threads: int | None) -> None:
@@ -39,9 +50,21 @@ class Cores:
 
     def use(self, rows: int) -> None:
         """Prepare for a forward of so many rows."""
-        threads = self._many if self._parameters * rows >= WIDE else self._few
+        alone = len(_at_work) <= 1
+        threads = self._many if alone and self._parameters * rows >= WIDE else self._few
         if threads != self._now:
             self._set(threads)
+
+    def __enter__(self) -> None:
+        _at_work.add(threading.get_ident())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _at_work.discard(threading.get_ident())
 
     def _set(self, threads: int) -> None:
         self._now = threads

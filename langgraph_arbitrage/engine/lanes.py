@@ -115,7 +115,7 @@ def lanes_of(batch: Batch, table: SlotTable) -> Lanes:
     lanes: list[Slot] = []
     ids, positions, writes = [], [], []
     for rows in by_arena(batch.rows):
-        slots, in_place = _computed([r.slot for r in rows], table)
+        slots, in_place = _computed([r.slot for r in rows], table, batch.width)
         view = 0
         for slot in slots:
             start = len(slot.ids)
@@ -159,14 +159,15 @@ def _alone(row: Row, count: int, table: SlotTable) -> Lanes:
     return Lanes([span], [row.tokens[start:end]], positions, positions, [index], None)
 
 
-def _computed(slots: Sequence[Slot], table: SlotTable) -> tuple[list[Slot], bool]:
+def _computed(slots: Sequence[Slot], table: SlotTable, width: int) -> tuple[list[Slot], bool]:
     """The slots of an arena to compute for these, by index, and whether they are a range.
 
-    A range is read in place; idle ones inside are computed for nothing, which is cheaper than
-    copying all keys and values out, unless there are many.
+    A range is read in place; for one token a row, idle ones inside are computed for nothing, which
+    is cheaper than copying all keys and values out, unless there are many.
     """
     by_index = sorted(slots, key=lambda s: s.index)
     low, high = by_index[0].index, by_index[-1].index + 1
-    if 2 * (high - low) <= 3 * len(slots):
+    few = 2 * (high - low) <= 3 * len(slots) if width == 1 else high - low == len(slots)
+    if few:
         return table.arenas[slots[0].length][low:high], True
     return by_index, False

@@ -45,6 +45,15 @@ class Place:
     first: int | None = None
     """With one row: its first new position, written as one range."""
 
+    def read(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of an arena that the rows attend to, [B, H, view, D] each."""
+        if isinstance(self.rows, slice):
+            return keys[self.rows, :, : self.view], values[self.rows, :, : self.view]
+        return (
+            keys[:, :, : self.view].index_select(0, self.rows),
+            values[:, :, : self.view].index_select(0, self.rows),
+        )
+
     def on(self, device: torch.device) -> Place:
         """The same, with its tensors on the device of a layer: a model may be on several."""
         if self.positions is None or self.positions.device == device:
@@ -95,12 +104,7 @@ class SlotLayer(CacheLayerMixin):
                 stored[row, :, place.first : place.first + new.shape[2]] = new[0]
             else:
                 stored[place.row_ids, :, place.positions] = new.transpose(1, 2)  # [B, Q, H, D]
-        if isinstance(place.rows, slice):
-            return keys[place.rows, :, : place.view], values[place.rows, :, : place.view]
-        return (
-            keys[:, :, : place.view].index_select(0, place.rows),
-            values[:, :, : place.view].index_select(0, place.rows),
-        )
+        return place.read(keys, values)
 
     def copy(
         self, source: tuple[int, int], target: tuple[int, int], tokens: int, slots: int

@@ -3,7 +3,7 @@
 Python takes longer to start an operation of a small model than the operation takes. A trace of the
 forward starts them all from C++, with the same kernels and so the same results, and leaves the
 interpreter to other threads meanwhile. Sizes stay open: one trace serves any number of rows,
-tokens and positions, and any slot. There is one for each way in which a batch lies in the arenas.
+tokens and positions, and any slots. There is one for each number of arenas that a batch lies in.
 
 What Python decides from a size would be fixed by a trace. So each is compared with eager forwards
 of real batches: the first of one row and of several, of one token and of several. Whatever goes
@@ -20,7 +20,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -42,11 +43,10 @@ __all__ = ["Traces", "traces_of"]
 
 logger = logging.getLogger(__name__)
 
-MET = 8  # forwards of a kind before it is traced: a trace costs about as many
+MET = 8  # forwards over as many arenas before a trace is made: it costs more than so many
+VIEW = 4  # the column of `_bounds`
 EXAMPLE = 2  # rows of each arena, and tokens of each row, that a trace is made on
 
-Kind = tuple[bool, ...]
-"""Of each arena of a batch: whether its slots are read in place."""
 Forward = Callable[[Sequence[Place], Tensor, Tensor, Tensor, Tensor], Tensor]
 """Places, input ids [B, Q], positions [B, Q], all positions that are read [view], and the places
 in Q whose logits are wanted → logits."""
@@ -69,11 +69,12 @@ class Traces:
         self.own = OwnForwards(model)
         self.why_not: str | None = None
         """Why the model no longer has any."""
-        self.made: dict[Kind, Traced] = {}
+        self.made: dict[int, Traced] = {}
+        """By the number of arenas."""
         self.forwards = 0
         """Those that a trace did."""
-        self._met: Counter[Kind] = Counter()
-        self._checked: set[tuple[Kind, bool, bool]] = set()
+        self._met: Counter[int] = Counter()
+        self._checked: set[tuple[int, bool, bool]] = set()
         self._arenas: dict[tuple[int, ...], list[Tensor]] = {}
 
     def forward(self, batch: Batch, eager: Callable[[Batch], Tensor], forward: Forward) -> Tensor:
@@ -87,11 +88,10 @@ class Traces:
         if self.why_not is not None or not self.cache.shaped or not self.own.intact:
             return eager(batch)
         lanes = lanes_of(batch, self.table)
-        kind = tuple(span.in_place for span in lanes.spans)
-        logits = self._traced(kind, lanes, batch.keep, forward)
+        logits = self._traced(lanes, batch.keep, forward)
         if logits is None:
             return eager(batch)
-        like = kind, lanes.alone, lanes.width == 1
+        like = len(lanes.spans), lanes.alone, lanes.width == 1
         if like in self._checked:
             return logits
         logits, wrong = self.agreement.checked(batch, logits, eager)
@@ -113,10 +113,11 @@ class Traces:
             why,
         )
 
-    def _traced(self, kind: Kind, lanes: Lanes, keep: int, forward: Forward) -> Tensor | None:
+    def _traced(self, lanes: Lanes, keep: int, forward: Forward) -> Tensor | None:
         """The logits by a trace; None where eager has to."""
         try:
-            traced = self.made.get(kind) or self._made(kind, forward)
+            count = len(lanes.spans)
+            traced = self.made.get(count) or self._made(count, forward)
             arenas = self._there(lanes)
             if traced is None or arenas is None:
                 return None
@@ -145,50 +146,73 @@ class Traces:
             self._arenas[lengths] = known = self.cache.tensors(lengths)
         return known
 
-    def _made(self, kind: Kind, forward: Forward) -> Traced | None:
-        """A trace of a kind that was met often enough."""
-        self._met[kind] += 1
-        if self._met[kind] <= MET:
+    def _made(self, arenas: int, forward: Forward) -> Traced | None:
+        """A trace for so many arenas, once they were met often enough."""
+        self._met[arenas] += 1
+        if self._met[arenas] <= MET:
             return None
-        tokens, bounds, wanted, *arenas = example = _example(kind, self.cache)
+        tokens, _, wanted, *there = example = _example(arenas, self.cache)
 
-        def function(tokens: Tensor, bounds: Tensor, wanted: Tensor, *arenas: Tensor) -> Tensor:
-            self.cache.lend(arenas, len(kind))
-            # Sizes as tensors of no dimension: a trace would keep a number as it is.
-            sizes = [row.unbind(0) for row in bounds.unbind(0)]
-            keys = torch.arange(bounds[:, 4].max(), device=tokens.device)  # type: ignore[call-overload]
-            return forward(_places(kind, tokens, sizes), tokens[0], tokens[1], keys, wanted)
+        def function(tokens: Tensor, bounds: Tensor, wanted: Tensor, *there: Tensor) -> Tensor:
+            self.cache.lend(there, arenas)
+            keys = torch.arange(bounds[:, VIEW].max(), device=tokens.device)  # type: ignore[call-overload]
+            places = [_Place.of(n, tokens, size, arenas) for n, size in enumerate(bounds.unbind(0))]
+            return forward(places, tokens[0], tokens[1], keys, wanted)
 
         with self.cache.lent(), _tracing:
-            self.cache.lend(arenas, len(kind))
-            places = _places(kind, tokens, bounds.tolist())
+            self.cache.lend(there, arenas)
             with Watch(tokens.device):
-                forward(places, tokens[0], tokens[1], wanted, wanted)
+                forward(_known_places(tokens, arenas), tokens[0], tokens[1], wanted, wanted)
             with _unwarned():
                 traced = torch.jit.trace(function, example, check_trace=False)
-        self.made[kind] = traced
+        self.made[arenas] = traced
         return traced  # type: ignore[no-any-return]
 
 
-def _places(kind: Kind, tokens: Tensor, sizes: Sequence[Sequence[Any]]) -> list[Place]:
-    """The places of a batch, from what `Lanes.tokens` and `_bounds` tell."""
-    writes, rows = tokens[2], tokens[3]
-    places = []
-    for n, (in_place, size) in enumerate(zip(kind, sizes, strict=True)):
-        first, end, low, high, view = size
-        lanes = slice(None) if len(kind) == 1 else slice(first, end)
-        places.append(
-            Place(
-                length=n,
-                slots=0,  # the arena is there
-                lanes=lanes,
-                rows=slice(low, high) if in_place else rows[lanes, 0],
-                view=view,
-                row_ids=rows[lanes],
-                positions=writes[lanes],
-            )
+@dataclass
+class _Place(Place):
+    """A place whose sizes are in a tensor: a trace would keep a number as it is."""
+
+    size: Tensor | None = None
+    """A row of `_bounds`."""
+
+    @classmethod
+    def of(cls, n: int, tokens: Tensor, size: Tensor, arenas: int) -> _Place:
+        """The place in the n-th arena, of tokens as `Lanes.tokens` lays them out."""
+        writes, rows = tokens[2], tokens[3]
+        lanes: Any = slice(None)
+        if arenas > 1:
+            lanes = slice(*size[:2].unbind(0))
+        return cls(
+            length=n,
+            slots=0,  # the arena is there
+            lanes=lanes,
+            rows=rows[lanes, 0],
+            view=0,
+            row_ids=rows[lanes],
+            positions=writes[lanes],
+            size=size,
         )
-    return places
+
+    def read(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Those that the rows attend to: where these are a range, as it lies there."""
+        found: tuple[Tensor, Tensor] = _reader()(keys, values, self.size, self.rows)
+        return found
+
+
+@cache
+def _reader() -> Callable[..., Any]:
+    """What decides as it runs, not when it is traced."""
+    with _unwarned():
+        return torch.jit.script(_read)
+
+
+def _read(keys: Tensor, values: Tensor, size: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    low, high, view = int(size[2]), int(size[3]), int(size[4])
+    if high - low == rows.size(0):
+        return keys[low:high, :, :view], values[low:high, :, :view]
+    keys, values = keys[:, :, :view], values[:, :, :view]
+    return keys.index_select(0, rows), values.index_select(0, rows)
 
 
 @lru_cache(maxsize=256)
@@ -203,16 +227,26 @@ def _bounds(lanes: Lanes, device: torch.device) -> Tensor:
     return on_device(spans, device)
 
 
-def _example(kind: Kind, cache: SlotCache) -> tuple[Tensor, ...]:
+def _known_places(tokens: Tensor, arenas: int) -> list[Place]:
+    """The places of the example, with sizes that no tensor has to be asked for."""
+    lanes = [slice(EXAMPLE * n, EXAMPLE * (n + 1)) for n in range(arenas)]
+    everything = slice(0, EXAMPLE)
+    return [
+        Place(n, 0, here, everything, EXAMPLE, row_ids=tokens[3, here], positions=tokens[2, here])
+        for n, here in enumerate(lanes)
+    ]
+
+
+def _example(arenas: int, cache: SlotCache) -> tuple[Tensor, ...]:
     """Inputs to trace on: a few rows and tokens, and arenas of their own."""
-    n, many = EXAMPLE, len(kind) * EXAMPLE
-    arenas = cache.made_up(n, n, len(kind))
-    device = arenas[0].device
+    n, many = EXAMPLE, arenas * EXAMPLE
+    there = cache.made_up(n, n, arenas)
+    device = there[0].device
     places = list(range(n))
-    rows = [[slot] * n for _ in kind for slot in range(n)]
+    rows = [[slot] * n for _ in range(arenas) for slot in range(n)]
     tokens = on_device(([[0] * n] * many, [places] * many, [places] * many, rows), device)
-    bounds = on_device([(n * i, n * i + n, 0, n, n) for i in range(len(kind))], device)
-    return (tokens, bounds, on_device(places, device), *arenas)
+    bounds = on_device([(n * i, n * i + n, 0, n, n) for i in range(arenas)], device)
+    return (tokens, bounds, on_device(places, device), *there)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from langgraph_arbitrage.engine.slots import Lengths
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
-from langgraph_arbitrage.engine.traces import traces_of
+from langgraph_arbitrage.engine.traces import Traces, traces_of
 from langgraph_arbitrage.engine.turns import Turns
 from langgraph_arbitrage.errors import (
     ArbitrageError,
@@ -73,6 +73,7 @@ class Worker:
         self._make: Make | None = None  # of the backend that agreed
         self._cores: Cores | None = None
         self._turns: Turns | None = None
+        self._traces: Traces | None = None
         self._closed = False
 
     def put(self, ticket: Ticket[Any], *, under_way: bool = True) -> None:
@@ -152,7 +153,7 @@ class Worker:
                 with own_stream(model.device):
                     scheduler = self._started(model)
                     while self._take(scheduler):
-                        with self._turn(scheduler.rows) as mine:
+                        with self._turn(scheduler.rows) as mine, self._cores or nullcontext():
                             if mine:
                                 scheduler.step()
         except BaseException as error:  # a thread that ends unseen would leave all waiting for ever
@@ -164,7 +165,7 @@ class Worker:
                 ticket.fail(failure)
             return error
         finally:
-            self.model = None
+            self.model = self._traces = None
         return None
 
     def _started(self, model: PreTrainedModel) -> Scheduler:
@@ -174,9 +175,10 @@ class Worker:
                 self._turns = TURNS
         scheduler = self._choose(model)
         if isinstance(slots := scheduler.backend, SlotBackend):
-            slots.faster = decode_graphs(model, self.spec, slots.cache) or traces_of(
-                model, self.spec, slots.cache, slots.table
-            )
+            graphs = decode_graphs(model, self.spec, slots.cache)
+            if graphs is None:
+                self._traces = traces_of(model, self.spec, slots.cache, slots.table)
+            slots.faster = graphs or self._traces
         self.model, self.backend_name = model, scheduler.backend.name
         return scheduler
 
@@ -215,8 +217,9 @@ class Worker:
         )
 
     def _turn(self, rows: int) -> AbstractContextManager[bool]:
-        """When to run, and whether to."""
-        return nullcontext(True) if self._turns is None else self._turns.turn(rows)
+        """When to run, and whether to: traces do not need the interpreter, and so no turns."""
+        traced = self._traces is not None and self._traces.why_not is None
+        return nullcontext(True) if self._turns is None or traced else self._turns.turn(rows)
 
     def _take(self, scheduler: Scheduler) -> bool:
         """Take all waiting tickets, waiting for one when idle; False once closed."""

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-import torch
-
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage
+from langgraph_arbitrage.engine import traces
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from measure import questions, table
@@ -32,8 +31,8 @@ def measured(scale: float) -> list[dict[str, Any]]:
     Scheduler.step = timed(Scheduler.step, spent, "engine")  # type: ignore[method-assign]
     # A forward is a trace of the model or, where there is none yet, the model itself.
     SlotBackend._run = timed(SlotBackend._run, spent)  # type: ignore[method-assign]
-    trace = torch.jit.trace
-    torch.jit.trace = lambda *args, **kwargs: timed(trace(*args, **kwargs), spent)
+    script_of = traces.script_of
+    traces.script_of = lambda *args: timed(script_of(*args), spent)
     return [_measured(side, policy, asked, spent) for side, policy in POLICIES.items()]
 
 

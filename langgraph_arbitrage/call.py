@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextvars import Context as Variables
 from contextvars import copy_context
@@ -111,16 +112,16 @@ class Call:
         Reading a stream costs LangGraph a thread and a hand-over an event.
         """
         if self.context.quiet:
-            *_, last = graph.stream(self.start, **self._options, stream_mode="values")
-            yield "values", last
+            states = graph.stream(self.start, **self._options, stream_mode="values")
+            yield "values", deque(states, maxlen=1).pop()
         else:
             yield from graph.stream(self.start, **self._options, stream_mode=STREAMED)
 
     async def aparts(self, graph: Graph) -> AsyncGenerator[Any]:
         """The same, on the event loop."""
         if self.context.quiet:
-            async for last in graph.astream(self.start, **self._options, stream_mode="values"):
-                state = last
+            async for part in graph.astream(self.start, **self._options, stream_mode="values"):
+                state = part
             yield "values", state
         else:
             async for part in graph.astream(self.start, **self._options, stream_mode=STREAMED):

@@ -293,7 +293,8 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         parts = call.parts(graph)
         chunks = self._chunks(call)
         # LangGraph, interrupted while it streams, waits for the node that runs. On a thread of its
-        # own it is not interrupted: Ctrl-C reaches the thread that waits here, and cancels.
+        # own it is not interrupted: Ctrl-C reaches the thread that waits here, and cancels. Nodes
+        # of a quiet run are on this thread, and cancel what they wait for.
         beside = None if call.context.quiet else ThreadPoolExecutor(1)
         step = partial(call.variables.run, partial(next, parts, None))
         try:

@@ -25,6 +25,14 @@ class ForkLock:
         """Free it, whoever holds it."""
         self._lock = threading.RLock()
 
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Take it; False where it does not wait and another thread has it."""
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        """Give it back."""
+        self._lock.release()
+
     def __enter__(self) -> None:
         self._lock.acquire()
 

@@ -44,7 +44,7 @@ def _embedded_router() -> LearnedRouter:
     return LearnedRouter("embedded:router")
 
 
-_make_limits = attrgetter("router", "draft", "target", *Context.OVERRIDES)
+_values_of_limits = attrgetter("router", "draft", "target", *Context.OVERRIDES)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Limits:
     @staticmethod
     def values(settings: ArbitrageSettings) -> tuple[Any, ...]:
         """The values of the settings that make their limits."""
-        values: tuple[Any, ...] = _make_limits(settings)
+        values: tuple[Any, ...] = _values_of_limits(settings)
         return values
 
     @classmethod

@@ -172,11 +172,11 @@ class Edge(Runnable[ArbitrageState, str]):
         **kwargs: Any,
     ) -> str:
         """Choose, with LangGraph's runtime there: it runs edges outside of the node's context."""
-        before = var_child_runnable_config.set(config)
+        token = var_child_runnable_config.set(config)
         try:
             return self._choose(input)
         finally:
-            var_child_runnable_config.reset(before)
+            var_child_runnable_config.reset(token)
 
     async def ainvoke(
         self,

@@ -77,7 +77,8 @@ class Served:
             for name in (*ROLES, *EAGER.values()):
                 kind: Any = "token-classification" if name == "router" else "causal-lm"
                 eager = False if name in EAGER.values() else None
-                spec = ModelSpec(name, kind=kind, device=self.device, cuda_graphs=eager)
+                how: Any = "eager" if eager is False else "auto"
+                spec = ModelSpec(name, kind=kind, device=self.device, engine=how, cuda_graphs=eager)
                 self.workers[name] = workers.Worker(spec, None, frozenset(), CONTEXT)  # type: ignore[arg-type]
             yield
         finally:

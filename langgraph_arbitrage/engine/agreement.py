@@ -49,12 +49,12 @@ class Agreement:
         if found <= self.limit:
             return wanted, None
         return wanted, (
-            f"its first forward is {found:.2g} standard deviations away from the eager one, and "
-            f"{self.limit} is allowed"
+            f"the first such forward is {found:.2g} standard deviations away from the eager "
+            f"one, and {self.limit} is allowed"
         )
 
     def _written(self, batch: Batch) -> Tensor:
-        """What the last layer holds where this batch's tokens go, a row each."""
+        """What the last layer holds where each row's first new token goes, a row each."""
         return torch.stack(
             [
                 self.cache.held(r.slot.length, r.slot.index, len(r.slot.ids)).flatten()
@@ -66,8 +66,9 @@ class Agreement:
 def _apart(found: Tensor, wanted: Tensor) -> float:
     """The row that is farthest from what is wanted, in standard deviations of that row."""
     found, wanted = found.float().flatten(1), wanted.float().flatten(1)
-    few = wanted.shape[1] <= 2  # labels of a head: how far they spread says nothing
-    spread = (wanted.abs().mean(dim=-1) if few else wanted.std(dim=-1)).clamp(min=1e-6)
+    # Of one or two labels the spread says nothing: their size in the whole batch does.
+    few = wanted.shape[1] <= 2
+    spread = wanted.abs().mean().clamp(min=0.01) if few else wanted.std(dim=-1).clamp(min=1e-6)
     distance = (found - wanted).square().mean(dim=-1).sqrt() / spread
     worst = float(distance.max())
     return worst if worst == worst else float("inf")  # NaN agrees with nothing

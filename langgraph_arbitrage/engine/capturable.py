@@ -102,9 +102,10 @@ def why_never(model: PreTrainedModel) -> str | None:
 
 
 class OwnForwards:
-    """Sees whether somebody has replaced a model's forward, or put a hook on it, since.
+    """Sees whether somebody has replaced a forward of a model's classes, or its own, since.
 
-    A repetition would call neither, and whoever did so wants to be called.
+    A repetition would not call it, and whoever did so wants to be called. So with hooks on the
+    model itself; those on its modules are seen only when they are there from the start.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

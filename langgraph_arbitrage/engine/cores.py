@@ -25,8 +25,8 @@ class Cores:
 
     All of them for many rows at a time: their keys and values are more than one core can fetch.
     Measured on two cores with a model of 2.9M parameters: eight rows on two threads take 0.8 of
-    the time that they take on one, and a single row takes as long on either. But not while
-    another model is at work: each on a core of its own, they are faster than both on all.
+    the time that they take on one, and a single row takes as long on either. Models at work at the
+    same time share them: each on a core of its own, two are faster than both on all.
 
     As a context manager: while the model is at work.
     """
@@ -45,13 +45,14 @@ class Cores:
 
     @property
     def takes_turns(self) -> bool:
-        """Whether forwards are for the greater part the interpreter's work."""
+        """Whether forwards by Python are for the greater part the interpreter's work."""
         return self._few == 1
 
     def use(self, rows: int) -> None:
         """Prepare for a forward of so many rows."""
-        alone = len(_at_work) <= 1
-        threads = self._many if alone and self._parameters * rows >= WIDE else self._few
+        wide = self._parameters * rows >= WIDE
+        share = self._many // max(1, len(_at_work))
+        threads = max(self._few, share) if wide else self._few
         if threads != self._now:
             self._set(threads)
 

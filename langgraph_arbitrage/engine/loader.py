@@ -34,10 +34,11 @@ from langgraph_arbitrage.engine.spec import Kind, ModelSpec
 from langgraph_arbitrage.errors import CheckpointError
 from langgraph_arbitrage.forks import ForkLock
 
-__all__ = ["load_model"]
+__all__ = ["LOADING", "load_model"]
 
-# While it loads, transformers changes what all threads see: default dtype, device, progress bars.
-_loading = ForkLock()
+LOADING = ForkLock()
+"""Held while a model loads: transformers then changes what all threads see, such as the default
+dtype. And while one is traced, which must see none of that."""
 
 LONG_LOAD = 2**30  # bytes of weights from which loading shows a progress bar
 
@@ -61,7 +62,7 @@ def load_model(spec: ModelSpec) -> PreTrainedModel:
         NotEnoughMemoryError: It does not fit the device.
         SettingsError: The device is not there.
     """
-    with _loading:
+    with LOADING:
         return _loaded(spec)
 
 

@@ -7,7 +7,7 @@ the batch has rows in, set before each forward. Rolling back is forgetting a len
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -129,11 +129,13 @@ class SlotLayer(CacheLayerMixin):
                 _room(slots, length, like[0]),
                 _room(slots, length, like[1]),
             )
+            self.cache.moved()
         elif pair[0].shape[0] < slots:
             grown = (_room(slots, length, pair[0]), _room(slots, length, pair[1]))
             for old, new in zip(pair, grown, strict=True):
                 new[: old.shape[0]] = old
             self.arenas[length] = pair = grown
+            self.cache.moved()
         return pair
 
     def grow(self, length: int, slots: int) -> None:
@@ -161,6 +163,7 @@ class SlotCache(Cache):
 
     def __init__(self, layers: int) -> None:
         self._slot_layers = [SlotLayer(self) for _ in range(layers)]
+        self._known: dict[tuple[int, ...], tuple[list[Tensor], list[int]]] = {}
         super().__init__(layers=list(self._slot_layers))
 
     def copy(
@@ -222,19 +225,32 @@ class SlotCache(Cache):
         """Free an arena."""
         for layer in self._slot_layers:
             layer.arenas.pop(length, None)
+        self.moved()
 
-    def tensors(self, lengths: Sequence[int]) -> list[Tensor]:
-        """Keys and values of arenas, layer by layer, of the layers that hold some."""
-        layers = [layer for layer in self._slot_layers if layer.shape]
-        return [t for layer in layers for length in lengths for t in layer.arenas[length]]
+    def tensors(self, slots: Mapping[int, int]) -> list[Tensor] | None:
+        """Keys and values of arenas, layer by layer, of the layers that hold some.
 
-    def holds(self, tensors: Sequence[Tensor], lengths: Sequence[int]) -> bool:
-        """Whether `tensors` of these arenas are still those: none has grown or was freed since."""
-        first = next(layer.arenas for layer in self._slot_layers if layer.shape)
-        return all(
-            length in first and first[length][0] is tensors[2 * n]
-            for n, length in enumerate(lengths)
-        )
+        Args:
+            slots: How many each arena must have room for; by the length of its slots.
+
+        Returns:
+            None where one has less room.
+        """
+        known = self._known.get(tuple(slots))
+        if known is None:
+            layers = [layer for layer in self._slot_layers if layer.shape]
+            if any(length not in layer.arenas for layer in layers for length in slots):
+                return None
+            flat = [t for layer in layers for length in slots for t in layer.arenas[length]]
+            room = [self.capacity(length) for length in slots]
+            self._known[tuple(slots)] = known = flat, room
+        flat, room = known
+        enough = all(wanted <= there for wanted, there in zip(slots.values(), room, strict=True))
+        return flat if enough else None
+
+    def moved(self) -> None:
+        """An arena is new, has grown or is gone: what was known of them is over."""
+        self._known.clear()
 
     def made_up(self, slots: int, length: int, arenas: int) -> list[Tensor]:
         """The like of `tensors`, empty, to try a forward on."""

@@ -52,7 +52,7 @@ class ModelSpec:
     """Compute threads of the worker on a CPU; None chooses by the model and the rows at a time."""
     engine: EngineName = "auto"
     """"auto" takes the slot engine where it agrees with a plain forward, and on a CPU runs small
-    models by traces; "eager" has no traces; "plain" forbids the slot engine."""
+    models by traces; "eager" has no traces (of a GPU see cuda_graphs); "plain" has no slots."""
     cuda_graphs: bool | None = None
     """Decode by CUDA graphs on a GPU. None: where they serve; True: and warn where they cannot;
     False: never. No GPU has run them yet: each is compared with eager before it is used."""

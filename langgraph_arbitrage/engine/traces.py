@@ -9,8 +9,8 @@ What Python decides from a size would be fixed by a trace. So each is compared w
 of real batches: the first of one row and of several, of one token and of several. Whatever goes
 wrong, the model runs eagerly from then on, and one warning says why.
 
-`torch.jit.trace` is deprecated in favour of `torch.export`, whose programs run in the interpreter
-again or have to be compiled for a minute. Where it is gone, models run eagerly.
+TorchScript is deprecated in favour of `torch.export`, whose programs run in the interpreter again
+or have to be compiled for a minute. Where it is gone, models run eagerly.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.agreement import Agreement
 from langgraph_arbitrage.engine.capturable import NotCapturableError, OwnForwards, Watch, why_never
 from langgraph_arbitrage.engine.cores import SMALL
 from langgraph_arbitrage.engine.lanes import Lanes, lanes_of
+from langgraph_arbitrage.engine.loader import LOADING
 from langgraph_arbitrage.engine.row import Batch
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
 from langgraph_arbitrage.engine.slots import SlotTable
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.transfer import on_device
-from langgraph_arbitrage.forks import ForkLock
 
-__all__ = ["Traces", "traces_of"]
+__all__ = ["Traces", "script_of", "traces_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,6 @@ in Q whose logits are wanted → logits."""
 Traced = Callable[..., Tensor]
 """Tokens [4, B, Q], bounds [arenas, 5], wanted places [keep], keys and values → logits."""
 
-_tracing = ForkLock()  # one at a time: what Python warns of meanwhile is a setting of the process
-
 
 class Traces:
     """The traces of one model, and whether it has any."""
@@ -63,6 +62,7 @@ class Traces:
         self, name: str, model: PreTrainedModel, cache: SlotCache, table: SlotTable
     ) -> None:
         self.name = name
+        self.model = model
         self.cache = cache
         self.table = table
         self.agreement = Agreement.of(model, cache)
@@ -74,8 +74,7 @@ class Traces:
         self.forwards = 0
         """Those that a trace did."""
         self._met: Counter[int] = Counter()
-        self._checked: set[tuple[int, bool, bool]] = set()
-        self._arenas: dict[tuple[int, ...], list[Tensor]] = {}
+        self._checked: set[tuple[Any, ...]] = set()
 
     def forward(self, batch: Batch, eager: Callable[[Batch], Tensor], forward: Forward) -> Tensor:
         """Logits of a batch, by a trace where there is one, else by `eager`.
@@ -91,7 +90,9 @@ class Traces:
         logits = self._traced(lanes, batch.keep, forward)
         if logits is None:
             return eager(batch)
-        like = len(lanes.spans), lanes.alone, lanes.width == 1
+        # Sizes by which Python may choose: one or several, and about how many are read.
+        few = lanes.alone, lanes.width == 1, batch.keep == 1
+        like = len(lanes.spans), *few, lanes.view.bit_length()
         if like in self._checked:
             return logits
         logits, wrong = self.agreement.checked(batch, logits, eager)
@@ -100,6 +101,11 @@ class Traces:
         else:
             self.disable(wrong)
         return logits
+
+    @property
+    def at_work(self) -> bool:
+        """Whether forwards need no interpreter now."""
+        return bool(self.made) and self.own.intact
 
     def disable(self, why: str, level: int = logging.WARNING) -> None:
         """Run eagerly from now on, and say so once."""
@@ -118,7 +124,7 @@ class Traces:
         try:
             count = len(lanes.spans)
             traced = self.made.get(count) or self._made(count, forward)
-            arenas = self._there(lanes)
+            arenas = self.cache.tensors({span.length: span.slots for span in lanes.spans})
             if traced is None or arenas is None:
                 return None
             device = arenas[0].device
@@ -136,21 +142,18 @@ class Traces:
             logits = logits.index_select(0, on_device(lanes.order, device))
         return logits[:, -keep:] if logits.dim() == 3 else logits
 
-    def _there(self, lanes: Lanes) -> list[Tensor] | None:
-        """Keys and values of the lanes' arenas, layer by layer; None before they have room."""
-        lengths = tuple(span.length for span in lanes.spans)
-        known = self._arenas.get(lengths)
-        if known is None or not self.cache.holds(known, lengths):
-            if any(self.cache.capacity(span.length) < span.slots for span in lanes.spans):
-                return None
-            self._arenas[lengths] = known = self.cache.tensors(lengths)
-        return known
-
     def _made(self, arenas: int, forward: Forward) -> Traced | None:
         """A trace for so many arenas, once they were met often enough."""
         self._met[arenas] += 1
-        if self._met[arenas] <= MET:
+        if self._met[arenas] <= MET or not LOADING.acquire(blocking=False):
             return None
+        try:
+            self.made[arenas] = traced = self._trace(arenas, forward)
+        finally:
+            LOADING.release()
+        return traced
+
+    def _trace(self, arenas: int, forward: Forward) -> Traced:
         tokens, _, wanted, *there = example = _example(arenas, self.cache)
 
         def function(tokens: Tensor, bounds: Tensor, wanted: Tensor, *there: Tensor) -> Tensor:
@@ -159,14 +162,24 @@ class Traces:
             places = [_Place.of(n, tokens, size, arenas) for n, size in enumerate(bounds.unbind(0))]
             return forward(places, tokens[0], tokens[1], keys, wanted)
 
-        with self.cache.lent(), _tracing:
+        with self.cache.lent():
             self.cache.lend(there, arenas)
             with Watch(tokens.device):
                 forward(_known_places(tokens, arenas), tokens[0], tokens[1], wanted, wanted)
             with _unwarned():
-                traced = torch.jit.trace(function, example, check_trace=False)
-        self.made[arenas] = traced
-        return traced  # type: ignore[no-any-return]
+                return script_of(function, example)
+
+
+def script_of(function: Traced, example: Sequence[Tensor]) -> Traced:
+    """A traced function that is gone with its last user, and the model's weights with it.
+
+    `torch.jit.trace` keeps what it makes of a function until the process ends, weights included.
+    """
+    graph, _ = torch._C._create_graph_by_tracing(
+        function, tuple(example), lambda _: "", True, False
+    )
+    made: Traced = torch._C.CompilationUnit().create_function("forward", graph)
+    return made
 
 
 @dataclass
@@ -251,9 +264,14 @@ def _example(arenas: int, cache: SlotCache) -> tuple[Tensor, ...]:
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """Without what the tracer warns of: sizes that Python looks at are what checks are for."""
+    """Without what the tracer warns of: sizes that Python looks at are what checks are for.
+
+    Warnings are a setting of the process. No other ones are hidden: another thread that sets them
+    meanwhile might put these filters back for good.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings("ignore", category=TracerWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         yield
 
 

@@ -43,7 +43,7 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
 
-TURNS = Turns()  # of all small models on a CPU
+TURNS = Turns()  # of small models on a CPU that do not run by traces
 PROBED = Lengths(8, 2)  # so short that a capability check meets several arenas
 
 Make = Callable[[PreTrainedModel, Lengths | None], Backend]
@@ -165,6 +165,8 @@ class Worker:
                 ticket.fail(failure)
             return error
         finally:
+            if self._traces is not None:
+                self._traces.made.clear()  # they and the model know each other
             self.model = self._traces = None
         return None
 
@@ -218,7 +220,7 @@ class Worker:
 
     def _turn(self, rows: int) -> AbstractContextManager[bool]:
         """When to run, and whether to: traces do not need the interpreter, and so no turns."""
-        traced = self._traces is not None and self._traces.why_not is None
+        traced = self._traces is not None and self._traces.at_work
         return nullcontext(True) if self._turns is None or traced else self._turns.turn(rows)
 
     def _take(self, scheduler: Scheduler) -> bool:

@@ -1,6 +1,9 @@
 """Forwards by traces: the same results as eager ones, or none."""
 
+import gc
+import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +14,18 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from langgraph_arbitrage.engine import Engine, ModelSpec, Sampling, Score, Write, traces
+from langgraph_arbitrage.engine import (
+    Engine,
+    ModelSpec,
+    Sampling,
+    Score,
+    Write,
+    cores,
+    traces,
+    worker,
+)
+from langgraph_arbitrage.engine.cores import Cores
+from langgraph_arbitrage.engine.loader import LOADING
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_cache import SlotCache
 from langgraph_arbitrage.engine.slots import SlotTable
@@ -77,7 +91,9 @@ def scored(path: str, ids: list[int]) -> Tensor:
     return spread[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
 
 
-def test_a_seeded_step_and_a_verified_one_are_the_same_as_without_traces(fresh: Make) -> None:
+def test_a_seeded_step_and_a_verified_one_are_the_same_as_without_traces(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
     ids, sampling = random_ids(30), Sampling(temperature=0.9, seed=7)
     plain = fresh(PATH, engine="eager").submit(Write(ids, 40, sampling=sampling)).result()
     proposal = plain.ids[:12] + random_ids(5)
@@ -87,6 +103,7 @@ def test_a_seeded_step_and_a_verified_one_are_the_same_as_without_traces(fresh: 
         Write(ids, 40, sampling=sampling, proposal=proposal),
     ):
         assert traced.submit(request).result().ids == plain.ids
+    assert traces_in(schedulers).forwards > 40
 
 
 @pytest.mark.parametrize(
@@ -119,10 +136,10 @@ def test_only_what_is_met_often_is_traced(
 
 def wrong(change: Callable[[Tensor], Tensor], tokens: int) -> Callable[..., Any]:
     """A tracer whose traces fix something that Python decides: for so many tokens it is wrong."""
-    trace = torch.jit.trace
+    script_of = traces.script_of
 
-    def tracing(function: Any, example: Any, **kwargs: Any) -> Any:
-        traced = trace(function, example, **kwargs)
+    def tracing(function: Any, example: Any) -> Any:
+        traced = script_of(function, example)
 
         def run(given: Tensor, *others: Tensor) -> Tensor:
             logits = traced(given, *others)
@@ -141,7 +158,7 @@ def test_a_trace_that_computes_something_else_is_found_and_changes_no_answer(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(torch.jit, "trace", wrong(change, tokens=7))
+    monkeypatch.setattr(traces, "script_of", wrong(change, tokens=7))
     engine = fresh(PATH)
     ids = random_ids(20)
     first = write_all(engine, [ids], 12)
@@ -158,17 +175,17 @@ def test_a_trace_that_computes_something_else_is_found_and_changes_no_answer(
 def test_keys_that_a_trace_has_not_written_are_missed_though_its_logits_are_right(
     fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trace = torch.jit.trace
+    script_of = traces.script_of
 
-    def forgetful(function: Any, example: Any, **kwargs: Any) -> Any:
-        traced = trace(function, example, **kwargs)
+    def forgetful(function: Any, example: Any) -> Any:
+        traced = script_of(function, example)
 
         def run(tokens: Tensor, bounds: Tensor, wanted: Tensor, *arenas: Tensor) -> Tensor:
             return traced(tokens, bounds, wanted, *[t.clone() for t in arenas])
 
         return run
 
-    monkeypatch.setattr(torch.jit, "trace", forgetful)
+    monkeypatch.setattr(traces, "script_of", forgetful)
     ids = random_ids(20)
     assert write_all(fresh(PATH), [ids], 12) == [generate(PATH, ids, 12)]
     assert "standard deviations" in (traces_in(schedulers).why_not or "")
@@ -245,14 +262,127 @@ def test_a_model_so_large_that_its_operations_take_longest_is_not_traced(
 def test_without_a_tracer_a_model_runs_eagerly_after_one_warning(
     fresh: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delattr(torch.jit, "trace")
+    monkeypatch.delattr(torch._C, "_create_graph_by_tracing")
     assert write_all(fresh(PATH), [random_ids(20)], 12) == [generate(PATH, random_ids(20), 12)]
     (told,) = [r.getMessage() for r in caplog.records if WARNING in r.getMessage()]
     assert "AttributeError" in told
 
 
-def test_what_the_tracer_warns_of_is_not_shown(fresh: Make) -> None:
+def test_what_the_tracer_warns_of_is_not_shown(fresh: Make, schedulers: list[Scheduler]) -> None:
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         write_all(fresh(PATH), [random_ids(20)], 12)
+    assert traces_in(schedulers).made
     assert not [w for w in shown if "trace" in str(w.message)]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_models_in_half_precision_are_traced_too(
+    dtype: str, fresh: Make, schedulers: list[Scheduler], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = fresh(PATH, dtype=dtype)
+    write_all(engine, [random_ids(20 + 9 * n, seed=n) for n in range(4)], 12)
+    assert traces_in(schedulers).forwards
+    assert WARNING not in caplog.text
+
+
+def test_the_weights_of_a_traced_model_go_with_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[weakref.ref[Any]] = []
+    load, script_of = worker.load_model, traces.script_of
+
+    def loading(spec: ModelSpec) -> Any:
+        model = load(spec)
+        kept.append(weakref.ref(model))
+        return model
+
+    def tracing(function: Any, example: Any) -> Any:
+        traced = script_of(function, example)
+        kept.append(weakref.ref(traced))  # it owns the weights too
+        return traced
+
+    monkeypatch.setattr(worker, "load_model", loading)
+    monkeypatch.setattr(traces, "script_of", tracing)
+    engine = Engine(ModelSpec(PATH))
+    write_all(engine, [random_ids(20)], 12)
+    assert [found() is None for found in kept] == [False, False]
+    engine.close()
+    del engine
+    gc.collect()
+    assert [found() is None for found in kept] == [True, True]
+
+
+def test_an_arena_that_is_freed_and_made_again_is_read_where_it_is_now(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(PATH)
+    write_all(engine, [random_ids(20)], 12)
+    backend = schedulers[-1].backend
+    old = weakref.ref(backend.cache.tensors({128: 1})[0])  # type: ignore[attr-defined]
+    backend.cache.drop(128)  # type: ignore[attr-defined]
+    del backend.table.arenas[128]  # type: ignore[attr-defined]
+    gc.collect()
+    assert old() is None  # no trace keeps it
+    before = traces_in(schedulers).forwards
+    assert write_all(engine, [random_ids(9)], 20) == [generate(PATH, random_ids(9), 20)]
+    assert traces_in(schedulers).forwards > before
+
+
+def test_a_longer_view_is_compared_too(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python may choose by a size that the first batches do not reach."""
+    script_of = traces.script_of
+
+    def tracing(function: Any, example: Any) -> Any:
+        traced = script_of(function, example)
+
+        def run(tokens: Tensor, bounds: Tensor, *others: Tensor) -> Tensor:
+            logits = traced(tokens, bounds, *others)
+            return logits.roll(1, -1) if bounds[0, traces.VIEW] > 64 else logits
+
+        return run
+
+    monkeypatch.setattr(traces, "script_of", tracing)
+    ids = random_ids(20)
+    assert write_all(fresh(PATH), [ids], 70) == [generate(PATH, ids, 70)]
+    assert traces_in(schedulers).why_not is not None
+
+
+def test_while_a_model_loads_nothing_is_traced(fresh: Make, schedulers: list[Scheduler]) -> None:
+    engine = fresh(PATH)
+    write_all(engine, [random_ids(20)], 1)
+    with LOADING:
+        assert write_all(engine, [random_ids(9)], 12) == [generate(PATH, random_ids(9), 12)]
+        assert not traces_in(schedulers).made
+    write_all(engine, [random_ids(7)], 3)
+    assert traces_in(schedulers).made
+
+
+def test_models_at_work_at_the_same_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(cores, "ALL", 6)
+    model = AutoModelForCausalLM.from_pretrained(PATH)
+    monkeypatch.setattr(cores, "WIDE", model.num_parameters() * 4)
+    found, there, go = [], threading.Barrier(2), threading.Event()
+
+    def other() -> None:
+        with Cores(model, None):
+            there.wait()
+            go.wait()
+
+    try:
+        mine = Cores(model, None)
+        beside = threading.Thread(target=other)
+        beside.start()
+        there.wait()
+        with mine:
+            for rows in (1, 4):
+                mine.use(rows)
+                found.append(torch.get_num_threads())
+            go.set()
+            beside.join()
+            mine.use(4)
+            found.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1, 3, 6]

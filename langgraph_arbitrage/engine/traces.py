@@ -92,7 +92,7 @@ class Traces:
             return eager(batch)
         # Sizes by which Python may choose: one or several, and about how many are read.
         few = lanes.alone, lanes.width == 1, batch.keep == 1
-        like = len(lanes.spans), *few, lanes.view.bit_length()
+        like = len(lanes.spans), *few, (lanes.view - 1).bit_length()
         if like in self._checked:
             return logits
         logits, wrong = self.agreement.checked(batch, logits, eager)
@@ -175,9 +175,8 @@ def script_of(function: Traced, example: Sequence[Tensor]) -> Traced:
 
     `torch.jit.trace` keeps what it makes of a function until the process ends, weights included.
     """
-    graph, _ = torch._C._create_graph_by_tracing(
-        function, tuple(example), lambda _: "", True, False
-    )
+    names = "".format  # of values: none
+    graph, _ = torch._C._create_graph_by_tracing(function, tuple(example), names, True, False)
     made: Traced = torch._C.CompilationUnit().create_function("forward", graph)
     return made
 

@@ -287,6 +287,9 @@ def test_models_in_half_precision_are_traced_too(
 
 
 def test_the_weights_of_a_traced_model_go_with_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces._reader()  # that one stays
+    of_torch = torch.jit._state._python_cu
+    functions = len(of_torch.get_functions())
     kept: list[weakref.ref[Any]] = []
     load, script_of = worker.load_model, traces.script_of
 
@@ -309,6 +312,7 @@ def test_the_weights_of_a_traced_model_go_with_its_engine(monkeypatch: pytest.Mo
     del engine
     gc.collect()
     assert [found() is None for found in kept] == [True, True]
+    assert len(of_torch.get_functions()) == functions  # where torch would keep it for ever
 
 
 def test_an_arena_that_is_freed_and_made_again_is_read_where_it_is_now(

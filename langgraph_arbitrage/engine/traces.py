@@ -6,8 +6,8 @@ interpreter to other threads meanwhile. Sizes stay open: one trace serves any nu
 tokens and positions, and any slots. There is one for each number of arenas that a batch lies in.
 
 What Python decides from a size would be fixed by a trace. So each is compared with eager forwards
-of real batches: the first of one row and of several, of one token and of several. Whatever goes
-wrong, the model runs eagerly from then on, and one warning says why.
+of real batches: the first of one row and of several, of one token and of several, and each time
+about twice as many positions are read. Whatever goes wrong, the model runs eagerly from then on, and one warning says why.
 
 TorchScript is deprecated in favour of `torch.export`, whose programs run in the interpreter again
 or have to be compiled for a minute. Where it is gone, models run eagerly.
@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.jit._trace import TracerWarning
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.agreement import Agreement
@@ -62,7 +61,6 @@ class Traces:
         self, name: str, model: PreTrainedModel, cache: SlotCache, table: SlotTable
     ) -> None:
         self.name = name
-        self.model = model
         self.cache = cache
         self.table = table
         self.agreement = Agreement.of(model, cache)
@@ -154,6 +152,7 @@ class Traces:
         return traced
 
     def _trace(self, arenas: int, forward: Forward) -> Traced:
+        """Watch the forward once, for what no trace can repeat, then trace it."""
         tokens, _, wanted, *there = example = _example(arenas, self.cache)
 
         def function(tokens: Tensor, bounds: Tensor, wanted: Tensor, *there: Tensor) -> Tensor:
@@ -268,6 +267,8 @@ def _unwarned() -> Iterator[None]:
     Warnings are a setting of the process. No other ones are hidden: another thread that sets them
     meanwhile might put these filters back for good.
     """
+    from torch.jit._trace import TracerWarning  # here: the rest does without TorchScript
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=TracerWarning)
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
@@ -280,7 +281,9 @@ def traces_of(
     """The traces of a model, none made yet; None where it is to run eagerly."""
     quantized = getattr(model, "hf_quantizer", None) is not None
     small = model.num_parameters() <= SMALL
-    if model.device.type != "cpu" or spec.engine != "auto" or quantized or not small:
+    # Some forwards are eager, and which ones depends on what else was asked.
+    exact = spec.batch_invariant
+    if model.device.type != "cpu" or spec.engine != "auto" or exact or quantized or not small:
         return None
     if (why := why_never(model)) is not None:
         logger.info("%s runs without traces: %s", spec.name, why)

@@ -214,6 +214,7 @@ def test_where_nothing_is_traced() -> None:
 
     assert found() is not None
     assert found(engine="eager") is None
+    assert found(batch_invariant=True) is None
     hook = model.model.layers[1].register_forward_hook(lambda *_: None)
     assert found() is None
     hook.remove()

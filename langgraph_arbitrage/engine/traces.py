@@ -7,7 +7,8 @@ tokens and positions, and any slots. There is one for each number of arenas that
 
 What Python decides from a size would be fixed by a trace. So each is compared with eager forwards
 of real batches: the first of one row and of several, of one token and of several, and each time
-about twice as many positions are read. Whatever goes wrong, the model runs eagerly from then on, and one warning says why.
+about twice as many positions are read. Whatever goes wrong, the model runs eagerly from then on,
+and one warning says why.
 
 TorchScript is deprecated in favour of `torch.export`, whose programs run in the interpreter again
 or have to be compiled for a minute. Where it is gone, models run eagerly.

@@ -165,8 +165,6 @@ class Worker:
                 ticket.fail(failure)
             return error
         finally:
-            if self._traces is not None:
-                self._traces.made.clear()  # they and the model know each other
             self.model = self._traces = None
         return None
 

@@ -4,6 +4,7 @@ import gc
 import threading
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from langgraph_arbitrage.engine import (
     Score,
     Write,
     cores,
+    slots,
     traces,
     worker,
 )
@@ -391,3 +393,45 @@ def test_models_at_work_at_the_same_time_share_the_cores(monkeypatch: pytest.Mon
     finally:
         torch.set_num_threads(before)
     assert found == [1, 3, 6]
+
+
+def test_slots_that_lie_apart_are_traced_too_and_no_idle_row_reads_several_tokens(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "STALE", 10**9)  # they are not brought together
+    seen: list[tuple[bool, int, bool]] = []
+    lay_out = traces.lanes_of
+
+    def noting(batch: Any, table: Any) -> Any:
+        lanes = lay_out(batch, table)
+        apart = not all(span.in_place for span in lanes.spans)
+        seen.append((apart, lanes.width, len(lanes.ids) > len(batch.rows)))
+        return lanes
+
+    monkeypatch.setattr(traces, "lanes_of", noting)
+    engine = fresh(PATH)
+    asked = [random_ids(20, seed=n) for n in range(6)]
+    for again in range(2):
+        new = [40, 2, 2, 2, 2, 40]
+        tickets = [engine.submit(Write(ids, n)) for ids, n in zip(asked, new, strict=True)]
+        found = [ticket.result().ids for ticket in tickets]
+        assert found == [generate(PATH, ids, n) for ids, n in zip(asked, new, strict=True)]
+        asked = [ids + random_ids(3 + again) for ids in asked]
+    assert any(apart for apart, _, _ in seen)
+    assert not any(idle for _, width, idle in seen if width > 1)
+    assert traces_in(schedulers).why_not is None
+
+
+def test_a_model_that_runs_by_traces_takes_no_turns(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Counter[str]()
+    turn = worker.TURNS.turn
+    monkeypatch.setattr(worker.TURNS, "turn", lambda rows: (turns.update(["taken"]), turn(rows))[1])
+    engine = fresh(PATH)
+    write_all(engine, [random_ids(20)], 12)
+    assert traces_in(schedulers).made
+    before = turns["taken"]
+    assert before  # until there was a trace
+    write_all(engine, [random_ids(9)], 12)
+    assert turns["taken"] == before

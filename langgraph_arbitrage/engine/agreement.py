@@ -57,7 +57,7 @@ class Agreement:
         """What the last layer holds where each row's first new token goes, a row each."""
         return torch.stack(
             [
-                self.cache.held(r.slot.length, r.slot.index, len(r.slot.ids)).flatten()
+                self.cache.held(r.slot.arena, r.slot.index, len(r.slot.ids)).flatten()
                 for r in batch.rows
             ]
         )

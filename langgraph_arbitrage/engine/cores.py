@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from types import TracebackType
 
 import torch
 from transformers import PreTrainedModel
 
-__all__ = ["Cores"]
+__all__ = ["ALL", "Cores", "at_work_lately"]
 
 SMALL = 100_000_000  # parameters up to which one thread beats several on a single token
 WIDE = 20_000_000  # parameters × rows from which several threads beat one all the same
 ALL = torch.get_num_threads()  # asked now: a thread that sets its own sets it for later ones too
 
+LATELY = 0.05  # seconds in which a thread whose model was at work is expected to go on
+
 _at_work: set[int] = set()  # threads with a model at work
+_left: dict[int, float] = {}  # when a thread's model was at work last
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_at_work.clear)  # a child has none of them
+
+
+def at_work_lately() -> set[int]:
+    """The threads with a model that is at work, or was just now."""
+    now = time.perf_counter()
+    return _at_work | {thread for thread, left in tuple(_left.items()) if now - left < LATELY}
 
 
 class Cores:
@@ -66,6 +76,7 @@ class Cores:
         traceback: TracebackType | None,
     ) -> None:
         _at_work.discard(threading.get_ident())
+        _left[threading.get_ident()] = time.perf_counter()
 
     def _set(self, threads: int) -> None:
         self._now = threads

@@ -66,7 +66,7 @@ class DecodeGraph:
             in_place = None if part.low is None else slice(part.low, part.low + part.rows)
             self.places.append(
                 Place(
-                    length=part.length,
+                    arena=part.arena,
                     slots=0,  # the arena is there, and never grows in a capture
                     lanes=here,
                     rows=in_place or indices[here, 0],
@@ -92,7 +92,7 @@ class DecodeGraph:
         groups = by_arena(rows) or [[] for _ in self.shape]
         for part, first, here in zip(self.shape, self._firsts(), groups, strict=True):
             last = first + part.rows
-            writes[first:last] = [part.length - 1] * part.rows
+            writes[first:last] = [part.arena.length - 1] * part.rows
             low = part.low
             if low is None:
                 spare = here[0].slot.index if here else 0
@@ -184,14 +184,14 @@ class DecodeGraphs:
             return None
         parts = []
         for rows in by_arena(batch.rows):
-            part = part_of(rows, self.cache.capacity(rows[0].slot.length))
+            part = part_of(rows, self.cache.capacity(rows[0].slot.arena))
             if part is None:
                 return None
             parts.append(part)
         return tuple(parts)
 
     def _pointers(self, shape: Shape) -> tuple[int, ...]:
-        return tuple(p for part in shape for p in self.cache.pointers(part.length))
+        return tuple(p for part in shape for p in self.cache.pointers(part.arena))
 
     def _graph(self, shape: Shape, forward: Forward) -> DecodeGraph | None:
         """The graph of a shape that was met often enough, captured where need be."""

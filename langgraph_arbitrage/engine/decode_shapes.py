@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from langgraph_arbitrage.engine.row import Row
+from langgraph_arbitrage.engine.slots import Arena
 
 __all__ = ["Part", "Shape", "part_of"]
 
@@ -17,8 +18,7 @@ NARROWEST = 64  # positions that the smallest graph reads
 class Part:
     """Rows of one arena in a graph: all that is not a value in a tensor."""
 
-    length: int
-    """The arena, by the length of its slots."""
+    arena: Arena
     rows: int
     """Sequences, padding included."""
     view: int
@@ -46,11 +46,11 @@ def part_of(rows: Sequence[Row], capacity: int) -> Part | None:
     """
     if not capacity:
         return None
-    length = rows[0].slot.length
-    view = view_of(max(len(r.slot.ids) for r in rows) + 1, length)
+    arena = rows[0].slot.arena
+    view = view_of(max(len(r.slot.ids) for r in rows) + 1, arena.length)
     wide = 1 << (len(rows) - 1).bit_length()
     if wide * view <= COPIED:
-        return Part(length, wide, view)
+        return Part(arena, wide, view)
     indices = [r.slot.index for r in rows]
     first, span = min(indices), max(indices) + 1 - min(indices)
     if span > 2 * len(rows):
@@ -60,4 +60,4 @@ def part_of(rows: Sequence[Row], capacity: int) -> Part | None:
     if low + wide < first + span:
         wide *= 2
     wide = min(wide, capacity)
-    return Part(length, wide, view, min(low, capacity - wide))
+    return Part(arena, wide, view, min(low, capacity - wide))

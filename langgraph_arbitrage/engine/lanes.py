@@ -11,7 +11,7 @@ from torch import Tensor
 
 from langgraph_arbitrage.engine.row import Batch, Row, by_arena
 from langgraph_arbitrage.engine.slot_cache import Place
-from langgraph_arbitrage.engine.slots import Slot, SlotTable
+from langgraph_arbitrage.engine.slots import Arena, Slot, SlotTable
 from langgraph_arbitrage.engine.transfer import on_device
 
 __all__ = ["Lanes", "Span", "lanes_of"]
@@ -22,8 +22,7 @@ class Span:
     """Lanes that lie in one arena."""
 
     lanes: slice
-    length: int
-    """The arena, by the length of its slots."""
+    arena: Arena
     low: int
     """First slot that is computed."""
     high: int
@@ -82,7 +81,7 @@ class Lanes:
         writes, rows = tokens[2], tokens[3]
         return [
             Place(
-                length=span.length,
+                arena=span.arena,
                 slots=span.slots,
                 lanes=span.lanes,
                 rows=slice(span.low, span.high) if span.in_place else rows[span.lanes, 0],
@@ -97,7 +96,7 @@ class Lanes:
         """A single lane is written as one range."""
         (span,) = self.spans
         return Place(
-            length=span.length,
+            arena=span.arena,
             slots=span.slots,
             lanes=span.lanes,
             rows=slice(span.low, span.high),
@@ -128,17 +127,17 @@ def lanes_of(batch: Batch, table: SlotTable) -> Lanes:
             positions.append([0] * pad + new)
             writes.append([end] * pad + new)
             view = max(view, end if count else 1)
-        first, length = len(lanes), rows[0].slot.length
+        first, arena = len(lanes), rows[0].slot.arena
         lanes += slots
         spans.append(
             Span(
                 lanes=slice(first, len(lanes)),
-                length=length,
+                arena=arena,
                 low=slots[0].index,
                 high=slots[-1].index + 1,
                 in_place=in_place,
                 view=view,
-                slots=len(table.arenas[length]),
+                slots=len(table.arenas[arena]),
             )
         )
     lane = {slot: i for i, slot in enumerate(lanes)}
@@ -154,8 +153,8 @@ def _alone(row: Row, count: int, table: SlotTable) -> Lanes:
     start, index = len(slot.ids), slot.index
     end = start + count
     positions = [list(range(start, end))]
-    held = len(table.arenas[slot.length])
-    span = Span(slice(0, 1), slot.length, index, index + 1, in_place=True, view=end, slots=held)
+    held = len(table.arenas[slot.arena])
+    span = Span(slice(0, 1), slot.arena, index, index + 1, in_place=True, view=end, slots=held)
     return Lanes([span], [row.tokens[start:end]], positions, positions, [index], None)
 
 
@@ -169,5 +168,5 @@ def _computed(slots: Sequence[Slot], table: SlotTable, width: int) -> tuple[list
     low, high = by_index[0].index, by_index[-1].index + 1
     few = 2 * (high - low) <= 3 * len(slots) if width == 1 else high - low == len(slots)
     if few:
-        return table.arenas[slots[0].length][low:high], True
+        return table.arenas[slots[0].arena][low:high], True
     return by_index, False

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.row import Batch, Row
-from langgraph_arbitrage.engine.slots import Slot, common_prefix
+from langgraph_arbitrage.engine.slots import Arena, Slot, common_prefix
 
 __all__ = ["PlainBackend"]
 
@@ -34,8 +34,17 @@ class PlainBackend:
         self.reuse = reuse
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
-        self._slot = Slot(length=0, index=0)
+        self.vocabulary: int = model.config.get_text_config().vocab_size
+        self._slot = Slot(Arena(0), index=0)
         self._cache: Any = None
+
+    def decode(self, batch: Batch, most: int, stops: Tensor) -> list[tuple[list[int], list[float]]]:
+        """Nothing: each token takes a forward of its own."""
+        return []
+
+    def home(self, ids: Sequence[int]) -> int:
+        """Its one slot is the first hand's."""
+        return 0
 
     def admit(self, row: Row, others: Sequence[Row]) -> bool:
         """Give the row the only slot."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.engine.requests import Finish, Reading, Score, Write, Written
-from langgraph_arbitrage.engine.slots import Slot
+from langgraph_arbitrage.engine.slots import Arena, Slot
 from langgraph_arbitrage.engine.step_ends import StepEnds
 from langgraph_arbitrage.engine.ticket import Ticket
 
@@ -46,6 +46,8 @@ class Row:
         if proposal:
             self._propose()
         self.ends = ends
+        self.hand = 0
+        """Whose row it is."""
         self.slot: Slot
         self.cached = 0
         self.fed = 0
@@ -98,6 +100,35 @@ class Row:
         """Trailing positions whose logits are wanted of a chunk of `count`."""
         return self.trailing if count == self.remaining else 0
 
+    @property
+    def decodes_greedily(self) -> bool:
+        """Whether its next tokens depend on nothing but the model, and nobody watches them come."""
+        request = self.request
+        return (
+            isinstance(request, Write)
+            and request.sampling.temperature == 0
+            and self.remaining == 1
+            and not self.proposal
+            and self.constraint is None
+            and self.ticket.listener is None
+        )
+
+    def start_decoding(self) -> None:
+        """What comes from here on is decoded, token by token."""
+        if self._read is None:
+            self._read = len(self.tokens), self.spent
+
+    def room(self, context: int | None) -> int:
+        """Most tokens that it may write now."""
+        request = self.request
+        assert isinstance(request, Write)  # noqa: S101 - scores never write
+        room = request.max_tokens - (len(self.tokens) - self.prompt_length)
+        return room if context is None else min(room, context - len(self.tokens))
+
+    def forget_unwritten(self) -> None:
+        """Roll back what was read beyond the tokens that are written."""
+        del self.slot.ids[len(self.tokens) - 1 :]
+
     def append(
         self, token: int, logprob: float, end_ids: frozenset[int], context: int | None
     ) -> Finish | None:
@@ -106,8 +137,7 @@ class Row:
         assert isinstance(request, Write)  # noqa: S101 - scores never sample
         self.tokens.append(token)
         self.logprobs.append(logprob)
-        if self._read is None:
-            self._read = len(self.tokens), self.spent
+        self.start_decoding()
         if self.ticket.listener is not None:
             self.ticket.listener(token)
         if token in end_ids:
@@ -158,7 +188,7 @@ class Row:
             if finish is not None or token != proposed:
                 self._proposed = ()
                 break
-        del self.slot.ids[len(self.tokens) - 1 :]  # rolled back: the rest was another's
+        self.forget_unwritten()  # the rest was another's
         self._draw_as_written()  # rolled back too
         self._read = len(self.tokens), self.spent
         if self._proposed:
@@ -240,8 +270,8 @@ class Batch:
 
 
 def by_arena(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows with slots of one length together, the shortest first."""
-    found: dict[int, list[Row]] = {}
+    """Rows with slots in one arena together, the shortest slots first."""
+    found: dict[Arena, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.slot.length, []).append(row)
-    return [found[length] for length in sorted(found)]
+        found.setdefault(row.slot.arena, []).append(row)
+    return [found[arena] for arena in sorted(found)]

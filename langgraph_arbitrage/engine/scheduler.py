@@ -11,10 +11,11 @@ from torch import Tensor
 
 from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.engine.cores import Cores
+from langgraph_arbitrage.engine.crew import Baton, Crew
 from langgraph_arbitrage.engine.requests import Sampling, Score, Write
 from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.sampler import choose
-from langgraph_arbitrage.engine.step_ends import step_ends
+from langgraph_arbitrage.engine.step_ends import StepEnds, step_ends
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
 from langgraph_arbitrage.engine.transfer import on_device
@@ -22,15 +23,23 @@ from langgraph_arbitrage.errors import GrammarError, NotEnoughMemoryError
 
 __all__ = ["Backend", "Scheduler", "run_all"]
 
+TOGETHER = 2  # tokens that several rows write at once: what one writes behind its end is lost
+HOME = 3  # rows more that a hand may have and still get one whose beginning it holds
+
 
 class Backend(Protocol):
     """Owns the model and its cache; turns batches into logits."""
 
     name: str
+    vocabulary: int
+    """Tokens that the model chooses from (V)."""
 
     @property
     def max_rows(self) -> int:
         """Most rows that can run at a time."""
+
+    def home(self, ids: Sequence[int]) -> int:
+        """The hand that holds most of the beginning of `ids`."""
 
     def admit(self, row: Row, others: Sequence[Row]) -> bool:
         """Give the row a slot beside the others; False where it has to wait.
@@ -55,9 +64,24 @@ class Backend(Protocol):
     def forward(self, batch: Batch) -> Tensor:
         """Feed a batch; logits of its trailing positions, [B, keep, V], or [B, labels]."""
 
+    def decode(self, batch: Batch, most: int, stops: Tensor) -> list[tuple[list[int], list[float]]]:
+        """Write several greedy tokens of each row, up to one to stop at.
+
+        Args:
+            batch: Rows with one token to read.
+            most: Tokens.
+            stops: Whether to stop behind a token, [V].
+
+        Returns:
+            Ids and log-probabilities of each row; none where one forward at a time is needed.
+        """
+
 
 class Scheduler:
-    """Takes tickets, runs their rows in batches, resolves their futures. Single-threaded."""
+    """Takes tickets, runs their rows in batches, resolves their futures.
+
+    One thread at a time: the hand that holds the baton, which only a backend lays down.
+    """
 
     def __init__(
         self,
@@ -67,16 +91,19 @@ class Scheduler:
         context: int | None,
         *,
         classifies: bool = False,
-        cores: Cores | None = None,
     ) -> None:
         self.backend = backend
         self.tokenizer = tokenizer
         self.end_ids = end_ids
         self.context = context
         self.classifies = classifies
-        self.cores = cores
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []
+        self.baton = Baton()
+        self.crew: Crew | None = None
+        """Hands beside the first, where there are any."""
+        self._awake = {0}
+        self._end_table: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -90,22 +117,41 @@ class Scheduler:
 
     def add(self, ticket: Ticket[Any]) -> None:
         """Queue a ticket: first come, first served."""
+        try:
+            row = self._row(ticket)
+        except GrammarError as error:
+            ticket.fail(error)
+            return
+        with self.baton:
+            row.hand = self._hand_for(row)
+            self.waiting.append(row)
+            self._wake(row.hand)
+
+    def _row(self, ticket: Ticket[Any]) -> Row:
         request = ticket.request
         if isinstance(request, Score):
             scored = len(request.ids) - request.start
             if self.classifies or request.choices or not scored:
-                self.waiting.append(Row(ticket))
-            else:  # a token is judged where the one before it is read
-                self.waiting.append(Row(ticket, trailing=scored, unread=1))
-            return
+                return Row(ticket)
+            # A token is judged where the one before it is read.
+            return Row(ticket, trailing=scored, unread=1)
         ends = None
         if request.separators or request.stop or request.spans:
             ends = step_ends(self.tokenizer, request.separators, request.stop, request.spans)
-        try:
-            constraint, proposal = self._constraint(request), self._proposal(request)
-            self.waiting.append(Row(ticket, ends, constraint=constraint, proposal=proposal))
-        except GrammarError as error:
-            ticket.fail(error)
+        constraint, proposal = self._constraint(request), self._proposal(request)
+        return Row(ticket, ends, constraint=constraint, proposal=proposal)
+
+    def _hand_for(self, row: Row) -> int:
+        """The hand with the fewest rows; but rather that which holds the row's beginning."""
+        hands = 1 if self.crew is None else self.crew.hands(self.rows + 1)
+        if hands == 1:
+            return 0
+        rows = [0] * hands
+        for other in (*self.running, *self.waiting):
+            if other.hand < hands:
+                rows[other.hand] += 1
+        home = self.backend.home(row.tokens)
+        return min(range(hands), key=lambda hand: rows[hand] - HOME * (hand == home))
 
     def _proposal(self, request: Write) -> Sequence[int]:
         """What of a proposed step can be verified: by a cache that rolls back, without grammar."""
@@ -125,17 +171,41 @@ class Scheduler:
             room = min(room, self.context - len(request.ids))
         return Constraint(self.tokenizer, self.end_ids, grammar, request.ids, room)
 
-    def step(self) -> None:
-        """Let rows go and come, then feed every running row once."""
-        self._drop_cancelled()
-        self._make_room()
-        if self.waiting:
-            self._admit()
-        for batch in self.backend.batches(self.running):
-            if self.cores is not None:
-                self.cores.use(len(batch.rows))
-            with batch.forward():
-                self._absorb(batch, self.backend.forward(batch))
+    def step(self, hand: int = 0, cores: Cores | None = None) -> bool:
+        """Let rows go and come, then feed every running row of a hand once.
+
+        Returns:
+            Whether some of them go on; else the hand is woken when there is more to do.
+        """
+        with self.baton:
+            self._awake.add(hand)
+            self._drop_cancelled(hand)
+            self._make_room(hand)
+            if self.waiting:
+                self._admit(hand)
+            batches = self.backend.batches(self._rows_of(hand))
+            for batch in batches:
+                if cores is not None and self.crew is None:  # each hand has a core
+                    cores.use(len(batch.rows))
+                with batch.forward():
+                    if len(batches) > 1 or not self._decode(batch):
+                        self._absorb(batch, self.backend.forward(batch))
+            for other in {row.hand for row in self.waiting} - {hand}:
+                self._wake(other)  # a slot may be free now
+            goes_on = bool(self._rows_of(hand) or (self.waiting and not self.running))
+            if not goes_on:
+                self._awake.discard(hand)
+            return goes_on
+
+    def _rows_of(self, hand: int) -> list[Row]:
+        if self.crew is None:
+            return self.running
+        return [row for row in self.running if row.hand == hand]
+
+    def _wake(self, hand: int) -> None:
+        if self.crew is not None and hand not in self._awake:
+            self._awake.add(hand)
+            self.crew.wake(hand)
 
     def fail(self, error: BaseException) -> None:
         """End everything with an error."""
@@ -146,27 +216,32 @@ class Scheduler:
         for row in lost:
             row.ticket.fail(error)
 
-    def _drop_cancelled(self) -> None:
-        for row in [r for r in self.running if r.ticket.cancelled]:
+    def _drop_cancelled(self, hand: int) -> None:
+        for row in [r for r in self._rows_of(hand) if r.ticket.cancelled]:
             self._leave(row)
             row.ticket.fail()
         for row in [r for r in self.waiting if r.ticket.cancelled]:
             self.waiting.remove(row)
             row.ticket.fail()
 
-    def _make_room(self) -> None:
+    def _make_room(self, hand: int) -> None:
         """Rows for which there is no memory beside the others wait again, first in the queue."""
-        for row in list(self.running):
+        for row in list(self._rows_of(hand)):
             try:
                 self.backend.make_room(row)
             except NotEnoughMemoryError:
                 self._leave(row)
                 self.waiting.appendleft(row)
 
-    def _admit(self) -> None:
+    def _admit(self, hand: int) -> None:
+        """First come, first served: rows before those of this hand keep a place for theirs."""
+        kept = 0
         for row in list(self.waiting):
-            if len(self.running) >= self.backend.max_rows:
+            if len(self.running) + kept >= self.backend.max_rows:
                 return
+            if row.hand != hand:
+                kept += 1
+                continue
             try:
                 admitted = self.backend.admit(row, self.running)
             except NotEnoughMemoryError as error:
@@ -182,6 +257,41 @@ class Scheduler:
     def _leave(self, row: Row) -> None:
         self.running.remove(row)
         self.backend.leave(row)
+
+    def _decode(self, batch: Batch) -> bool:
+        """Write several tokens at once where nobody needs to look at each; whether it was done.
+
+        A row that ends among them has the rest taken back.
+        """
+        rows = batch.rows
+        waits = self.waiting and len(self.running) < self.backend.max_rows
+        if waits or not all(row.decodes_greedily for row in rows):
+            return False
+        room = min(row.room(self.context) for row in rows)
+        alone = len(rows) == 1
+        most = room if alone else min(room, TOGETHER)
+        stops = self._stops(rows[0].ends if alone else None)
+        for row in rows:
+            row.start_decoding()
+        written = self.backend.decode(batch, most, stops)
+        for row, (tokens, logprobs) in zip(rows, written, strict=bool(written)):
+            for token, logprob in zip(tokens, logprobs, strict=True):
+                finish = row.append(token, logprob, self.end_ids, self.context)
+                if finish is not None:
+                    row.forget_unwritten()
+                    self._leave(row)
+                    row.ticket.resolve(row.written(finish))
+                    break
+        return bool(written)
+
+    def _stops(self, ends: StepEnds | None) -> Tensor:
+        """The tokens that may end a step, [V]."""
+        if ends is not None:
+            return ends.table(self.backend.vocabulary)
+        if self._end_table is None:
+            self._end_table = torch.zeros(self.backend.vocabulary, dtype=torch.bool)
+            self._end_table[sorted(self.end_ids)] = True
+        return self._end_table
 
     def _absorb(self, batch: Batch, logits: Tensor) -> None:
         """Turn logits into tokens or readings, for rows that have read all they know."""

@@ -69,6 +69,7 @@ class SlotBackend:
         # A graph knows its arenas: on a GPU few of them make few graphs.
         many = self.joined and self.device.type not in CAPTURES
         self.table = SlotTable(spec.max_slots, context, lengths or (JOINED if many else APART))
+        self.vocabulary: int = model.config.get_text_config().vocab_size
         self.chunk = CHUNK.get(self.device.type, CHUNK["cuda"])
         self.masks = Masks(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -82,6 +83,10 @@ class SlotBackend:
         """Most rows at a time: `max_slots`, or what there was memory for."""
         return self.table.max_slots
 
+    def home(self, ids: Sequence[int]) -> int:
+        """The hand with the free slot that holds most of the beginning of `ids`."""
+        return self.table.home(ids)
+
     def admit(self, row: Row, others: Sequence[Row]) -> bool:
         """Give the row a slot; False where it has to wait."""
         if others and not self.cache.shaped:
@@ -89,7 +94,7 @@ class SlotBackend:
         ids, reuse = row.tokens, not self.spec.batch_invariant
         if reuse and self._is_read_now(ids, others):
             return False
-        claim = self._claimed(ids, reuse=reuse)
+        claim = self._claimed(ids, row.hand, reuse=reuse)
         if claim is None:
             return False
         self._copy(claim)
@@ -106,7 +111,7 @@ class SlotBackend:
             for other in others
         )
 
-    def _claimed(self, ids: list[int], *, reuse: bool) -> Claim | None:
+    def _claimed(self, ids: list[int], hand: int, *, reuse: bool) -> Claim | None:
         """A slot with memory behind it; None when all are busy.
 
         Raises:
@@ -114,7 +119,7 @@ class SlotBackend:
         """
         tokens = len(ids) + self.table.lengths.grow
         for _ in range(2):  # a new slot, and where there is no memory for it, one that is there
-            claim = self.table.claim(ids, tokens, reuse=reuse)
+            claim = self.table.claim(ids, tokens, reuse=reuse, hand=hand)
             if claim is None or self._fits(claim):
                 return claim
         length = self.table.arena_length(tokens)
@@ -132,13 +137,13 @@ class SlotBackend:
 
     def _fits(self, claim: Claim) -> bool:
         """Whether there is memory for a claimed slot, if need be that of idle ones."""
-        length = claim.slot.length
-        slots, most = len(self.table.arenas[length]), self.spec.max_slots
-        if not self.cache.shaped or self.cache.reserve(length, slots, most):
+        arena = claim.slot.arena
+        slots, most = len(self.table.arenas[arena]), self.spec.max_slots
+        if not self.cache.shaped or self.cache.reserve(arena, slots, most):
             return True
         for idle in self.table.drop_idle(claim):
             self.cache.drop(idle)
-        if self.cache.reserve(length, slots, most):
+        if self.cache.reserve(arena, slots, most):
             return True
         self.table.withdraw(claim)
         return False
@@ -157,10 +162,10 @@ class SlotBackend:
         if claim.source is not None and claim.cached:
             source, slot = claim.source, claim.slot
             self.cache.copy(
-                (source.length, source.index),
-                (slot.length, slot.index),
+                (source.arena, source.index),
+                (slot.arena, slot.index),
                 claim.cached,
-                len(self.table.arenas[slot.length]),
+                len(self.table.arenas[slot.arena]),
             )
 
     def make_room(self, row: Row) -> None:
@@ -199,7 +204,7 @@ class SlotBackend:
         if pair is not None:
             outer, inner = pair
             tokens = max(len(outer.ids), len(inner.ids))
-            self.cache.swap(outer.length, outer.index, inner.index, tokens)
+            self.cache.swap(outer.arena, outer.index, inner.index, tokens)
             self.table.swap(outer, inner)
 
     def _reading_batch(self, rows: list[Row]) -> Batch:
@@ -228,6 +233,21 @@ class SlotBackend:
             row.slot.ids.extend(row.tokens[held : held + count])
             row.fed += count
         return logits
+
+    def decode(self, batch: Batch, most: int, stops: Tensor) -> list[tuple[list[int], list[float]]]:
+        """Write several greedy tokens of each row at once, where that can be done."""
+        most = min(most, *(row.slot.length - len(row.slot.ids) - 1 for row in batch.rows))
+        if not isinstance(self.faster, Traces) or most < 2:
+            return []
+        found = self.faster.decode(batch, most, stops)
+        if found is None:
+            return []
+        self.table.forwards += 1
+        ids, logprobs = (values.T.tolist() for values in found)
+        for row, new in zip(batch.rows, ids, strict=True):
+            row.slot.ids += [row.tokens[-1], *new[:-1]]
+            row.fed += len(new)
+        return list(zip(ids, logprobs, strict=True))
 
     def _eager(self, batch: Batch) -> Tensor:
         lanes = lanes_of(batch, self.table)

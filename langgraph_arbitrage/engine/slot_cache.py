@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from langgraph_arbitrage.engine import memory
+from langgraph_arbitrage.engine.slots import Arena
 
 __all__ = ["Place", "SlotCache"]
 
@@ -28,8 +29,7 @@ HEADROOM = 1.1  # what a forward needs beside the cache
 class Place:
     """Where one forward writes in an arena, and what it reads there."""
 
-    length: int
-    """The arena, by the length of its slots (L)."""
+    arena: Arena
     slots: int
     """Slots that the arena must have room for."""
     lanes: slice
@@ -73,7 +73,8 @@ class SlotLayer(CacheLayerMixin):
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.cache = cache
-        self.arenas: dict[int, tuple[Tensor, Tensor]] = {}  # L → keys, values [S, H, L, D]
+        self.arenas: dict[Arena, tuple[Tensor, Tensor]] = {}
+        """Keys and values, [S, H, L, D], where L is the length of the arena's slots."""
         self.shape: tuple[Tensor, Tensor] | None = None
         """Keys and values of no slots, once a forward has told their heads and widths."""
         self.is_initialized = True
@@ -97,7 +98,7 @@ class SlotLayer(CacheLayerMixin):
         self, place: Place, key_states: Tensor, value_states: Tensor
     ) -> tuple[Tensor, Tensor]:
         place = place.on(key_states.device)
-        keys, values = self._arena(place.length, place.slots, (key_states, value_states))
+        keys, values = self._arena(place.arena, place.slots, (key_states, value_states))
         for stored, new in ((keys, key_states), (values, value_states)):
             if place.first is not None:
                 row = place.rows.start  # type: ignore[union-attr]
@@ -107,41 +108,44 @@ class SlotLayer(CacheLayerMixin):
         return place.read(keys, values)
 
     def copy(
-        self, source: tuple[int, int], target: tuple[int, int], tokens: int, slots: int
+        self, source: tuple[Arena, int], target: tuple[Arena, int], tokens: int, slots: int
     ) -> None:
         """Copy the first `tokens` of one (arena, slot) to another."""
         pair = self.arenas[source[0]]
         for old, new in zip(pair, self._arena(target[0], slots, pair), strict=True):
             new[target[1], :, :tokens] = old[source[1], :, :tokens]
 
-    def swap(self, length: int, one: int, other: int, tokens: int) -> None:
+    def swap(self, arena: Arena, one: int, other: int, tokens: int) -> None:
         """Let two slots of an arena exchange their first `tokens`."""
-        for stored in self.arenas[length]:
+        for stored in self.arenas[arena]:
             held = stored[one, :, :tokens].clone()
             stored[one, :, :tokens] = stored[other, :, :tokens]
             stored[other, :, :tokens] = held
 
-    def _arena(self, length: int, slots: int, like: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _arena(
+        self, arena: Arena, slots: int, like: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """The pair of an arena with room for `slots`."""
-        pair = self.arenas.get(length)
+        pair = self.arenas.get(arena)
         if pair is None:
-            self.arenas[length] = pair = (
-                _room(slots, length, like[0]),
-                _room(slots, length, like[1]),
+            self.arenas[arena] = pair = (
+                _room(slots, arena.length, like[0]),
+                _room(slots, arena.length, like[1]),
             )
             self.cache.moved()
         elif pair[0].shape[0] < slots:
+            length = arena.length
             grown = (_room(slots, length, pair[0]), _room(slots, length, pair[1]))
             for old, new in zip(pair, grown, strict=True):
                 new[: old.shape[0]] = old
-            self.arenas[length] = pair = grown
+            self.arenas[arena] = pair = grown
             self.cache.moved()
         return pair
 
-    def grow(self, length: int, slots: int) -> None:
+    def grow(self, arena: Arena, slots: int) -> None:
         """Have room for `slots` in an arena, once a forward has told the shapes."""
         if self.shape:  # layers that share another layer's keys hold none
-            self._arena(length, slots, self.shape)
+            self._arena(arena, slots, self.shape)
 
     # Asked only where a single row is read, which is all that there is to attend to.
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
@@ -163,45 +167,47 @@ class SlotCache(Cache):
 
     def __init__(self, layers: int) -> None:
         self._slot_layers = [SlotLayer(self) for _ in range(layers)]
-        self._known: dict[tuple[int, ...], tuple[list[Tensor], list[int]]] = {}
+        self._known: dict[tuple[Arena, ...], tuple[list[Tensor], list[int]]] = {}
         super().__init__(layers=list(self._slot_layers))
 
     def copy(
-        self, source: tuple[int, int], target: tuple[int, int], tokens: int, slots: int
+        self, source: tuple[Arena, int], target: tuple[Arena, int], tokens: int, slots: int
     ) -> None:
         """Copy the first `tokens` of one (arena, slot) to another, in every layer."""
         for layer in self._slot_layers:
             if layer.arenas:  # layers that share another layer's keys hold none
                 layer.copy(source, target, tokens, slots)
 
-    def swap(self, length: int, one: int, other: int, tokens: int) -> None:
+    def swap(self, arena: Arena, one: int, other: int, tokens: int) -> None:
         """Let two slots of an arena exchange their first `tokens`, in every layer."""
         for layer in self._slot_layers:
             if layer.arenas:
-                layer.swap(length, one, other, tokens)
+                layer.swap(arena, one, other, tokens)
 
     @property
     def shaped(self) -> bool:
         """Whether a forward has told the shapes of keys and values."""
         return any(layer.shape for layer in self._slot_layers)
 
-    def reserve(self, length: int, slots: int, most: int) -> bool:
+    def reserve(self, arena: Arena, slots: int, most: int) -> bool:
         """Have room for `slots` in an arena; it grows by a quarter, up to `most`, where it can.
 
         Returns:
             Whether there was memory.
         """
-        have = self.capacity(length)
+        have = self.capacity(arena)
         if slots <= have:
             return True
         more = min(have + max(have // 4, FIRST_SLOTS), most)
         sizes = sorted({max(more, slots), slots}, reverse=True)
-        return any(self._grown(length, wider, have) for wider in sizes)
+        return any(self._grown(arena, wider, have) for wider in sizes)
 
-    def _grown(self, length: int, slots: int, have: int) -> bool:
+    def _grown(self, arena: Arena, slots: int, have: int) -> bool:
         pairs = [layer.shape for layer in self._slot_layers if layer.shape]
         # Bytes of a slot in each layer: heads × width × length, for keys and values.
-        a_slot = [sum(t.shape[1] * t.shape[3] * t.itemsize for t in p) * length for p in pairs]
+        a_slot = [
+            sum(t.shape[1] * t.shape[3] * t.itemsize for t in p) * arena.length for p in pairs
+        ]
         # One layer after another: beside its old tensors, for a moment.
         needed = sum(a_slot) * (slots - have) + max(a_slot) * have
         # Asked first: a CPU hands out memory that it does not have, and ends the process later.
@@ -209,29 +215,29 @@ class SlotCache(Cache):
             return False
         try:
             for layer in self._slot_layers:
-                layer.grow(length, slots)
+                layer.grow(arena, slots)
         except (RuntimeError, MemoryError) as error:
             if not memory.out_of_memory(error):
                 raise
             return False
         return True
 
-    def capacity(self, length: int) -> int:
+    def capacity(self, arena: Arena) -> int:
         """Slots of an arena for which every layer has room."""
-        found = (layer.arenas.get(length) for layer in self._slot_layers if layer.shape)
+        found = (layer.arenas.get(arena) for layer in self._slot_layers if layer.shape)
         return min((pair[0].shape[0] if pair else 0 for pair in found), default=0)
 
-    def drop(self, length: int) -> None:
+    def drop(self, arena: Arena) -> None:
         """Free an arena."""
         for layer in self._slot_layers:
-            layer.arenas.pop(length, None)
+            layer.arenas.pop(arena, None)
         self.moved()
 
-    def tensors(self, slots: Mapping[int, int]) -> list[Tensor] | None:
+    def tensors(self, slots: Mapping[Arena, int]) -> list[Tensor] | None:
         """Keys and values of arenas, layer by layer, of the layers that hold some.
 
         Args:
-            slots: How many each arena must have room for; by the length of its slots.
+            slots: How many each arena must have room for.
 
         Returns:
             None where one has less room.
@@ -239,10 +245,10 @@ class SlotCache(Cache):
         known = self._known.get(tuple(slots))
         if known is None:
             layers = [layer for layer in self._slot_layers if layer.shape]
-            if any(length not in layer.arenas for layer in layers for length in slots):
+            if any(arena not in layer.arenas for layer in layers for arena in slots):
                 return None
-            flat = [t for layer in layers for length in slots for t in layer.arenas[length]]
-            room = [self.capacity(length) for length in slots]
+            flat = [t for layer in layers for arena in slots for t in layer.arenas[arena]]
+            room = [self.capacity(arena) for arena in slots]
             self._known[tuple(slots)] = known = flat, room
         flat, room = known
         enough = all(wanted <= there for wanted, there in zip(slots.values(), room, strict=True))
@@ -264,7 +270,7 @@ class SlotCache(Cache):
         each = iter(tensors)
         for layer in self._slot_layers:
             if layer.shape:
-                layer.arenas = {n: (next(each), next(each)) for n in range(arenas)}
+                layer.arenas = {Arena(n): (next(each), next(each)) for n in range(arenas)}
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -276,15 +282,15 @@ class SlotCache(Cache):
             for layer, arenas in zip(self._slot_layers, own, strict=True):
                 layer.arenas = arenas
 
-    def pointers(self, length: int) -> tuple[int, ...]:
+    def pointers(self, arena: Arena) -> tuple[int, ...]:
         """Where the keys and values of an arena are, in every layer that holds some."""
-        pairs = (layer.arenas.get(length, ()) for layer in self._slot_layers)
+        pairs = (layer.arenas.get(arena, ()) for layer in self._slot_layers)
         return tuple(t.data_ptr() for pair in pairs for t in pair)
 
-    def held(self, length: int, index: int, position: int) -> Tensor:
+    def held(self, arena: Arena, index: int, position: int) -> Tensor:
         """Keys and values of one token in the last layer that holds some, [2 × heads × width]."""
         keys, values = next(
-            layer.arenas[length] for layer in reversed(self._slot_layers) if length in layer.arenas
+            layer.arenas[arena] for layer in reversed(self._slot_layers) if arena in layer.arenas
         )
         return torch.cat((keys[index, :, position].flatten(), values[index, :, position].flatten()))
 

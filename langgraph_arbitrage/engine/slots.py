@@ -3,7 +3,7 @@
 A slot keeps the token ids whose keys and values it holds, also after its row has left, so that
 a later request that begins with the same ids goes on from there. Slots live in *arenas*, one a
 length class: one long sequence does not make every slot long, and attention reads rows of similar
-length together.
+length together. Each hand of a model has arenas of its own: no two write to the same memory.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import operator
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-__all__ = ["APART", "JOINED", "Claim", "Lengths", "Slot", "SlotTable", "common_prefix"]
+__all__ = ["APART", "JOINED", "Arena", "Claim", "Lengths", "Slot", "SlotTable", "common_prefix"]
 
 MIN_OVERLAP = 16  # a shorter common prefix is cheaper to read again than to look after
 KEEP_IDLE = 8  # idle slots an arena may grow to in any case, before one of them is overwritten
@@ -42,12 +43,20 @@ APART = Lengths(512, 4)
 """Each arena costs a forward of its own: as few as can be."""
 
 
+class Arena(NamedTuple):
+    """The name of an arena."""
+
+    length: int
+    """Tokens that each of its slots has room for."""
+    hand: int = 0
+    """Whose it is."""
+
+
 @dataclass(eq=False)
 class Slot:
     """Room for one sequence's keys and values."""
 
-    length: int
-    """Tokens it has room for; also the name of its arena."""
+    arena: Arena
     index: int
     """Its place in the arena's batch dimension."""
     ids: list[int] = field(default_factory=list)
@@ -57,6 +66,11 @@ class Slot:
     """When it was last taken, in ticks of the table's clock."""
     freed: int = 0
     """When its row left, in forwards."""
+
+    @property
+    def length(self) -> int:
+        """Tokens it has room for."""
+        return self.arena.length
 
 
 @dataclass(frozen=True)
@@ -76,14 +90,14 @@ class SlotTable:
         self.max_slots = max_slots
         self.context = context
         self.lengths = lengths
-        self.arenas: dict[int, list[Slot]] = {}
+        self.arenas: dict[Arena, list[Slot]] = {}
         self.forwards = 0
         """How often the model has run."""
         self.keep_idle = KEEP_IDLE
         """Idle slots of all arenas up to which they grow; more, each time one was missed."""
         self._overwritten: deque[list[int]] = deque(maxlen=max_slots)  # what they held
         self._clock = itertools.count(1)
-        self._full: set[int] = set()  # arenas for which there was no more memory
+        self._full: set[Arena] = set()  # arenas for which there was no more memory
 
     def arena_length(self, tokens: int) -> int:
         """Length of the smallest arena whose slots have room for `tokens` and one spare.
@@ -99,7 +113,23 @@ class SlotTable:
         """Slots with a row in them."""
         return [s for arena in self.arenas.values() for s in arena if s.busy]
 
-    def claim(self, ids: Sequence[int], tokens: int, *, reuse: bool = True) -> Claim | None:
+    def home(self, ids: Sequence[int]) -> int:
+        """The hand with the free slot that holds most of the beginning of `ids`."""
+        best = self._best(ids)
+        return best.arena.hand if best else 0
+
+    def _best(self, ids: Sequence[int], hand: int | None = None) -> Slot | None:
+        """The free slot that holds most of the beginning of `ids`; if several do, one of `hand`."""
+        free = [s for arena in self.arenas.values() for s in arena if not s.busy]
+        return max(
+            free,
+            key=lambda s: (common_prefix(s.ids, ids), s.arena.hand == hand, s.used),
+            default=None,
+        )
+
+    def claim(
+        self, ids: Sequence[int], tokens: int, *, reuse: bool = True, hand: int = 0
+    ) -> Claim | None:
         """Take the best slot for a request, or None when all are busy.
 
         The free slot with the longest common prefix is taken in place when that does not wreck
@@ -109,33 +139,34 @@ class SlotTable:
             ids: The request's ids; at least the last one will be fed.
             tokens: Room wanted from the start.
             reuse: Whether to go on from what a slot holds.
+            hand: Who works on it.
         """
         if len(self.busy()) >= self.max_slots:
             return None
+        arena = Arena(self.arena_length(tokens), hand)
         if not reuse:
-            return self._take(self._vacant(self.arena_length(tokens), keep=None), None, 0)
+            return self._take(self._vacant(arena, keep=None), None, 0)
         useful = len(ids) - 1  # the last token is always fed: its logits are wanted
-        length = self.arena_length(tokens)
-        free = [s for arena in self.arenas.values() for s in arena if not s.busy]
-        best = max(free, key=lambda s: (common_prefix(s.ids, ids), s.used), default=None)
+        best = self._best(ids, hand)
         overlap = min(common_prefix(best.ids, ids), useful) if best else 0
         self._miss(ids, overlap)
         # It may have less room than is wanted: a row moves when it outgrows its slot. It may not
         # have more: short rows among long ones are read as far as those.
-        fits = best is not None and len(ids) + 1 < best.length <= length
-        if best and overlap and fits and 2 * overlap >= len(best.ids):
+        fits = best is not None and len(ids) + 1 < best.length <= arena.length
+        own = best is not None and best.arena.hand == hand
+        if best and overlap and own and fits and 2 * overlap >= len(best.ids):
             return self._take(best, None, overlap)
         donor = best if overlap >= MIN_OVERLAP else None
         overlap = overlap if donor else 0
         busy_donor = max(self.busy(), key=lambda s: common_prefix(s.ids, ids), default=None)
         if busy_donor and common_prefix(busy_donor.ids, ids) >= overlap + MIN_OVERLAP:
             donor, overlap = busy_donor, min(common_prefix(busy_donor.ids, ids), useful)
-        return self._take(self._vacant(length, keep=donor), donor, overlap)
+        return self._take(self._vacant(arena, keep=donor), donor, overlap)
 
     def move(self, slot: Slot, tokens: int) -> Claim:
         """A longer slot for a row that outgrew its own; the caller copies and releases."""
-        length = self.arena_length(tokens)
-        return self._take(self._vacant(length, keep=slot), slot, len(slot.ids))
+        arena = Arena(self.arena_length(tokens), slot.arena.hand)
+        return self._take(self._vacant(arena, keep=slot), slot, len(slot.ids))
 
     def overlap(self, ids: Sequence[int]) -> int:
         """Most leading tokens of `ids` that any slot holds now."""
@@ -157,7 +188,7 @@ class SlotTable:
         Returns:
             The outermost of `slots`, and a slot inside of their range that is free for it.
         """
-        arena = self.arenas[slots[0].length]
+        arena = self.arenas[slots[0].arena]
         first, last = min(slots, key=_index), max(slots, key=_index)
         inside = arena[first.index : last.index]
         idle = [s for s in inside if not s.busy and self.forwards - s.freed > STALE]
@@ -165,26 +196,26 @@ class SlotTable:
 
     def swap(self, one: Slot, other: Slot) -> None:
         """Let two slots of an arena change places; the caller moves what they hold."""
-        arena = self.arenas[one.length]
+        arena = self.arenas[one.arena]
         one.index, other.index = other.index, one.index
         arena[one.index], arena[other.index] = one, other
 
     def withdraw(self, claim: Claim) -> None:
         """Take back a new slot for which there is no memory; its arena grows no more at will."""
-        self.arenas[claim.slot.length].remove(claim.slot)
-        self._full.add(claim.slot.length)
+        self.arenas[claim.slot.arena].remove(claim.slot)
+        self._full.add(claim.slot.arena)
 
     def shrink(self) -> bool:
         """Have no more rows at a time than now; whether that is fewer than before."""
         before, self.max_slots = self.max_slots, max(1, len(self.busy()))
         return self.max_slots < before
 
-    def drop_idle(self, claim: Claim) -> list[int]:
-        """Forget the arenas that nobody is in and that the claim does not need; their lengths."""
-        needed = {s.length for s in (*self.busy(), claim.slot, claim.source) if s is not None}
-        idle = [length for length in self.arenas if length not in needed]
-        for length in idle:
-            del self.arenas[length]
+    def drop_idle(self, claim: Claim) -> list[Arena]:
+        """Forget the arenas that nobody is in and that the claim does not need; which ones."""
+        needed = {s.arena for s in (*self.busy(), claim.slot, claim.source) if s is not None}
+        idle = [arena for arena in self.arenas if arena not in needed]
+        for arena in idle:
+            del self.arenas[arena]
         self._full.difference_update(idle)
         return idle
 
@@ -204,18 +235,18 @@ class SlotTable:
                 self.keep_idle += 1
                 return
 
-    def _vacant(self, length: int, keep: Slot | None) -> Slot:
+    def _vacant(self, arena: Arena, keep: Slot | None) -> Slot:
         """An empty slot, a new one, or the least recently used: in that order."""
-        arena = self.arenas.setdefault(length, [])
-        free = [s for s in arena if not s.busy and s is not keep]
+        slots = self.arenas.setdefault(arena, [])
+        free = [s for s in slots if not s.busy and s is not keep]
         if empty := [s for s in free if not s.ids]:
             return min(empty, key=lambda s: s.index)
-        may_grow = len(arena) < self.max_slots and length not in self._full
-        idle = sum(not s.busy for slots in self.arenas.values() for s in slots)
+        may_grow = len(slots) < self.max_slots and arena not in self._full
+        idle = sum(not s.busy for there in self.arenas.values() for s in there)
         few = len(free) < KEEP_IDLE or idle < self.keep_idle
         if not free or (few and may_grow):
-            slot = Slot(length, len(arena))
-            arena.append(slot)
+            slot = Slot(arena, len(slots))
+            slots.append(slot)
             return slot
         oldest = min(free, key=lambda s: s.used)
         self._overwritten.append(oldest.ids[:])

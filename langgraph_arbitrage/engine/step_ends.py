@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
 
 __all__ = ["StepEnds", "step_ends"]
@@ -35,6 +38,16 @@ class StepEnds:
         # A token holds at least one byte, but for special tokens, which end no pattern.
         self._window = max((len(p.encode()) for p in (*separators, *stop, *closes)), default=0)
         self._candidates: dict[int, bool] = {}
+        self._tables: dict[int, Tensor] = {}
+
+    def table(self, vocabulary: int) -> Tensor:
+        """Whether a token has to be looked at, [V]: all of them, until they were once."""
+        table = self._tables.get(vocabulary)
+        if table is None:
+            table = torch.ones(vocabulary, dtype=torch.bool)
+            table[[token for token, known in self._candidates.items() if not known]] = False
+            self._tables[vocabulary] = table
+        return table
 
     def found(
         self, context: int | None, ids: Sequence[int], tail: str
@@ -78,6 +91,8 @@ class StepEnds:
             # An incomplete character may turn out to be any of them.
             known = "\ufffd" in text or any(c in text for c in self._last_characters)
             self._candidates[token] = known
+            for table in self._tables.values():
+                table[token] = known
         return known
 
 

@@ -30,11 +30,15 @@ class Ticket(Generic[Answer]):
         self.future: Future[Answer] = Future()
         self.future.set_running_or_notify_cancel()
         self.cancelled = False
+        self.halt: Callable[[], None] | None = None
+        """Has the worker look at the flag soon (worker only)."""
         self.submitted = time.perf_counter()
 
     def cancel(self) -> None:
         """Stop within a token; the future then raises `RequestCancelledError`."""
         self.cancelled = True
+        if self.halt is not None:
+            self.halt()
 
     def result(self, timeout: float | None = None) -> Answer:
         """Wait for the answer; being interrupted while waiting cancels the request."""

@@ -32,11 +32,13 @@ from transformers import PreTrainedModel
 from langgraph_arbitrage.engine.agreement import Agreement
 from langgraph_arbitrage.engine.capturable import NotCapturableError, OwnForwards, Watch, why_never
 from langgraph_arbitrage.engine.cores import SMALL
+from langgraph_arbitrage.engine.crew import Baton, Halts
+from langgraph_arbitrage.engine.decode_loop import Loop, loop_of
 from langgraph_arbitrage.engine.lanes import Lanes, lanes_of
 from langgraph_arbitrage.engine.loader import LOADING
 from langgraph_arbitrage.engine.row import Batch
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
-from langgraph_arbitrage.engine.slots import SlotTable
+from langgraph_arbitrage.engine.slots import Arena, SlotTable
 from langgraph_arbitrage.engine.spec import ModelSpec
 from langgraph_arbitrage.engine.transfer import on_device
 
@@ -45,7 +47,7 @@ __all__ = ["Traces", "script_of", "traces_of"]
 logger = logging.getLogger(__name__)
 
 MET = 8  # forwards over as many arenas before a trace is made: it costs more than so many
-VIEW = 4  # the column of `_bounds`
+VIEW = 4  # the column of the bounds
 EXAMPLE = 2  # rows of each arena, and tokens of each row, that a trace is made on
 
 Forward = Callable[[Sequence[Place], Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -56,12 +58,23 @@ Traced = Callable[..., Tensor]
 
 
 class Traces:
-    """The traces of one model, and whether it has any."""
+    """The traces of one model, and whether it has any.
+
+    Its thread holds the baton, and lays it down while a trace computes.
+    """
 
     def __init__(
-        self, name: str, model: PreTrainedModel, cache: SlotCache, table: SlotTable
+        self,
+        name: str,
+        model: PreTrainedModel,
+        cache: SlotCache,
+        table: SlotTable,
+        baton: Baton,
+        halts: Halts,
     ) -> None:
         self.name = name
+        self.baton = baton
+        self.halts = halts
         self.cache = cache
         self.table = table
         self.agreement = Agreement.of(model, cache)
@@ -70,6 +83,8 @@ class Traces:
         """Why the model no longer has any."""
         self.made: dict[int, Traced] = {}
         """By the number of arenas."""
+        self.loops: dict[int, Loop | None] = {}
+        """Around each of them, once one was asked for; None where there can be none."""
         self.forwards = 0
         """Those that a trace did."""
         self._met: Counter[int] = Counter()
@@ -89,9 +104,7 @@ class Traces:
         logits = self._traced(lanes, batch.keep, forward)
         if logits is None:
             return eager(batch)
-        # Sizes by which Python may choose: one or several, and about how many are read.
-        few = lanes.alone, lanes.width == 1, batch.keep == 1
-        like = len(lanes.spans), *few, (lanes.view - 1).bit_length()
+        like = _like(lanes, batch.keep)
         if like in self._checked:
             return logits
         logits, wrong = self.agreement.checked(batch, logits, eager)
@@ -100,6 +113,39 @@ class Traces:
         else:
             self.disable(wrong)
         return logits
+
+    def decode(self, batch: Batch, most: int, stops: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Several greedy tokens of each row, by a loop around the trace.
+
+        Args:
+            batch: Rows with one token to read.
+            most: Tokens of each row.
+            stops: Tokens [V] behind which the loop ends, if it is not asked for a halt before.
+
+        Returns:
+            Ids and log-probabilities [tokens, B]; None where the trace is not proven for it.
+        """
+        if not self.at_work:
+            return None
+        lanes = lanes_of(batch, self.table)
+        proven, there = _like(lanes, 1), self._there(lanes)
+        if proven not in self._checked or there is None:
+            return None
+        loop = self._loop(len(lanes.spans), len(there))
+        if loop is None:
+            return None
+        try:
+            tokens, bounds, wanted = _inputs(lanes, 1, there[0].device)
+            goes_on = _going_on(lanes, tokens.device)
+            halt = self.halts.flags[batch.rows[0].hand]
+            most = min(most, 1 + (1 << proven[-1]) - lanes.view)  # no further than was compared
+            with self.baton.laid_down():
+                ids, logprobs = loop(tokens, bounds, wanted, goes_on, stops, halt, most, there)
+        except Exception as error:  # as for a forward
+            self._give_up(error)
+            return None
+        self.forwards += len(ids)
+        return _in_order(ids, lanes, 1), _in_order(logprobs, lanes, 1)
 
     @property
     def at_work(self) -> bool:
@@ -110,6 +156,7 @@ class Traces:
         """Run eagerly from now on, and say so once."""
         self.why_not = why
         self.made.clear()
+        self.loops.clear()
         logger.log(
             level,
             "%s runs without traces from here on, slower and with the same results: %s. "
@@ -121,25 +168,40 @@ class Traces:
     def _traced(self, lanes: Lanes, keep: int, forward: Forward) -> Tensor | None:
         """The logits by a trace; None where eager has to."""
         try:
-            count = len(lanes.spans)
+            count, there = len(lanes.spans), self._there(lanes)
             traced = self.made.get(count) or self._made(count, forward)
-            arenas = self.cache.tensors({span.length: span.slots for span in lanes.spans})
-            if traced is None or arenas is None:
+            if traced is None or there is None:
                 return None
-            device = arenas[0].device
-            wanted = _wanted(lanes.width, keep, device)
-            logits = traced(lanes.tokens(device), _bounds(lanes, device), wanted, *arenas)
+            tokens, bounds, wanted = _inputs(lanes, keep, there[0].device)
+            with self.baton.laid_down():
+                logits = traced(tokens, bounds, wanted, *there)
         except Exception as error:  # of the tracer, of the model's own code: eager does without
-            if isinstance(error, NotCapturableError):
-                self.disable(str(error), logging.INFO)  # such a model has none
-            else:
-                cause = str(error).strip().partition("\n")[0]
-                self.disable(f"{type(error).__name__}: {cause}")
+            self._give_up(error)
             return None
         self.forwards += 1
-        if lanes.order is not None:
-            logits = logits.index_select(0, on_device(lanes.order, device))
+        logits = _in_order(logits, lanes, 0)
         return logits[:, -keep:] if logits.dim() == 3 else logits
+
+    def _give_up(self, error: Exception) -> None:
+        if isinstance(error, NotCapturableError):
+            self.disable(str(error), logging.INFO)  # such a model has none
+        else:
+            cause = str(error).strip().partition("\n")[0]
+            self.disable(f"{type(error).__name__}: {cause}")
+
+    def _there(self, lanes: Lanes) -> list[Tensor] | None:
+        """Keys and values; None where an arena has too little room."""
+        return self.cache.tensors({span.arena: span.slots for span in lanes.spans})
+
+    def _loop(self, arenas: int, tensors: int) -> Loop | None:
+        if arenas not in self.loops:
+            try:
+                with _unwarned():
+                    self.loops[arenas] = loop_of(self.made[arenas], tensors)
+            except Exception as error:  # of TorchScript: one token at a time does without
+                self.loops[arenas] = None
+                logger.info("%s decodes one token at a time: %s", self.name, error)
+        return self.loops[arenas]
 
     def _made(self, arenas: int, forward: Forward) -> Traced | None:
         """A trace for so many arenas, once they were met often enough."""
@@ -186,7 +248,7 @@ class _Place(Place):
     """A place whose sizes are in a tensor: a trace would keep a number as it is."""
 
     size: Tensor | None = None
-    """A row of `_bounds`."""
+    """A row of the bounds."""
 
     @classmethod
     def of(cls, n: int, tokens: Tensor, size: Tensor, arenas: int) -> _Place:
@@ -196,7 +258,7 @@ class _Place(Place):
         if arenas > 1:
             lanes = slice(*size[:2].unbind(0))
         return cls(
-            length=n,
+            arena=Arena(n),
             slots=0,  # the arena is there
             lanes=lanes,
             rows=rows[lanes, 0],
@@ -227,16 +289,41 @@ def _read(keys: Tensor, values: Tensor, size: Tensor, rows: Tensor) -> tuple[Ten
     return keys.index_select(0, rows), values.index_select(0, rows)
 
 
+def _like(lanes: Lanes, keep: int) -> tuple[int, bool, bool, bool, int]:
+    """Sizes by which Python may choose: how many are one, and about how many are read."""
+    few = lanes.alone, lanes.width == 1, keep == 1
+    return len(lanes.spans), *few, (lanes.view - 1).bit_length()
+
+
+def _inputs(lanes: Lanes, keep: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What a trace takes beside keys and values.
+
+    The bounds of each arena: first and last lane, first and last slot, positions that are read.
+    """
+    bounds = [(s.lanes.start, s.lanes.stop, s.low, s.high, s.view) for s in lanes.spans]
+    wanted = _wanted(lanes.width, keep, device)
+    return lanes.tokens(device), on_device(bounds, device), wanted
+
+
 @lru_cache(maxsize=256)
 def _wanted(width: int, keep: int, device: torch.device) -> Tensor:
     """The last `keep` of so many places."""
     return torch.arange(width - keep, width, device=device)
 
 
-def _bounds(lanes: Lanes, device: torch.device) -> Tensor:
-    """Of each arena: first and last lane, first and last slot, positions that are read."""
-    spans = [(s.lanes.start, s.lanes.stop, s.low, s.high, s.view) for s in lanes.spans]
-    return on_device(spans, device)
+def _going_on(lanes: Lanes, device: torch.device) -> Tensor:
+    """How far each lane goes on with a token: 1, or 0 where no row is, [B, 1]."""
+    if lanes.order is None:
+        return on_device([[1]] * len(lanes.ids), device)
+    rows = set(lanes.order)
+    return on_device([[int(lane in rows)] for lane in range(len(lanes.ids))], device)
+
+
+def _in_order(values: Tensor, lanes: Lanes, dim: int) -> Tensor:
+    """Those of each row instead of each lane."""
+    if lanes.order is None:
+        return values
+    return values.index_select(dim, on_device(lanes.order, values.device))
 
 
 def _known_places(tokens: Tensor, arenas: int) -> list[Place]:
@@ -244,7 +331,15 @@ def _known_places(tokens: Tensor, arenas: int) -> list[Place]:
     lanes = [slice(EXAMPLE * n, EXAMPLE * (n + 1)) for n in range(arenas)]
     everything = slice(0, EXAMPLE)
     return [
-        Place(n, 0, here, everything, EXAMPLE, row_ids=tokens[3, here], positions=tokens[2, here])
+        Place(
+            Arena(n),
+            0,
+            here,
+            everything,
+            EXAMPLE,
+            row_ids=tokens[3, here],
+            positions=tokens[2, here],
+        )
         for n, here in enumerate(lanes)
     ]
 
@@ -277,7 +372,12 @@ def _unwarned() -> Iterator[None]:
 
 
 def traces_of(
-    model: PreTrainedModel, spec: ModelSpec, cache: SlotCache, table: SlotTable
+    model: PreTrainedModel,
+    spec: ModelSpec,
+    cache: SlotCache,
+    table: SlotTable,
+    baton: Baton,
+    halts: Halts,
 ) -> Traces | None:
     """The traces of a model, none made yet; None where it is to run eagerly."""
     quantized = getattr(model, "hf_quantizer", None) is not None
@@ -289,4 +389,4 @@ def traces_of(
     if (why := why_never(model)) is not None:
         logger.info("%s runs without traces: %s", spec.name, why)
         return None
-    return Traces(spec.name, model, cache, table)
+    return Traces(spec.name, model, cache, table, baton, halts)

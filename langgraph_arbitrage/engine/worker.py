@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.cores import Cores
+from langgraph_arbitrage.engine.crew import Crew, Halts
 from langgraph_arbitrage.engine.cuda_capture import own_stream
 from langgraph_arbitrage.engine.decode_graphs import decode_graphs
 from langgraph_arbitrage.engine.loader import load_model
@@ -44,6 +45,7 @@ __all__ = ["Worker"]
 logger = logging.getLogger(__name__)
 
 TURNS = Turns()  # of small models on a CPU that do not run by traces
+NUDGE = "look"  # in the inbox: there may be something to do
 PROBED = Lengths(8, 2)  # so short that a capability check meets several arenas
 
 Make = Callable[[PreTrainedModel, Lengths | None], Backend]
@@ -66,7 +68,8 @@ class Worker:
         """The process whose thread this is."""
         self.model: PreTrainedModel | None = None
         self.backend_name: str | None = None
-        self._inbox: queue.SimpleQueue[Ticket[Any] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Ticket[Any] | str | None] = queue.SimpleQueue()
+        self._halts = Halts()
         self._lock = ForkLock()
         self._thread: threading.Thread | None = None
         self._open = 0  # tickets that are not resolved
@@ -91,7 +94,9 @@ class Worker:
             if not under_way:
                 self._check_queue()
             self._open += 1
+            ticket.halt = self._halts.ask
             self._inbox.put(ticket)
+            self._halts.ask()  # behind it: whoever heeds this finds it
             if self._thread is None:
                 self._start()
         ticket.future.add_done_callback(self._resolved)
@@ -123,6 +128,7 @@ class Worker:
             self._closed = True
             thread = self._thread
         self._inbox.put(None)
+        self._halts.ask()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -152,21 +158,33 @@ class Worker:
                 model = load_model(self.spec)
                 with own_stream(model.device):
                     scheduler = self._started(model)
-                    while self._take(scheduler):
-                        with self._turn(scheduler.rows) as mine, self._cores or nullcontext():
-                            if mine:
-                                scheduler.step()
+                    self._work(scheduler)
         except BaseException as error:  # a thread that ends unseen would leave all waiting for ever
-            failure = self._failure(error)
-            lost = self._drained()
-            if scheduler is not None:
-                scheduler.fail(failure)
-            for ticket in lost:
-                ticket.fail(failure)
+            self._end(scheduler, self._failure(error))
             return error
         finally:
             self.model = self._traces = None
+        self._end(scheduler, EngineClosedError(f"{self.spec.name} was closed"))
         return None
+
+    def _work(self, scheduler: Scheduler) -> None:
+        """Until closed."""
+        goes_on = False
+        while self._take(scheduler, block=not goes_on):
+            if scheduler.crew is not None:
+                scheduler.crew.check()
+            with self._turn(scheduler.rows) as mine, self._cores or nullcontext():
+                goes_on = scheduler.step(0, self._cores) if mine else True
+
+    def _end(self, scheduler: Scheduler | None, why: ArbitrageError) -> None:
+        """Tell all who wait, once nobody works any more."""
+        lost = self._drained()
+        if scheduler is not None:
+            if scheduler.crew is not None:
+                scheduler.crew.stop()
+            scheduler.fail(why)
+        for ticket in lost:
+            ticket.fail(why)
 
     def _started(self, model: PreTrainedModel) -> Scheduler:
         if model.device.type == "cpu":
@@ -177,10 +195,25 @@ class Worker:
         if isinstance(slots := scheduler.backend, SlotBackend):
             graphs = decode_graphs(model, self.spec, slots.cache)
             if graphs is None:
-                self._traces = traces_of(model, self.spec, slots.cache, slots.table)
+                baton = scheduler.baton
+                there = slots.cache, slots.table
+                self._traces = traces_of(model, self.spec, *there, baton, self._halts)
             slots.faster = graphs or self._traces
+            if self._traces is not None and self.spec.threads is None:
+                scheduler.crew = self._crew(scheduler, model, self._traces)
         self.model, self.backend_name = model, scheduler.backend.name
         return scheduler
+
+    def _crew(self, scheduler: Scheduler, model: PreTrainedModel, traces: Traces) -> Crew:
+        return Crew(
+            f"arbitrage-{self.spec.name}",
+            scheduler,
+            model.num_parameters(),
+            halts=self._halts,
+            cores=lambda: Cores(model, None),
+            ready=lambda: traces.at_work,
+            wake_first=lambda: self._inbox.put(NUDGE),
+        )
 
     def _choose(self, model: PreTrainedModel) -> Scheduler:
         """The slot engine if it agrees with a plain forward, else the plain one.
@@ -213,7 +246,6 @@ class Worker:
             self.end_ids,
             self.context,
             classifies=self.spec.kind != "causal-lm",
-            cores=self._cores,
         )
 
     def _turn(self, rows: int) -> AbstractContextManager[bool]:
@@ -221,21 +253,18 @@ class Worker:
         traced = self._traces is not None and self._traces.at_work
         return nullcontext(True) if self._turns is None or traced else self._turns.turn(rows)
 
-    def _take(self, scheduler: Scheduler) -> bool:
-        """Take all waiting tickets, waiting for one when idle; False once closed."""
-        block = not scheduler.busy
+    def _take(self, scheduler: Scheduler, *, block: bool) -> bool:
+        """Take all waiting tickets, if need be waiting for one; False once closed."""
         while True:
+            self._halts.heed(0)
             try:
-                ticket = self._inbox.get(block=block)
+                found = self._inbox.get(block=block)
             except queue.Empty:
                 return True
-            if ticket is None:
-                closed = EngineClosedError(f"{self.spec.name} was closed")
-                scheduler.fail(closed)
-                for lost in self._drained():
-                    lost.fail(closed)
+            if found is None:
                 return False
-            scheduler.add(ticket)
+            if isinstance(found, Ticket):
+                scheduler.add(found)
             block = False
 
     def _failure(self, error: BaseException) -> ArbitrageError:
@@ -258,5 +287,5 @@ class Worker:
                 ticket = self._inbox.get(block=False)
             except queue.Empty:
                 return found
-            if ticket is not None:
+            if isinstance(ticket, Ticket):
                 found.append(ticket)

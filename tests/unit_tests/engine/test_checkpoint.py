@@ -11,6 +11,7 @@ import torch
 
 from langgraph_arbitrage.engine import Engine, ModelSpec, Write, checkpoint, memory
 from langgraph_arbitrage.engine.slot_cache import Place
+from langgraph_arbitrage.engine.slots import Arena
 from langgraph_arbitrage.errors import (
     ArbitrageError,
     CheckpointError,
@@ -143,10 +144,10 @@ def test_a_model_that_is_spread_over_memory_and_disk_writes_the_same(
 
 def test_a_place_follows_a_layer_to_its_device() -> None:
     rows = torch.tensor([0, 3])
-    place = Place(128, 4, slice(0, 2), rows, 7, rows[:, None], rows[:, None])
+    place = Place(Arena(128), 4, slice(0, 2), rows, 7, rows[:, None], rows[:, None])
     there = place.on(torch.device("meta"))
     assert {t.device.type for t in (there.rows, there.row_ids, there.positions)} == {"meta"}
-    assert (there.length, there.view) == (128, 7)
+    assert (there.arena, there.view) == (Arena(128), 7)
     assert place.on(torch.device("cpu")) is place
 
 

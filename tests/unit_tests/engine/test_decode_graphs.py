@@ -96,7 +96,7 @@ def test_rows_that_join_leave_and_move_and_arenas_that_grow_change_no_answer(
     assert found == [generate(PATH, p, n) for p, n in zip(asked, lengths, strict=True)]
     graphs = graphs_of(schedulers)
     parts = [part for shape in graphs.graphs for part in shape]
-    assert len({part.length for part in parts}) > 1  # rows moved on to longer slots
+    assert len({part.arena for part in parts}) > 1  # rows moved on to longer slots
     assert any(part.low is not None for part in parts)
     assert len(parts) > len(graphs.graphs)  # rows of several arenas in one graph
     assert swapped
@@ -110,7 +110,7 @@ def test_a_graph_whose_arena_has_grown_is_captured_again(
     graphs = graphs_of(schedulers)
     (before,) = graphs.graphs.values()
     engine_cache = schedulers[-1].backend.cache  # type: ignore[attr-defined]
-    engine_cache.reserve(512, 30, 64)
+    engine_cache.reserve(slots.Arena(512), 30, 64)
     assert write_all(engine, [random_ids(9, seed=3)], 20) == [
         generate(PATH, random_ids(9, seed=3), 20)
     ]
@@ -398,7 +398,7 @@ def test_a_part_holds_all_its_rows_and_lies_within_the_arena() -> None:
         length = rng.choice([512, 2048, 8192, 1025])
         held = [rng.randrange(1, length - 1) for _ in indices]
         rows: Any = [
-            SimpleNamespace(slot=slots.Slot(length, i, ids=[0] * n))
+            SimpleNamespace(slot=slots.Slot(slots.Arena(length), i, ids=[0] * n))
             for i, n in zip(indices, held, strict=True)
         ]
         part = part_of(rows, capacity)

@@ -9,7 +9,7 @@ from langgraph_arbitrage.engine import Engine, Write
 from langgraph_arbitrage.engine.row import Batch
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
-from langgraph_arbitrage.engine.slots import JOINED, SlotTable, common_prefix
+from langgraph_arbitrage.engine.slots import JOINED, Arena, SlotTable, common_prefix
 from tiny import generate, make, random_ids
 
 FIRST, SECOND = JOINED.first, JOINED.first * JOINED.factor  # tokens in a slot of an arena
@@ -71,7 +71,7 @@ def test_where_attention_cannot_be_joined_each_arena_runs_by_itself(
     prompts = [random_ids(n, seed=n) for n in (5, 470, 480)]
     tickets = [engine.submit(Write(p, max_tokens=40)) for p in prompts]
     assert [t.result().ids for t in tickets] == [generate(path, p, 40) for p in prompts]
-    assert list(backend.table.arenas) == [512, 1025]
+    assert [arena.length for arena in backend.table.arenas] == [512, 1025]
 
 
 def test_one_long_row_does_not_make_every_slot_long(
@@ -82,7 +82,7 @@ def test_one_long_row_does_not_make_every_slot_long(
     tickets = [engine.submit(Write(random_ids(20, seed=n), max_tokens=1)) for n in range(8)]
     [t.result() for t in tickets]
     arenas = schedulers[-1].backend.table.arenas
-    assert sum(len(slots) for length, slots in arenas.items() if length > FIRST) == 1
+    assert sum(len(slots) for arena, slots in arenas.items() if arena.length > FIRST) == 1
 
 
 def test_more_requests_than_slots_all_complete(fresh: Make, schedulers: list[Scheduler]) -> None:
@@ -147,7 +147,7 @@ def test_a_follow_up_stays_in_its_slot_until_it_outgrows_it(
     engine, ids = fresh(path), prompt
     for _ in range(8):
         ids = ids + engine.submit(Write(ids, max_tokens=12)).result().ids
-    assert list(schedulers[-1].backend.table.arenas) == [FIRST]
+    assert list(schedulers[-1].backend.table.arenas) == [Arena(FIRST)]
     assert ids[len(prompt) :] == generate(path, prompt, 96)
 
 

@@ -27,10 +27,11 @@ from langgraph_arbitrage.engine import (
     worker,
 )
 from langgraph_arbitrage.engine.cores import Cores
+from langgraph_arbitrage.engine.crew import Baton, Halts
 from langgraph_arbitrage.engine.loader import LOADING
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_cache import SlotCache
-from langgraph_arbitrage.engine.slots import SlotTable
+from langgraph_arbitrage.engine.slots import Arena, SlotTable
 from langgraph_arbitrage.engine.traces import Traces, traces_of
 from tiny import generate, make, random_ids
 
@@ -212,7 +213,7 @@ def test_where_nothing_is_traced() -> None:
     cache, table = SlotCache(3), SlotTable(4, None)
 
     def found(**settings: Any) -> Traces | None:
-        return traces_of(model, ModelSpec(PATH, **settings), cache, table)
+        return traces_of(model, ModelSpec(PATH, **settings), cache, table, Baton(), Halts())
 
     assert found() is not None
     assert found(engine="eager") is None
@@ -259,7 +260,10 @@ def test_a_model_so_large_that_its_operations_take_longest_is_not_traced(
 ) -> None:
     monkeypatch.setattr(traces, "SMALL", 1000)
     model = AutoModelForCausalLM.from_pretrained(PATH)
-    assert traces_of(model, ModelSpec(PATH), SlotCache(3), SlotTable(4, None)) is None
+    assert (
+        traces_of(model, ModelSpec(PATH), SlotCache(3), SlotTable(4, None), Baton(), Halts())
+        is None
+    )
 
 
 def test_without_a_tracer_a_model_runs_eagerly_after_one_warning(
@@ -324,9 +328,9 @@ def test_an_arena_that_is_freed_and_made_again_is_read_where_it_is_now(
     engine = fresh(PATH)
     write_all(engine, [random_ids(20)], 12)
     backend = schedulers[-1].backend
-    old = weakref.ref(backend.cache.tensors({128: 1})[0])  # type: ignore[attr-defined]
-    backend.cache.drop(128)  # type: ignore[attr-defined]
-    del backend.table.arenas[128]  # type: ignore[attr-defined]
+    old = weakref.ref(backend.cache.tensors({Arena(128): 1})[0])  # type: ignore[attr-defined]
+    backend.cache.drop(Arena(128))  # type: ignore[attr-defined]
+    del backend.table.arenas[Arena(128)]  # type: ignore[attr-defined]
     gc.collect()
     assert old() is None  # no trace keeps it
     before = traces_in(schedulers).forwards

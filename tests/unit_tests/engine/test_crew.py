@@ -1,0 +1,244 @@
+"""Several hands at one model: they share its rows, and nobody else can tell."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from langgraph_arbitrage.engine import Engine, Write, cores, crew, traces
+from langgraph_arbitrage.engine.scheduler import Scheduler
+from langgraph_arbitrage.engine.slot_backend import SlotBackend
+from langgraph_arbitrage.errors import EngineClosedError, EngineError, RequestCancelledError
+from tiny import generate, make, random_ids
+
+Make = Callable[..., Engine]
+PATH = make("llama", endless=True)
+ASKED = [random_ids(9 + 7 * n, seed=n) for n in range(12)]
+LONG = 800
+
+
+@pytest.fixture(autouse=True)
+def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three hands, from the first rows on that a trace can serve."""
+    monkeypatch.setattr(crew, "ALL", 3)
+    monkeypatch.setattr(crew, "ENOUGH", 1)
+    monkeypatch.setattr(traces, "MET", 1)
+
+
+def write_all(engine: Engine, asked: list[list[int]], new: int) -> list[list[int]]:
+    return [t.result().ids for t in [engine.submit(Write(ids, new)) for ids in asked]]
+
+
+def warm(engine: Engine) -> None:
+    """Have it traced."""
+    write_all(engine, [random_ids(5)], 5)
+
+
+def hands_in(schedulers: list[Scheduler]) -> set[int]:
+    """Those that have had a row."""
+    backend = schedulers[-1].backend
+    assert isinstance(backend, SlotBackend)
+    return {arena.hand for arena, slots in backend.table.arenas.items() if slots}
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("arbitrage-") for thread in threading.enumerate())
+
+
+def test_rows_are_shared_and_answered_as_alone(fresh: Make, schedulers: list[Scheduler]) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    assert hands_in(schedulers) == {0}
+    wanted = [generate(PATH, ids, 30) for ids in ASKED]
+    for _ in range(3):  # into empty slots, then into those that hold their beginnings
+        assert write_all(engine, ASKED, 30) == wanted
+    assert hands_in(schedulers) == {0, 1, 2}
+    assert not schedulers[-1].backend.table.busy()  # type: ignore[attr-defined]
+
+
+def test_a_step_goes_on_at_the_hand_that_holds_its_beginning(fresh: Make) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    answers = [[*ids] for ids in ASKED[:6]]
+    for step in range(5):
+        tickets = [engine.submit(Write(ids, 8)) for ids in answers]
+        for answer, ticket in zip(answers, tickets, strict=True):
+            written = ticket.result()
+            answer.extend(written.ids)
+            assert not step or written.fed <= 9  # read nothing again
+    assert answers == [ids + generate(PATH, ids, 40) for ids in ASKED[:6]]
+
+
+def test_a_long_common_beginning_is_read_once_by_all_hands(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine, begun = fresh(PATH), random_ids(300, seed=3)
+    warm(engine)
+    tickets = [engine.submit(Write([*begun, *random_ids(4, seed=n)], 4)) for n in range(9)]
+    fed = [ticket.result().fed for ticket in tickets]
+    assert hands_in(schedulers) == {0, 1, 2}
+    assert sum(fed) < 2 * len(begun)
+
+
+def test_no_more_rows_at_a_time_than_slots(fresh: Make, schedulers: list[Scheduler]) -> None:
+    engine, most = fresh(PATH, max_slots=4), []
+    warm(engine)
+    admit = SlotBackend.admit
+
+    def counting(self: SlotBackend, *args: Any) -> bool:
+        admitted = admit(self, *args)
+        most.append(len(self.table.busy()))
+        return admitted
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SlotBackend, "admit", counting)
+        assert write_all(engine, ASKED, 12) == [generate(PATH, ids, 12) for ids in ASKED]
+    assert max(most) == 4
+    assert hands_in(schedulers) > {0}
+
+
+def test_a_hand_that_fails_fails_all_who_wait_and_is_followed_by_another(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    forward = SlotBackend.forward
+
+    def failing(self: SlotBackend, batch: Any) -> Tensor:
+        if batch.rows[0].hand == 2:
+            monkeypatch.setattr(SlotBackend, "forward", forward)
+            raise MemoryError("no memory for this")
+        return forward(self, batch)
+
+    monkeypatch.setattr(SlotBackend, "forward", failing)
+    tickets = [engine.submit(Write(ids, LONG)) for ids in ASKED]
+    for ticket in tickets:
+        with pytest.raises(EngineError, match="MemoryError: no memory for this"):
+            ticket.result()
+    assert write_all(engine, ASKED, 9) == [generate(PATH, ids, 9) for ids in ASKED]
+    assert len(schedulers) == 3  # of the capability check, and one for each worker
+    engine.close()
+    assert threads() == 0
+
+
+def test_closing_ends_all_hands_and_tells_all_who_wait(fresh: Make) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    tickets = [engine.submit(Write(ids, LONG)) for ids in ASKED]
+    while threads() < 3:
+        time.sleep(0.001)
+    engine.close()
+    assert threads() == 0
+    for ticket in tickets:
+        with pytest.raises(EngineClosedError):
+            ticket.result()
+
+
+def test_a_cancelled_row_of_any_hand_leaves_and_harms_nobody(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    tickets = [engine.submit(Write(ids, LONG if n % 2 else 60)) for n, ids in enumerate(ASKED)]
+    for ticket in tickets[1::2]:
+        ticket.cancel()
+        with pytest.raises(RequestCancelledError):
+            ticket.result()
+    kept = [ticket.result().ids for ticket in tickets[::2]]
+    assert kept == [generate(PATH, ids, 60) for ids in ASKED[::2]]
+    assert not schedulers[-1].backend.table.busy()  # type: ignore[attr-defined]
+
+
+def test_where_another_model_works_its_core_is_left_alone(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    monkeypatch.setattr(cores, "_at_work", {-1, -2})
+    write_all(engine, ASKED, 8)
+    assert hands_in(schedulers) == {0}
+    monkeypatch.setattr(cores, "_at_work", {-1})
+    monkeypatch.setattr(cores, "_left", {})
+    write_all(engine, ASKED, 8)
+    assert hands_in(schedulers) == {0, 1}
+
+
+@pytest.mark.parametrize("settings", [{"threads": 1}, {"engine": "eager"}], ids=str)
+def test_one_hand_where_that_is_asked_for_or_python_is_needed(
+    settings: dict[str, Any], fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(PATH, **settings)
+    warm(engine)
+    write_all(engine, ASKED, 8)
+    assert hands_in(schedulers) == {0}
+
+
+def test_a_small_model_keeps_few_rows_together(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    parameters = engine.footprint.parameters  # type: ignore[union-attr]
+    monkeypatch.setattr(crew, "ENOUGH", 6 * parameters)  # rows of a hand
+    write_all(engine, ASKED[:11], 8)
+    assert hands_in(schedulers) == {0}
+    write_all(engine, ASKED, 8)
+    assert hands_in(schedulers) == {0, 1}
+
+
+def test_the_baton_is_held_by_one_at_a_time() -> None:
+    baton, inside, most = crew.Baton(), 0, 0
+
+    def hold() -> None:
+        nonlocal inside, most
+        for _ in range(200):
+            with baton:
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+                with baton.laid_down():
+                    time.sleep(0)
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+
+    held = [threading.Thread(target=hold) for _ in range(4)]
+    for thread in held:
+        thread.start()
+    for thread in held:
+        thread.join()
+    assert most == 1
+    with pytest.raises(ValueError, match="a forward"), baton, baton.laid_down():
+        raise ValueError("a forward")
+    with baton:  # it was taken up and given back
+        pass
+
+
+def test_a_hand_computes_while_another_decides(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else several of them would be of no use."""
+    engine = fresh(PATH)
+    warm(engine)
+    inside, most, lock = 0, 0, threading.Lock()
+    laid_down = crew.Baton.laid_down
+
+    @contextmanager
+    def watched(self: crew.Baton) -> Iterator[None]:
+        nonlocal inside, most
+        with laid_down(self):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.005)
+            with lock:
+                inside -= 1
+            yield
+
+    monkeypatch.setattr(crew.Baton, "laid_down", watched)
+    write_all(engine, ASKED, 8)
+    assert most == 3

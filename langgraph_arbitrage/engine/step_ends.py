@@ -44,7 +44,8 @@ class StepEnds:
         """Whether a token has to be looked at, [V]: all of them, until they were once."""
         table = self._tables.get(vocabulary)
         if table is None:
-            table = torch.ones(vocabulary, dtype=torch.bool)
+            with torch.inference_mode(False):  # others than workers may change it
+                table = torch.ones(vocabulary, dtype=torch.bool)
             table[[token for token, known in self._candidates.items() if not known]] = False
             self._tables[vocabulary] = table
         return table

@@ -31,8 +31,8 @@ def measured(scale: float) -> list[dict[str, Any]]:
     Scheduler.step = timed(Scheduler.step, spent, "engine")  # type: ignore[method-assign]
     # A forward is a trace of the model or, where there is none yet, the model itself.
     SlotBackend._run = timed(SlotBackend._run, spent)  # type: ignore[method-assign]
-    script_of = traces.script_of
-    traces.script_of = lambda *args: timed(script_of(*args), spent)
+    for name in ("script_of", "loop_of"):
+        setattr(traces, name, _timing(getattr(traces, name), spent))
     return [_measured(side, policy, asked, spent) for side, policy in POLICIES.items()]
 
 
@@ -45,6 +45,18 @@ def _measured(side: str, policy: Any, asked: list[str], spent: Counter[str]) -> 
         for question in asked:
             llm.invoke(question)
         return {"side": side, **_row(time.perf_counter() - start, spent, len(asked))}
+
+
+def _timing(make: Callable[..., Any], spent: Counter[str]) -> Callable[..., Any]:
+    """What makes a trace, or a loop around one: as it does, but what is made is timed."""
+
+    def made(*args: Any) -> Any:
+        work = make(*args)
+        run: Any = timed(work, spent)
+        run.graph = work.graph
+        return run
+
+    return made
 
 
 def timed(

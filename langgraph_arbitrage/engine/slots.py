@@ -141,7 +141,8 @@ class SlotTable:
             reuse: Whether to go on from what a slot holds.
             hand: Who works on it.
         """
-        if len(self.busy()) >= self.max_slots:
+        busy = self.busy()
+        if len(busy) >= self.max_slots:
             return None
         arena = Arena(self.arena_length(tokens), hand)
         if not reuse:
@@ -158,7 +159,7 @@ class SlotTable:
             return self._take(best, None, overlap)
         donor = best if overlap >= MIN_OVERLAP else None
         overlap = overlap if donor else 0
-        busy_donor = max(self.busy(), key=lambda s: common_prefix(s.ids, ids), default=None)
+        busy_donor = max(busy, key=lambda s: common_prefix(s.ids, ids), default=None)
         if busy_donor and common_prefix(busy_donor.ids, ids) >= overlap + MIN_OVERLAP:
             donor, overlap = busy_donor, min(common_prefix(busy_donor.ids, ids), useful)
         return self._take(self._vacant(arena, keep=donor), donor, overlap)
@@ -229,8 +230,12 @@ class SlotTable:
 
     def _miss(self, ids: Sequence[int], overlap: int) -> None:
         """Keep one more idle slot where a request has to read again what one of them held."""
+        end = overlap + MIN_OVERLAP
+        if len(ids) < end:
+            return
+        next_ = ids[overlap:end]
         for held in self._overwritten:
-            if common_prefix(held, ids) >= overlap + MIN_OVERLAP:
+            if held[overlap:end] == next_ and common_prefix(held, ids) >= end:
                 self._overwritten.remove(held)
                 self.keep_idle += 1
                 return

@@ -61,9 +61,12 @@ class Halts:
         self._flags = bytearray(MOST)
         self.flags = torch.frombuffer(self._flags, dtype=torch.uint8)
 
-    def ask(self) -> None:
-        """Have every loop end: there is something to look at."""
-        self._flags[:] = b"\1" * len(self._flags)
+    def ask(self, hand: int | None = None) -> None:
+        """Have the loop of a hand end, or of all: there is something to look at."""
+        if hand is None:
+            self._flags[:] = b"\1" * len(self._flags)
+        else:
+            self._flags[hand] = 1
 
     def heed(self, hand: int) -> None:
         """Before a hand looks at what there is."""
@@ -106,16 +109,28 @@ class Crew:
         self._wake_first = wake_first
         self._stopped = False
         self._calls: dict[int, queue.SimpleQueue[bool]] = {}
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
+        """Of the hands beside the first."""
+        self._retired = False
 
     def hands(self, rows: int) -> int:
         """How many may share so many rows: each needs a core that no other model works on."""
         worth = rows * self._parameters // ENOUGH
-        if worth < 2 or not self._ready():
+        if worth < 2 or self._retired or not self._ready():
             return 1
-        own = {thread.ident for thread in self._threads}
+        own = {thread.ident for thread in self.threads}
         elsewhere = at_work_lately() - own - {threading.get_ident()}
         return min(max(1, ALL - len(elsewhere)), MOST, worth)
+
+    @property
+    def retired(self) -> bool:
+        """Whether the first hand works alone from now on: forwards need the interpreter again."""
+        self._retired |= not self._ready()
+        return self._retired
+
+    def call(self, hand: int) -> None:
+        """Have a hand that works look around behind its next token."""
+        self._halts.ask(hand)
 
     def wake(self, hand: int) -> None:
         """Let a hand that sleeps look for rows. Only while holding the baton."""
@@ -127,7 +142,7 @@ class Crew:
             thread = threading.Thread(
                 target=self._run, args=(hand,), name=f"{self.name}-{hand + 1}", daemon=True
             )
-            self._threads.append(thread)
+            self.threads.append(thread)
             thread.start()
         self._calls[hand].put(True)
 
@@ -142,14 +157,17 @@ class Crew:
         self._halts.ask()
         for calls in self._calls.values():
             calls.put(False)
-        for thread in self._threads:
-            thread.join()
+        for thread in self.threads:
+            if thread is not threading.current_thread():
+                thread.join()
 
     def _work(self, hand: int, cores: Cores) -> None:
         """Until it has no more rows."""
         goes_on = True
-        while goes_on and not self._stopped:
+        while goes_on:
             self._halts.heed(hand)
+            if self._stopped:
+                return
             goes_on = self.scheduler.step(hand, cores)
 
     def _run(self, hand: int) -> None:
@@ -162,3 +180,4 @@ class Crew:
         except BaseException as error:  # the worker ends by it, and tells all who wait
             self.error = error
             self._wake_first()
+            self._halts.ask()

@@ -7,7 +7,7 @@ or that take no cache at all (encoders).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,15 +34,16 @@ class PlainBackend:
         self.reuse = reuse
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
-        self.vocabulary: int = model.config.get_text_config().vocab_size
         self._slot = Slot(Arena(0), index=0)
         self._cache: Any = None
 
-    def decode(self, batch: Batch, most: int, stops: Tensor) -> list[tuple[list[int], list[float]]]:
+    def decode(
+        self, batch: Batch, most: int, stops: Callable[[int], Tensor]
+    ) -> list[tuple[list[int], list[float]]]:
         """Nothing: each token takes a forward of its own."""
         return []
 
-    def home(self, ids: Sequence[int]) -> int:
+    def home(self, ids: Sequence[int]) -> int | None:
         """Its one slot is the first hand's."""
         return 0
 

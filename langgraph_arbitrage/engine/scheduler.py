@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from langgraph_arbitrage.engine.crew import Baton, Crew
 from langgraph_arbitrage.engine.requests import Sampling, Score, Write
 from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.sampler import choose
-from langgraph_arbitrage.engine.step_ends import StepEnds, step_ends
+from langgraph_arbitrage.engine.step_ends import step_ends
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
 from langgraph_arbitrage.engine.transfer import on_device
@@ -31,15 +31,13 @@ class Backend(Protocol):
     """Owns the model and its cache; turns batches into logits."""
 
     name: str
-    vocabulary: int
-    """Tokens that the model chooses from (V)."""
 
     @property
     def max_rows(self) -> int:
         """Most rows that can run at a time."""
 
-    def home(self, ids: Sequence[int]) -> int:
-        """The hand that holds most of the beginning of `ids`."""
+    def home(self, ids: Sequence[int]) -> int | None:
+        """The hand that holds clearly most of the beginning of `ids`, if one does."""
 
     def admit(self, row: Row, others: Sequence[Row]) -> bool:
         """Give the row a slot beside the others; False where it has to wait.
@@ -64,13 +62,15 @@ class Backend(Protocol):
     def forward(self, batch: Batch) -> Tensor:
         """Feed a batch; logits of its trailing positions, [B, keep, V], or [B, labels]."""
 
-    def decode(self, batch: Batch, most: int, stops: Tensor) -> list[tuple[list[int], list[float]]]:
+    def decode(
+        self, batch: Batch, most: int, stops: Callable[[int], Tensor]
+    ) -> list[tuple[list[int], list[float]]]:
         """Write several greedy tokens of each row, up to one to stop at.
 
         Args:
             batch: Rows with one token to read.
             most: Tokens.
-            stops: Whether to stop behind a token, [V].
+            stops: For a vocabulary of a size (V), whether to stop behind each token, [V].
 
         Returns:
             Ids and log-probabilities of each row; none where one forward at a time is needed.
@@ -179,19 +179,22 @@ class Scheduler:
         """
         with self.baton:
             self._awake.add(hand)
+            if hand and self.crew is not None and self.crew.retired:
+                self._hand_over(hand)
+                return False
             self._drop_cancelled(hand)
             self._make_room(hand)
             if self.waiting:
                 self._admit(hand)
             batches = self.backend.batches(self._rows_of(hand))
             for batch in batches:
-                if cores is not None and self.crew is None:  # each hand has a core
-                    cores.use(len(batch.rows))
+                if cores is not None:
+                    cores.use(len(batch.rows) if self._alone(hand) else 0)  # else each has a core
                 with batch.forward():
                     if len(batches) > 1 or not self._decode(batch):
                         self._absorb(batch, self.backend.forward(batch))
             for other in {row.hand for row in self.waiting} - {hand}:
-                self._wake(other)  # a slot may be free now
+                self._call(other)  # a slot may be free now
             goes_on = bool(self._rows_of(hand) or (self.waiting and not self.running))
             if not goes_on:
                 self._awake.discard(hand)
@@ -201,6 +204,24 @@ class Scheduler:
         if self.crew is None:
             return self.running
         return [row for row in self.running if row.hand == hand]
+
+    def _alone(self, hand: int) -> bool:
+        return self.crew is None or all(row.hand == hand for row in self.running)
+
+    def _hand_over(self, hand: int) -> None:
+        """Leave all rows to the first hand."""
+        for row in (*self.running, *self.waiting):
+            if row.hand == hand:
+                row.hand = 0
+        self._awake.discard(hand)
+        self._call(0)
+
+    def _call(self, hand: int) -> None:
+        """Wake a hand, or have it look around soon."""
+        if self.crew is None or hand not in self._awake:
+            self._wake(hand)
+        elif len(self.running) < self.backend.max_rows:
+            self.crew.call(hand)
 
     def _wake(self, hand: int) -> None:
         if self.crew is not None and hand not in self._awake:
@@ -270,7 +291,7 @@ class Scheduler:
         room = min(row.room(self.context) for row in rows)
         alone = len(rows) == 1
         most = room if alone else min(room, TOGETHER)
-        stops = self._stops(rows[0].ends if alone else None)
+        stops = rows[0].ends.table if alone and rows[0].ends is not None else self._end_stops
         for row in rows:
             row.start_decoding()
         written = self.backend.decode(batch, most, stops)
@@ -284,13 +305,11 @@ class Scheduler:
                     break
         return bool(written)
 
-    def _stops(self, ends: StepEnds | None) -> Tensor:
-        """The tokens that may end a step, [V]."""
-        if ends is not None:
-            return ends.table(self.backend.vocabulary)
+    def _end_stops(self, vocabulary: int) -> Tensor:
+        """The tokens that end an answer, [V]."""
         if self._end_table is None:
-            self._end_table = torch.zeros(self.backend.vocabulary, dtype=torch.bool)
-            self._end_table[sorted(self.end_ids)] = True
+            self._end_table = torch.zeros(vocabulary, dtype=torch.bool)
+            self._end_table[[token for token in self.end_ids if token < vocabulary]] = True
         return self._end_table
 
     def _absorb(self, batch: Batch, logits: Tensor) -> None:

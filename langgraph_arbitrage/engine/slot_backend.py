@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -69,7 +69,6 @@ class SlotBackend:
         # A graph knows its arenas: on a GPU few of them make few graphs.
         many = self.joined and self.device.type not in CAPTURES
         self.table = SlotTable(spec.max_slots, context, lengths or (JOINED if many else APART))
-        self.vocabulary: int = model.config.get_text_config().vocab_size
         self.chunk = CHUNK.get(self.device.type, CHUNK["cuda"])
         self.masks = Masks(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -83,8 +82,8 @@ class SlotBackend:
         """Most rows at a time: `max_slots`, or what there was memory for."""
         return self.table.max_slots
 
-    def home(self, ids: Sequence[int]) -> int:
-        """The hand with the free slot that holds most of the beginning of `ids`."""
+    def home(self, ids: Sequence[int]) -> int | None:
+        """The hand that holds clearly most of the beginning of `ids`, if one does."""
         return self.table.home(ids)
 
     def admit(self, row: Row, others: Sequence[Row]) -> bool:
@@ -234,12 +233,15 @@ class SlotBackend:
             row.fed += count
         return logits
 
-    def decode(self, batch: Batch, most: int, stops: Tensor) -> list[tuple[list[int], list[float]]]:
+    def decode(
+        self, batch: Batch, most: int, stops: Callable[[int], Tensor]
+    ) -> list[tuple[list[int], list[float]]]:
         """Write several greedy tokens of each row at once, where that can be done."""
         most = min(most, *(row.slot.length - len(row.slot.ids) - 1 for row in batch.rows))
         if not isinstance(self.faster, Traces) or most < 2:
             return []
-        found = self.faster.decode(batch, most, stops)
+        vocabulary: int = self.model.config.get_text_config().vocab_size
+        found = self.faster.decode(batch, most, stops(vocabulary))
         if found is None:
             return []
         self.table.forwards += 1

@@ -113,10 +113,16 @@ class SlotTable:
         """Slots with a row in them."""
         return [s for arena in self.arenas.values() for s in arena if s.busy]
 
-    def home(self, ids: Sequence[int]) -> int:
-        """The hand with the free slot that holds most of the beginning of `ids`."""
-        best = self._best(ids)
-        return best.arena.hand if best else 0
+    def home(self, ids: Sequence[int]) -> int | None:
+        """The hand whose free slots hold clearly most of the beginning of `ids`, if one's do."""
+        held: dict[int, int] = {}
+        for arena, slots in self.arenas.items():
+            there = (common_prefix(s.ids, ids) for s in slots if not s.busy)
+            held[arena.hand] = max(held.get(arena.hand, 0), max(there, default=0))
+        ordered = sorted(held, key=held.__getitem__, reverse=True)
+        next_ = held[ordered[1]] if len(ordered) > 1 else 0
+        clear = ordered and held[ordered[0]] >= next_ + MIN_OVERLAP
+        return ordered[0] if clear else None
 
     def _best(self, ids: Sequence[int], hand: int | None = None) -> Slot | None:
         """The free slot that holds most of the beginning of `ids`; if several do, one of `hand`."""

@@ -46,7 +46,7 @@ class StepEnds:
         if table is None:
             with torch.inference_mode(False):  # others than workers may change it
                 table = torch.ones(vocabulary, dtype=torch.bool)
-            table[[token for token, known in self._candidates.items() if not known]] = False
+            table[[token for token, known in (*self._candidates.items(),) if not known]] = False
             self._tables[vocabulary] = table
         return table
 
@@ -92,7 +92,7 @@ class StepEnds:
             # An incomplete character may turn out to be any of them.
             known = "\ufffd" in text or any(c in text for c in self._last_characters)
             self._candidates[token] = known
-            for table in self._tables.values():
+            for table in (*self._tables.values(),):  # models of one tokenizer share them
                 table[token] = known
         return known
 

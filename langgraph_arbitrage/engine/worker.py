@@ -77,6 +77,7 @@ class Worker:
         self._cores: Cores | None = None
         self._turns: Turns | None = None
         self._traces: Traces | None = None
+        self._crew: Crew | None = None
         self._closed = False
 
     def put(self, ticket: Ticket[Any], *, under_way: bool = True) -> None:
@@ -129,8 +130,13 @@ class Worker:
             thread = self._thread
         self._inbox.put(None)
         self._halts.ask()
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and not self._works_here(thread):
             thread.join()
+
+    def _works_here(self, thread: threading.Thread) -> bool:
+        """Whether this is called by one of its own threads, of which none can wait for another."""
+        crew, here = self._crew, threading.current_thread()
+        return here is thread or (crew is not None and here in crew.threads)
 
     # --- on the worker's thread ----------------------------------------------------------
 
@@ -178,10 +184,11 @@ class Worker:
 
     def _end(self, scheduler: Scheduler | None, why: ArbitrageError) -> None:
         """Tell all who wait, once nobody works any more."""
+        if scheduler is not None and scheduler.crew is not None:
+            scheduler.crew.stop()
+            scheduler.crew = self._crew = None  # it holds the model
         lost = self._drained()
         if scheduler is not None:
-            if scheduler.crew is not None:
-                scheduler.crew.stop()
             scheduler.fail(why)
         for ticket in lost:
             ticket.fail(why)
@@ -200,11 +207,11 @@ class Worker:
                 self._traces = traces_of(model, self.spec, *there, baton, self._halts)
             slots.faster = graphs or self._traces
             if self._traces is not None and self.spec.threads is None:
-                scheduler.crew = self._crew(scheduler, model, self._traces)
+                scheduler.crew = self._crew = self._crew_of(scheduler, model, self._traces)
         self.model, self.backend_name = model, scheduler.backend.name
         return scheduler
 
-    def _crew(self, scheduler: Scheduler, model: PreTrainedModel, traces: Traces) -> Crew:
+    def _crew_of(self, scheduler: Scheduler, model: PreTrainedModel, traces: Traces) -> Crew:
         return Crew(
             f"arbitrage-{self.spec.name}",
             scheduler,

@@ -1,7 +1,9 @@
 """Several hands at one model: they share its rows, and nobody else can tell."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from langgraph_arbitrage.engine import Engine, Write, cores, crew, traces
+from langgraph_arbitrage.engine import Engine, Ticket, Write, cores, crew, traces
+from langgraph_arbitrage.engine.row import Row
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.errors import EngineClosedError, EngineError, RequestCancelledError
@@ -127,12 +130,101 @@ def test_a_hand_that_fails_fails_all_who_wait_and_is_followed_by_another(
     assert threads(engine) == 0
 
 
+def test_hands_that_fail_together_load_the_model_no_further_time(
+    fresh: Make, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, both = fresh(PATH), threading.Barrier(2)
+    warm(engine)
+    forward = SlotBackend.forward
+
+    def failing(self: SlotBackend, batch: Any) -> Tensor:
+        if batch.rows[0].hand:
+            with self.faster.baton.laid_down():  # type: ignore[union-attr]
+                both.wait(60)
+            raise MemoryError("no memory for this")
+        return forward(self, batch)
+
+    monkeypatch.setattr(SlotBackend, "forward", failing)
+    for ticket in [engine.submit(Write(ids, LONG)) for ids in ASKED]:
+        with pytest.raises(EngineError):
+            ticket.result()
+    while threads(engine):
+        time.sleep(0.001)
+    assert len(loads) == 1
+
+
+def test_closing_by_a_hand_itself_waits_for_nobody(fresh: Make) -> None:
+    engine, closed = fresh(PATH), threading.Event()
+    warm(engine)
+
+    def close(_: object) -> None:
+        if threading.current_thread().name.endswith(("-2", "-3")):
+            engine.close()
+            closed.set()
+
+    tickets = [engine.submit(Write(ids, 40)) for ids in ASKED]
+    for ticket in tickets:
+        ticket.future.add_done_callback(close)
+    assert closed.wait(60)
+    for ticket in tickets:
+        assert isinstance(ticket.future.exception(60), EngineClosedError | None)
+
+
+def test_a_closed_engine_is_gone_with_its_weights_at_once(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    write_all(engine, ASKED, 8)
+    model = weakref.ref(schedulers[-1].backend.model)  # type: ignore[attr-defined]
+    schedulers.clear()
+    gc.disable()
+    try:
+        engine.close()
+        assert model() is None
+    finally:
+        gc.enable()
+
+
+def test_where_forwards_need_the_interpreter_again_the_first_hand_ends_all_rows(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    write_all(engine, ASKED, 8)
+    tickets = [engine.submit(Write(ids, 80)) for ids in ASKED]
+    while len({row.hand for row in (*schedulers[-1].running,)}) < 3:
+        assert not all(ticket.future.done() for ticket in tickets)
+    schedulers[-1].backend.faster.disable("so it is asked")  # type: ignore[attr-defined]
+    assert [t.result().ids for t in tickets] == [generate(PATH, ids, 80) for ids in ASKED]
+    assert write_all(engine, ASKED, 8) == [generate(PATH, ids, 8) for ids in ASKED]
+    assert schedulers[-1].crew.retired  # type: ignore[union-attr]
+
+
+def test_a_beginning_that_all_hold_is_no_reason_to_crowd(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "LATELY", 0)
+    engine, begun = fresh(PATH), random_ids(40, seed=5)
+    warm(engine)
+    write_all(engine, [[*begun, *random_ids(9, seed=n)] for n in range(9)], 4)
+    scheduler, found = schedulers[-1], []
+    with scheduler.baton:  # nobody takes a row meanwhile
+        for n in range(3):
+            row = Row(Ticket(Write([*begun, *random_ids(7, seed=50 + n)], 4)))
+            row.hand = scheduler._hand_for(row)
+            scheduler.waiting.append(row)
+            found.append(row.hand)
+        scheduler.waiting.clear()
+    assert sorted(found) == [0, 1, 2]
+
+
 def test_closing_ends_all_hands_and_tells_all_who_wait(fresh: Make) -> None:
     engine = fresh(PATH)
     warm(engine)
     tickets = [engine.submit(Write(ids, LONG)) for ids in ASKED]
     while threads(engine) < 3:
-        time.sleep(0.001)
+        assert not all(ticket.future.done() for ticket in tickets)
     engine.close()
     assert threads(engine) == 0
     for ticket in tickets:

@@ -100,6 +100,15 @@ def test_each_token_is_fed_one_place_further_on_and_padding_stays() -> None:
     assert torch.allclose(logprobs, wanted.expand(4, 2))
 
 
+def test_a_halt_ends_a_loop_that_runs() -> None:
+    halts, tokens = Halts(), inputs(1)
+    loop, never, most = loop_of(counting(), 1), torch.zeros(9).bool(), 10**7
+    timer = threading.Timer(0.05, halts.ask)
+    timer.start()
+    ids, _ = loop(*tokens[:3], tokens[3], never, halts.flags[2], most, [torch.zeros(1)])
+    assert len(ids) < most  # which would take minutes
+
+
 def test_halts_are_heeded_by_each_hand_for_itself() -> None:
     halts = Halts()
     halts.ask()
@@ -189,7 +198,7 @@ def test_tokens_that_somebody_watches_or_draws_come_one_by_one(
 def test_a_new_request_and_a_cancelled_one_are_seen_within_a_token(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loop is held after its first token until the request is there."""
+    """Each loop is held at its beginning until the request is there."""
     loops, arrived, made = [], threading.Event(), traces.loop_of
     arrived.set()
 

@@ -33,10 +33,10 @@ def at_work_lately() -> set[int]:
 class Cores:
     """One thread for a small model, where starting work on several takes longer than the work.
 
-    All of them for many rows at a time: their keys and values are more than one core can fetch.
-    Measured on two cores with a model of 2.9M parameters: eight rows on two threads take 0.8 of
-    the time that they take on one, and a single row takes as long on either. Models at work at the
-    same time share them: each on a core of its own, two are faster than both on all.
+    All of them for many rows at a time that no hands share: their keys and values are more than one
+    core can fetch. Measured on two cores with a model of 2.9M parameters: eight rows on two threads
+    take 0.8 of the time that they take on one, and a single row takes as long on either. Models at
+    work at the same time share them: each on a core of its own, two are faster than both on all.
 
     As a context manager: while the model is at work.
     """

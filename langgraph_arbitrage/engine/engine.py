@@ -119,7 +119,7 @@ class Engine:
 
         Args:
             request: What is asked.
-            listener: Called with each new token id on the worker's thread.
+            listener: Called with each new token id on a thread of the worker.
             under_way: It goes on with an answer that was begun: never refused for a full queue.
 
         Raises:

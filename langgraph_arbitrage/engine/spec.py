@@ -49,7 +49,8 @@ class ModelSpec:
     batch_invariant: bool = False
     """Feed one sequence at a time, each read from its start: exact, whatever else is asked."""
     threads: int | None = None
-    """Compute threads of the worker on a CPU; None chooses by the model and the rows at a time."""
+    """Compute threads of a forward on a CPU, and one forward at a time; None chooses by the model
+    and the rows, which several hands may share."""
     engine: EngineName = "auto"
     """"auto" takes the slot engine where it agrees with a plain forward, and on a CPU runs small
     models by traces; "eager" has no traces (of a GPU see cuda_graphs); "plain" has no slots."""

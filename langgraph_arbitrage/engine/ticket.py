@@ -14,7 +14,7 @@ __all__ = ["Listener", "Ticket"]
 
 Answer = TypeVar("Answer", Written, Reading)
 Listener = Callable[[int], None]
-"""Called with each new token id, on the worker's thread: hand it on, do no work."""
+"""Called with each new token id, on a thread of the worker: hand it on, do no work."""
 
 
 class Ticket(Generic[Answer]):

@@ -1,4 +1,7 @@
-"""One thread a model: it owns the model, the cache and everything on the device."""
+"""One worker a model: its thread owns the model, the cache and everything on the device.
+
+Where that is faster, other threads take rows beside it (`crew`).
+"""
 
 from __future__ import annotations
 

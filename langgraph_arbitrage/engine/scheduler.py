@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from langgraph_arbitrage.engine.backend import Backend
 from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.engine.cores import Cores
 from langgraph_arbitrage.engine.crew import Baton, Crew
@@ -21,60 +22,10 @@ from langgraph_arbitrage.engine.tokenizer import Tokenizer
 from langgraph_arbitrage.engine.transfer import on_device
 from langgraph_arbitrage.errors import GrammarError, NotEnoughMemoryError
 
-__all__ = ["Backend", "Scheduler", "run_all"]
+__all__ = ["Scheduler", "run_all"]
 
 TOGETHER = 2  # tokens that several rows write at once: what one writes behind its end is lost
 HOME = 3  # rows more that a hand may have and still get one whose beginning it holds
-
-
-class Backend(Protocol):
-    """Owns the model and its cache; turns batches into logits."""
-
-    name: str
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows that can run at a time."""
-
-    def home(self, ids: Sequence[int]) -> int | None:
-        """The hand that holds clearly most of the beginning of `ids`, if one does."""
-
-    def admit(self, row: Row, others: Sequence[Row]) -> bool:
-        """Give the row a slot beside the others; False where it has to wait.
-
-        Raises:
-            NotEnoughMemoryError: There is no memory for it beside them.
-        """
-
-    def make_room(self, row: Row) -> None:
-        """See that a running row can go on.
-
-        Raises:
-            NotEnoughMemoryError: There is no memory for that beside the others.
-        """
-
-    def leave(self, row: Row) -> None:
-        """Free the row's slot."""
-
-    def batches(self, rows: Sequence[Row]) -> list[Batch]:
-        """What goes through the model next."""
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Feed a batch; logits of its trailing positions, [B, keep, V], or [B, labels]."""
-
-    def decode(
-        self, batch: Batch, most: int, stops: Callable[[int], Tensor]
-    ) -> list[tuple[list[int], list[float]]]:
-        """Write several greedy tokens of each row, up to one to stop at.
-
-        Args:
-            batch: Rows with one token to read.
-            most: Tokens.
-            stops: For a vocabulary of a size (V), whether to stop behind each token, [V].
-
-        Returns:
-            Ids and log-probabilities of each row; none where one forward at a time is needed.
-        """
 
 
 class Scheduler:

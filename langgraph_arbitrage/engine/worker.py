@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from langgraph_arbitrage.engine.backend import Backend
 from langgraph_arbitrage.engine.cores import Cores
 from langgraph_arbitrage.engine.crew import Crew, Halts
 from langgraph_arbitrage.engine.cuda_capture import own_stream
@@ -27,7 +28,7 @@ from langgraph_arbitrage.engine.loader import load_model
 from langgraph_arbitrage.engine.memory import out_of_memory
 from langgraph_arbitrage.engine.plain_backend import PlainBackend
 from langgraph_arbitrage.engine.probe import agrees
-from langgraph_arbitrage.engine.scheduler import Backend, Scheduler
+from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.engine.slots import Lengths
 from langgraph_arbitrage.engine.spec import ModelSpec

@@ -22,6 +22,7 @@ from langgraph_arbitrage.engine import (
     Score,
     Write,
     cores,
+    open_sizes,
     slots,
     traces,
     worker,
@@ -294,7 +295,7 @@ def test_models_in_half_precision_are_traced_too(
 
 
 def test_the_weights_of_a_traced_model_go_with_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    traces._reader()  # that one stays
+    open_sizes._reader()  # that one stays
     of_torch = torch.jit._state._python_cu
     functions = len(of_torch.get_functions())
     kept: list[weakref.ref[Any]] = []
@@ -349,7 +350,7 @@ def test_a_longer_view_is_compared_too(
 
         def run(tokens: Tensor, bounds: Tensor, *others: Tensor) -> Tensor:
             logits = traced(tokens, bounds, *others)
-            return logits.roll(1, -1) if bounds[0, traces.VIEW] > 64 else logits
+            return logits.roll(1, -1) if bounds[0, open_sizes.VIEW] > 64 else logits
 
         return run
 

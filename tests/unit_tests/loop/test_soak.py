@@ -10,10 +10,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from transformers import LlamaForCausalLM
 
 from langgraph_arbitrage import ChatArbitrage, DraftConfidence
+from langgraph_arbitrage.engine import crew, traces
+from langgraph_arbitrage.engine.row import Batch
 from langgraph_arbitrage.engine.scheduler import Scheduler
+from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.errors import AnswerTimeoutError, EngineError
 from tiny import QUESTIONS, pair
 
@@ -28,26 +30,32 @@ class InjectedError(RuntimeError):
 
 
 class Faults:
-    """Has the models fail now and then: a forward here, one there."""
+    """Has the models fail now and then: a forward here, a loop there, of one hand or another."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, every: float) -> None:
         self.on = False
         self.made = 0
+        self.hands: set[int] = set()
+        """Those that have worked."""
         self._next, self._every = 0.0, every
         self._lock = threading.Lock()
-        forward = LlamaForCausalLM.forward
+        for name in ("forward", "decode"):  # not of the model: that would have no traces
+            failing = self._failing(getattr(SlotBackend, name))
+            monkeypatch.setattr(SlotBackend, name, failing)
 
-        def failing(model: Any, *args: Any, **kwargs: Any) -> Any:
+    def _failing(self, work: Any) -> Any:
+        def failing(backend: SlotBackend, batch: Batch, *args: Any) -> Any:
             with self._lock:
+                self.hands.add(batch.rows[0].hand)
                 due = self.on and time.monotonic() > self._next
                 if due:
                     self._next = time.monotonic() + self._every
                     self.made += 1
             if due:
                 raise InjectedError("injected")
-            return forward(model, *args, **kwargs)
+            return work(backend, batch, *args)
 
-        monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
+        return failing
 
 
 async def one_call(llm: ChatArbitrage, rng: random.Random, ended: Counter[str]) -> None:
@@ -113,6 +121,8 @@ async def soak(llm: ChatArbitrage, seconds: float, seed: int) -> Counter[str]:
 async def test_every_call_ends_and_survivors_answer_as_in_a_quiet_run(
     seconds: float, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module, name, value in ((crew, "ALL", 3), (crew, "ENOUGH", 1), (traces, "MET", 1)):
+        monkeypatch.setattr(module, name, value)  # three hands, traces at once
     faults = Faults(monkeypatch, every=max(1.5, seconds / 60))
     llm = ChatArbitrage(
         **pair(endless=True, words=True),
@@ -144,4 +154,5 @@ async def test_every_call_ends_and_survivors_answer_as_in_a_quiet_run(
     assert known <= set(ended) <= known | {"in time"}
     assert calls == ended.total()
     assert faults.made >= 2
+    assert faults.hands == {0, 1, 2}
     llm.close()

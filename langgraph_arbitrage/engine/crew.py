@@ -2,8 +2,8 @@
 
 The operations of a small model are too short to be shared among cores, one by one. So its rows are:
 each hand takes some of them through the whole model, on a core of its own, and while one computes
-another chooses tokens. Of 32 rows on two cores each token takes 0.6 of the time that it takes where
-both cores share every operation.
+another chooses tokens. A forward of 32 rows of a model of 3M parameters took 16 ms on one core, 13
+to 24 ms where two cores shared each operation, and 10 ms where each took half of the rows.
 
 Everything but the forward of a trace, which needs no interpreter, is done by one hand at a time:
 the one that holds the baton. The first hand is the worker's own thread.
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Baton", "Crew", "Halts"]
 
 MOST = 4  # hands of a model: the interpreter chooses all their tokens, one after the other
-ENOUGH = (
-    10_000_000  # parameters × rows of a hand: below, starting operations takes most of the time
-)
+ENOUGH = 10_000_000  # parameters × rows of a hand: below, it is operations that take long to start
 
 
 class Baton:

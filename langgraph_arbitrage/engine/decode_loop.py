@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from langgraph_arbitrage.engine.open_sizes import VIEW
+
 __all__ = ["Loop", "loop_of"]
 
 Loop = Callable[..., tuple[Tensor, Tensor]]
@@ -35,7 +37,7 @@ def decode(
         logprobs.append(last.log_softmax(-1).gather(1, lane).squeeze(1))
         tokens[0].copy_(lane)
         tokens[1:3].add_(live)
-        bounds[:, 4].add_(1)
+        bounds[:, {view}].add_(1)
         going = len(ids) < most and not bool(halt) and not bool(stops[best].any())
     return torch.stack(ids), torch.stack(logprobs)
 """
@@ -56,6 +58,6 @@ def loop_of(traced: Any, arenas: int) -> Loop:
     forward = unit.create_function("forward", traced.graph.copy())
     there = ", ".join(f"there[{i}]" for i in range(arenas))
     names: dict[str, Any] = {"forward": forward, "Tensor": Tensor, "torch": torch}
-    unit.define(SOURCE.format(there=there), names.get)  # type: ignore[arg-type]
+    unit.define(SOURCE.format(there=there, view=VIEW), names.get)  # type: ignore[arg-type]
     loop: Loop = unit.find_function("decode")
     return loop

@@ -13,7 +13,7 @@ from langgraph_arbitrage.engine.backend import Backend
 from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.engine.cores import Cores
 from langgraph_arbitrage.engine.crew import Baton, Crew
-from langgraph_arbitrage.engine.requests import Sampling, Score, Write
+from langgraph_arbitrage.engine.requests import Reading, Sampling, Score, Write, Written
 from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.sampler import choose
 from langgraph_arbitrage.engine.step_ends import step_ends
@@ -169,9 +169,9 @@ class Scheduler:
 
     def _call(self, hand: int) -> None:
         """Wake a hand, or have it look around soon."""
-        if self.crew is None or hand not in self._awake:
+        if hand not in self._awake:
             self._wake(hand)
-        elif len(self.running) < self.backend.max_rows:
+        elif self.crew is not None and len(self.running) < self.backend.max_rows:
             self.crew.call(hand)
 
     def _wake(self, hand: int) -> None:
@@ -230,6 +230,10 @@ class Scheduler:
         self.running.remove(row)
         self.backend.leave(row)
 
+    def _answer(self, row: Row, answer: Written | Reading) -> None:
+        self._leave(row)
+        row.ticket.resolve(answer)
+
     def _decode(self, batch: Batch) -> bool:
         """Write several tokens at once where nobody needs to look at each; whether it was done.
 
@@ -251,8 +255,7 @@ class Scheduler:
                 finish = row.append(token, logprob, self.end_ids, self.context)
                 if finish is not None:
                     row.forget_unwritten()
-                    self._leave(row)
-                    row.ticket.resolve(row.written(finish))
+                    self._answer(row, row.written(finish))
                     break
         return bool(written)
 
@@ -291,8 +294,7 @@ class Scheduler:
                 token, logprob = row.constraint.take(token)
             finish = row.append(token, logprob, self.end_ids, self.context)
             if finish is not None:
-                self._leave(row)
-                row.ticket.resolve(row.written(finish))
+                self._answer(row, row.written(finish))
 
     def _verify(self, row: Row, logits: Tensor) -> None:
         """Settle a proposed step from the logits where each of its tokens was to be chosen."""
@@ -301,8 +303,7 @@ class Scheduler:
         tokens, logprobs = choose(logits[-count:], samplings, randoms)
         finish = row.settle(tokens, logprobs, self.end_ids, self.context)
         if finish is not None:
-            self._leave(row)
-            row.ticket.resolve(row.written(finish))
+            self._answer(row, row.written(finish))
 
     def _read(self, row: Row, request: Score, logits: Tensor) -> None:
         """Answer a `Score`: logits are [labels], or [keep, labels], or [keep, V]."""
@@ -320,8 +321,7 @@ class Scheduler:
                 logprobs=spread.gather(-1, scored[:, None]).squeeze(-1).tolist(),
                 entropies=(-(spread.exp() * spread).sum(dim=-1)).tolist(),
             )
-        self._leave(row)
-        row.ticket.resolve(answer)
+        self._answer(row, answer)
 
 
 def _sampling(row: Row) -> Sampling:

@@ -219,6 +219,39 @@ def test_a_beginning_that_all_hold_is_no_reason_to_crowd(
     assert sorted(found) == [0, 1, 2]
 
 
+def test_a_row_goes_to_the_hand_that_holds_its_beginning(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "LATELY", 0)
+    engine = fresh(PATH)
+    warm(engine)
+    write_all(engine, ASKED, 8)
+    scheduler = schedulers[-1]
+    with scheduler.baton:
+        for arena, there in scheduler.backend.table.arenas.items():  # type: ignore[attr-defined]
+            held = max((slot.ids for slot in there), key=len)
+            if len(held) > 30:
+                row = Row(Ticket(Write([*held, 7], 4)))
+                assert scheduler._hand_for(row) == arena.hand
+
+
+def test_the_last_place_is_kept_for_whoever_came_first(
+    fresh: Make, schedulers: list[Scheduler]
+) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    scheduler = schedulers[-1]
+    with scheduler.baton:
+        scheduler.backend.table.max_slots = 1  # type: ignore[attr-defined]
+        for hand in (1, 0):
+            scheduler.waiting.append(Row(Ticket(Write(ASKED[hand], 4))))
+            scheduler.waiting[-1].hand = hand
+        scheduler._admit(0)
+        admitted = scheduler.running[:]
+        scheduler.waiting.clear()
+    assert admitted == []
+
+
 def test_closing_ends_all_hands_and_tells_all_who_wait(fresh: Make) -> None:
     engine = fresh(PATH)
     warm(engine)

@@ -72,6 +72,7 @@ class Writing:
             spans=tuple((opening, close) for opening, close in demands["spans"]),
             grammar=Grammar(lark, len(state["prompts"][role]), left) if lark else None,
             proposal=self._proposal(role, state),
+            ahead=role == "draft",
         )
 
     def guesser(self, state: ArbitrageState) -> Engine | None:

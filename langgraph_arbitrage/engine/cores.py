@@ -10,7 +10,7 @@ from types import TracebackType
 import torch
 from transformers import PreTrainedModel
 
-__all__ = ["ALL", "Cores", "at_work_lately"]
+__all__ = ["ALL", "Cores", "at_work", "at_work_lately"]
 
 SMALL = 100_000_000  # parameters up to which one thread beats several on a single token
 WIDE = 20_000_000  # parameters × rows from which several threads beat one all the same
@@ -22,6 +22,11 @@ _at_work: set[int] = set()  # threads with a model at work
 _left: dict[int, float] = {}  # when a thread's model was at work last
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_at_work.clear)  # a child has none of them
+
+
+def at_work() -> int:
+    """How many threads have a model that is at work now."""
+    return len(_at_work)
 
 
 def at_work_lately() -> set[int]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from langgraph_arbitrage.engine.cores import ALL, Cores, at_work_lately
+from langgraph_arbitrage.engine.cores import ALL, Cores, at_work, at_work_lately
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine.scheduler import Scheduler
@@ -125,6 +125,11 @@ class Crew:
         """Whether the first hand works alone from now on: forwards need the interpreter again."""
         self._retired |= not self._ready()
         return self._retired
+
+    @property
+    def has_time(self) -> bool:
+        """Whether a core is idle beside that of the hand that asks, for whoever comes next."""
+        return not self.retired and at_work() < ALL
 
     def call(self, hand: int) -> None:
         """Have a hand that works look around behind its next token."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from langgraph_arbitrage.engine.ahead import Ahead, next_step
 from langgraph_arbitrage.engine.backend import Backend
 from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.engine.cores import Cores
@@ -53,6 +55,7 @@ class Scheduler:
         self.baton = Baton()
         self.crew: Crew | None = None
         """Hands beside the first, where there are any."""
+        self._ahead = Ahead()
         self._awake = {0}
         self._end_table: Tensor | None = None
 
@@ -68,15 +71,24 @@ class Scheduler:
 
     def add(self, ticket: Ticket[Any]) -> None:
         """Queue a ticket: first come, first served."""
+        with self.baton:
+            begun = self._ahead.asked(ticket)
+            if begun is not None:
+                if begun.ticket is not ticket:  # it is written already
+                    self._hand_out(begun, ticket)
+                return
         try:
             row = self._row(ticket)
         except GrammarError as error:
             ticket.fail(error)
             return
         with self.baton:
-            row.hand = self._hand_for(row)
-            self.waiting.append(row)
-            self._wake(row.hand)
+            self._queue(row)
+
+    def _queue(self, row: Row) -> None:
+        row.hand = self._hand_for(row)
+        self.waiting.append(row)
+        self._wake(row.hand)
 
     def _row(self, ticket: Ticket[Any]) -> Row:
         request = ticket.request
@@ -233,6 +245,26 @@ class Scheduler:
     def _answer(self, row: Row, answer: Written | Reading) -> None:
         self._leave(row)
         row.ticket.resolve(answer)
+        if isinstance(answer, Written) and not self._ahead.has(row):
+            self._go_ahead(row, answer)
+
+    def _hand_out(self, row: Row, ticket: Ticket[Any]) -> None:
+        """Answer with a step that was written before it was asked for."""
+        answer = replace(row.ticket.result(0), seconds=ticket.seconds)
+        ticket.resolve(answer)
+        self._go_ahead(row, answer)
+
+    def _go_ahead(self, row: Row, answer: Written) -> None:
+        """Begin the next step where the core has nothing else to do."""
+        if self.busy or self.crew is None or not self.crew.has_time:
+            return
+        assert isinstance(row.request, Write)  # noqa: S101 - by its answer
+        request = next_step(row.request, answer)
+        if request is None or (self.context is not None and len(request.ids) >= self.context):
+            return
+        begun = self._row(Ticket(request))
+        self._ahead.begin(begun)
+        self._queue(begun)
 
     def _decode(self, batch: Batch) -> bool:
         """Write several tokens at once where nobody needs to look at each; whether it was done.
@@ -240,7 +272,8 @@ class Scheduler:
         A row that ends among them has the rest taken back.
         """
         rows = batch.rows
-        waits = self.waiting and len(self.running) < self.backend.max_rows
+        own = any(row.hand == rows[0].hand for row in self.waiting)
+        waits = own and len(self.running) < self.backend.max_rows
         if waits or not all(row.decodes_greedily for row in rows):
             return False
         room = min(row.room(self.context) for row in rows)

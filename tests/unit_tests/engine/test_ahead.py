@@ -1,0 +1,305 @@
+"""Steps that are begun before they are asked for: the same ones, and in nobody's way."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from langgraph_arbitrage import AlwaysDraft, ChatArbitrage, embedded
+from langgraph_arbitrage.engine import (
+    Engine,
+    ModelSpec,
+    Sampling,
+    Write,
+    Written,
+    ahead,
+    cores,
+    crew,
+    load_tokenizer,
+    traces,
+)
+from langgraph_arbitrage.engine.ahead import Ahead, next_step
+from langgraph_arbitrage.engine.row import Row
+from langgraph_arbitrage.engine.scheduler import Scheduler
+from langgraph_arbitrage.engine.slot_backend import SlotBackend
+from langgraph_arbitrage.engine.ticket import Ticket
+from tiny import random_ids
+
+Make = Callable[..., Engine]
+DRAFT = str(embedded.DRAFT)
+
+
+def prompt(question: str) -> list[int]:
+    return load_tokenizer(ModelSpec(DRAFT)).render([{"role": "user", "content": question}])
+
+
+QUESTION = max((p.question for p in embedded.problems(20, 77)), key=len)
+STEP = Write(prompt(QUESTION), 60, separators=("\n\n",), ahead=True)
+"""The first of several."""
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "ALL", 2)
+    monkeypatch.setattr(traces, "MET", 1)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
+    """For each request whether its step had been begun; None where none had been."""
+    found: list[bool | None] = []
+    asked = Ahead.asked
+
+    def noting(self: Ahead, ticket: Ticket[Any]) -> Row | None:
+        there = self._row is not None
+        row = asked(self, ticket)
+        found.append(row is not None if there else None)
+        return row
+
+    monkeypatch.setattr(Ahead, "asked", noting)
+    return found
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    """The rows that were begun before they were asked for."""
+    rows: list[Row] = []
+    begin = Ahead.begin
+
+    def noting(self: Ahead, row: Row) -> None:
+        rows.append(row)
+        begin(self, row)
+
+    monkeypatch.setattr(Ahead, "begin", noting)
+    return rows
+
+
+def warm(engine: Engine) -> None:
+    for _ in range(3):
+        engine.submit(replace(STEP, ids=STEP.ids[:-4], ahead=False, separators=())).result()
+
+
+@pytest.fixture
+def eager(engine: Make) -> Make:
+    """What writes the same one token at a time."""
+    return lambda path: engine(path, engine="eager")
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def after(request: Write, written: Written) -> Write:
+    """The request for the step behind this one."""
+    return replace(request, ids=[*request.ids, *written.ids])
+
+
+# --- what is likely to be asked ----------------------------------------------------------
+
+WRITTEN = Written([7, 8], [0.0, 0.0], "separator", fed=2, cached=0, kept=0, seconds=0.1)
+
+
+def test_the_next_step_goes_on_from_where_this_one_ends() -> None:
+    request = replace(STEP, begun=3, proposal=(7, 9))
+    found = next_step(request, WRITTEN)
+    assert found is not None
+    assert list(found.ids) == [*STEP.ids, 7, 8]
+    assert (found.begun, found.proposal, found.separators) == (0, (), STEP.separators)
+
+
+@pytest.mark.parametrize(
+    ("changed", "finish"),
+    [
+        ({"ahead": False}, "separator"),
+        ({}, "end"),
+        ({}, "length"),
+        ({"stop": ("x",)}, "separator"),
+        ({"sampling": Sampling(temperature=0.5)}, "separator"),
+    ],
+    ids=str,
+)
+def test_none_is_begun_that_might_be_another(changed: dict[str, Any], finish: Any) -> None:
+    assert next_step(replace(STEP, **changed), replace(WRITTEN, finish=finish)) is None
+
+
+# --- in the engine -----------------------------------------------------------------------
+
+
+def test_steps_in_a_row_are_the_same_as_without(
+    fresh: Make, eager: Make, taken: list[bool | None]
+) -> None:
+    engine, plain = fresh(DRAFT), eager(DRAFT)
+    warm(engine)
+    warm(plain)
+    taken.clear()
+    request = STEP
+    for n in range(8):
+        until(lambda: not cores.at_work())
+        found, wanted = engine.submit(request).result(), plain.submit(request).result()
+        assert (found.ids, found.finish) == (wanted.ids, wanted.finish)
+        assert found.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
+        assert found.fed == wanted.fed
+        if found.finish == "end":
+            break
+        if n % 2:
+            time.sleep(0.05)  # it is written before it is asked for
+        request = after(request, found)
+    assert taken.count(True) == n >= 3  # the other engine's requests find none
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"ids": random_ids(30)}, {"max_tokens": 2}, {"separators": ("a",)}, {"ahead": False}],
+    ids=lambda changed: next(iter(changed)),
+)
+@pytest.mark.parametrize("written", [True, False])
+def test_another_request_ends_what_was_begun(
+    changed: dict[str, Any],
+    written: bool,
+    fresh: Make,
+    eager: Make,
+    schedulers: list[Scheduler],
+    begun: list[Row],
+) -> None:
+    engine, plain = fresh(DRAFT), eager(DRAFT)
+    warm(engine)
+    scheduler = schedulers[-1]
+    until(lambda: not cores.at_work())
+    request = after(STEP, engine.submit(STEP).result())
+    until(lambda: begun)
+    if written:
+        until(begun[0].ticket.future.done)
+    other = replace(request, **changed)
+    found, wanted = engine.submit(other).result(), plain.submit(other).result()
+    assert (found.ids, found.finish) == (wanted.ids, wanted.finish)
+    until(lambda: not scheduler.busy)
+    backend = scheduler.backend
+    assert isinstance(backend, SlotBackend)
+    assert backend.table.busy() == []
+
+
+def test_a_listener_hears_every_token(
+    fresh: Make, begun: list[Row], taken: list[bool | None]
+) -> None:
+    engine = fresh(DRAFT)
+    warm(engine)
+    until(lambda: not cores.at_work())
+    request = after(STEP, engine.submit(STEP).result())
+    until(lambda: begun)
+    heard: list[int] = []
+    assert engine.submit(request, heard.append).result().ids == heard
+    assert taken[-1] is False
+
+
+def test_a_step_is_taken_over_while_it_is_written(
+    fresh: Make, eager: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loop is held until the request is there, and obeys that request's limit then."""
+    held, made = threading.Event(), traces.loop_of
+
+    def loop_of(*args: Any) -> Any:
+        loop = made(*args)
+        return lambda *args: (begun and held.wait(60), loop(*args))[1]
+
+    monkeypatch.setattr(traces, "loop_of", loop_of)
+    engine, plain = fresh(DRAFT), eager(DRAFT)
+    for limit in (60, 3):
+        begun.clear()
+        warm(engine)
+        held.clear()
+        until(lambda: not cores.at_work())
+        first = engine.submit(STEP).result()
+        until(lambda: begun and begun[0].batch is not None)
+        request = replace(after(STEP, first), max_tokens=limit)
+        ticket = engine.submit(request)
+        held.set()
+        found, wanted = ticket.result(), plain.submit(request).result()
+        assert (found.ids, found.finish) == (wanted.ids, wanted.finish)
+        assert begun[0].ticket is ticket
+
+
+def test_a_step_that_does_not_end_is_not_written_on_for_ever(
+    fresh: Make,
+    eager: Make,
+    begun: list[Row],
+    taken: list[bool | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ahead, "MOST", 2)
+    engine, plain = fresh(DRAFT), eager(DRAFT)
+    warm(engine)
+    until(lambda: not cores.at_work())
+    request = after(STEP, engine.submit(STEP).result())
+    until(lambda: begun)
+    until(begun[0].ticket.future.done)
+    assert len(begun[0].ticket.result(0).ids) <= 2
+    assert engine.submit(request).result().ids == plain.submit(request).result().ids
+    assert False in taken
+
+
+def test_none_is_begun_where_the_core_is_needed(
+    fresh: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fresh(DRAFT)
+    warm(engine)
+    with monkeypatch.context() as patched:
+        patched.setattr(cores, "_at_work", {1, 2})  # other models'
+        engine.submit(STEP).result()
+    tickets = [engine.submit(replace(STEP, ids=random_ids(40, seed=n))) for n in range(3)]
+    for ticket in tickets[:2]:
+        ticket.result()
+    assert begun == []
+
+
+def test_a_model_that_fails_meanwhile_is_loaded_again(
+    fresh: Make, eager: Make, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, plain = fresh(DRAFT), eager(DRAFT)
+    warm(engine)
+    warm(plain)
+    loads.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(Ahead, "begin", lambda ahead, row: setattr(row, "room", None))
+        until(lambda: not cores.at_work())
+        first = engine.submit(STEP).result()
+        until(lambda: engine._worker._thread is None)  # type: ignore[union-attr]
+    request = after(STEP, first)
+    assert engine.submit(request).result().ids == plain.submit(request).result().ids
+    assert len(loads) == 1
+
+
+# --- in the loop -------------------------------------------------------------------------
+
+
+def test_the_drafts_steps_are_begun_while_those_before_are_judged(
+    taken: list[bool | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [p.question for p in embedded.problems(2, 77)]
+    llm = ChatArbitrage(max_tokens=200)
+    found = [llm.invoke(question).text for question in asked]
+    assert True in taken
+    assert False in taken  # some are escalated
+    llm.close()
+    monkeypatch.setattr(crew, "ALL", 1)
+    taken.clear()
+    plain = ChatArbitrage(max_tokens=200)
+    assert [plain.invoke(question).text for question in asked] == found
+    assert set(taken) == {None}
+    plain.close()
+
+
+def test_alone_a_draft_has_every_step_begun(taken: list[bool | None]) -> None:
+    llm = ChatArbitrage(router=AlwaysDraft(), max_tokens=200)
+    llm.invoke("What is 17 + 25?")
+    taken.clear()
+    message = llm.invoke("What is 31 + 25?")
+    steps = message.response_metadata["arbitrage"]["steps"]
+    assert taken.count(True) == len(steps) - 1
+    llm.close()

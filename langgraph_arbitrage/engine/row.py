@@ -156,6 +156,11 @@ class Row:
             return "context"
         return None
 
+    def extend(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Take tokens that are known to end nothing."""
+        self.tokens += tokens
+        self.logprobs += logprobs
+
     def settle(
         self,
         tokens: Sequence[int],

@@ -284,13 +284,23 @@ class Scheduler:
             row.start_decoding()
         written = self.backend.decode(batch, most, stops)
         for row, (tokens, logprobs) in zip(rows, written, strict=bool(written)):
-            for token, logprob in zip(tokens, logprobs, strict=True):
+            known = self._known(row, tokens) if alone else 0
+            row.extend(tokens[:known], logprobs[:known])
+            for token, logprob in zip(tokens[known:], logprobs[known:], strict=True):
                 finish = row.append(token, logprob, self.end_ids, self.context)
                 if finish is not None:
                     row.forget_unwritten()
                     self._answer(row, row.written(finish))
                     break
         return bool(written)
+
+    def _known(self, row: Row, tokens: list[int]) -> int:
+        """How many of the tokens end nothing: a loop goes on behind no others than these.
+
+        The row may have been taken over meanwhile, by a request that wants fewer.
+        """
+        known = max(0, min(len(tokens), row.room(self.context)) - 1)
+        return known if self.end_ids.isdisjoint(tokens[:known]) else 0
 
     def _end_stops(self, vocabulary: int) -> Tensor:
         """The tokens that end an answer, [V]."""

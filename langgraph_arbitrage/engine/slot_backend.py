@@ -102,12 +102,13 @@ class SlotBackend:
 
     def _is_read_now(self, ids: list[int], others: Sequence[Row]) -> bool:
         """Whether another row is reading a long common beginning: it is copied once it is there."""
-        if not others:
+        reading = [other for other in others if other.remaining >= WORTH_WAITING]
+        if not reading:
             return False
         here = self.table.overlap(ids)
         return any(
             common_prefix(other.tokens, ids) - max(here, len(other.slot.ids)) >= WORTH_WAITING
-            for other in others
+            for other in reading
         )
 
     def _claimed(self, ids: list[int], hand: int, *, reuse: bool) -> Claim | None:

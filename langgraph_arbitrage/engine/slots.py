@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -117,8 +117,8 @@ class SlotTable:
         """The hand whose free slots hold clearly most of the beginning of `ids`, if one's do."""
         held: dict[int, int] = {}
         for arena, slots in self.arenas.items():
-            there = (common_prefix(s.ids, ids) for s in slots if not s.busy)
-            held[arena.hand] = max(held.get(arena.hand, 0), max(there, default=0))
+            free = [s for s in slots if not s.busy]
+            held[arena.hand] = _most_held(free, ids, held.get(arena.hand, 0))
         ordered = sorted(held, key=held.__getitem__, reverse=True)
         next_ = held[ordered[1]] if len(ordered) > 1 else 0
         clear = ordered and held[ordered[0]] >= next_ + MIN_OVERLAP
@@ -127,11 +127,9 @@ class SlotTable:
     def _best(self, ids: Sequence[int], hand: int | None = None) -> Slot | None:
         """The free slot that holds most of the beginning of `ids`; if several do, one of `hand`."""
         free = [s for arena in self.arenas.values() for s in arena if not s.busy]
-        return max(
-            free,
-            key=lambda s: (common_prefix(s.ids, ids), s.arena.hand == hand, s.used),
-            default=None,
-        )
+        most = _most_held(free, ids)
+        best = [s for s in free if _holds(s, ids, most) and common_prefix(s.ids, ids) == most]
+        return max(best, key=lambda s: (s.arena.hand == hand, s.used), default=None)
 
     def claim(
         self, ids: Sequence[int], tokens: int, *, reuse: bool = True, hand: int = 0
@@ -165,9 +163,10 @@ class SlotTable:
             return self._take(best, None, overlap)
         donor = best if overlap >= MIN_OVERLAP else None
         overlap = overlap if donor else 0
-        busy_donor = max(busy, key=lambda s: common_prefix(s.ids, ids), default=None)
-        if busy_donor and common_prefix(busy_donor.ids, ids) >= overlap + MIN_OVERLAP:
-            donor, overlap = busy_donor, min(common_prefix(busy_donor.ids, ids), useful)
+        more = _most_held(busy, ids, overlap + MIN_OVERLAP - 1)
+        if more >= overlap + MIN_OVERLAP:
+            donor = next(s for s in busy if common_prefix(s.ids, ids) == more)
+            overlap = min(more, useful)
         return self._take(self._vacant(arena, keep=donor), donor, overlap)
 
     def move(self, slot: Slot, tokens: int) -> Claim:
@@ -177,9 +176,7 @@ class SlotTable:
 
     def overlap(self, ids: Sequence[int]) -> int:
         """Most leading tokens of `ids` that any slot holds now."""
-        return max(
-            (common_prefix(s.ids, ids) for arena in self.arenas.values() for s in arena), default=0
-        )
+        return _most_held([s for arena in self.arenas.values() for s in arena], ids)
 
     def release(self, slot: Slot) -> None:
         """Free a slot; what it holds stays for those who come with the same beginning."""
@@ -266,6 +263,19 @@ class SlotTable:
 
 def _index(slot: Slot) -> int:
     return slot.index
+
+
+def _holds(slot: Slot, ids: Sequence[int], tokens: int) -> bool:
+    """Whether the slot may hold so many of the first ids: only the last of them is compared."""
+    return not tokens or (len(slot.ids) >= tokens and slot.ids[tokens - 1] == ids[tokens - 1])
+
+
+def _most_held(slots: Iterable[Slot], ids: Sequence[int], most: int = 0) -> int:
+    """Most leading ids that one of the slots holds, if more than `most`."""
+    for slot in slots:
+        if most < len(ids) and _holds(slot, ids, most + 1):
+            most = max(most, common_prefix(slot.ids, ids))
+    return most
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

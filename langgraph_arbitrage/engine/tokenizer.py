@@ -46,9 +46,7 @@ class Tokenizer:
         Raises:
             ChatTemplateError: There is no template, or it refuses these messages.
         """
-        encoded = self._rendered(messages, tokenize=True, return_dict=True, **options)
-        ids: list[int] = encoded["input_ids"]
-        return ids
+        return self._encoded(self.render_text(messages, **options))
 
     def render_text(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """The same as text, special tokens and all.

@@ -35,15 +35,18 @@ def decode(
         lane = best.unsqueeze(1)
         ids.append(best)
         logprobs.append(last.log_softmax(-1).gather(1, lane).squeeze(1))
+        if tokens.size(2) > 1:
+            tokens = tokens[:, :, -1:].clone()
+            wanted = torch.zeros_like(wanted)
         tokens[0].copy_(lane)
         tokens[1:3].add_(live)
         bounds[:, {view}].add_(1)
         going = len(ids) < most and not bool(halt) and not bool(stops[best].any())
     return torch.stack(ids), torch.stack(logprobs)
 """
-"""Tokens [4, B, 1] and bounds [arenas, 5] as a trace takes them, and changed; lanes that go on
-[B, 1] (1, or 0 where padding stays); tokens to stop at [V]; a flag that asks for a halt; most
-tokens; keys and values → ids and log-probabilities [tokens, B]."""
+"""Tokens [4, B, Q] and bounds [arenas, 5] as a trace takes them, and changed; the last place of Q;
+lanes that go on [B, 1] (1, or 0 where padding stays); tokens to stop at [V]; a flag that asks for a
+halt; most tokens; keys and values → ids and log-probabilities [tokens, B]."""
 
 
 def loop_of(traced: Any, arenas: int) -> Loop:

@@ -95,7 +95,8 @@ class Written:
     spent: float = 0.0
     """Seconds of the forwards for it: of one that several rows shared, its share."""
     pace: float = 0.0
-    """The same for each token that was decoded one by one; 0 where none was."""
+    """The same for each token that was decoded one by one; 0 where none was, or where the prompt
+    was read in the same call."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Row:
         self.forwards = 0.0
         """Seconds of the forwards before, its share of each."""
         self._read: tuple[int, float] | None = None  # tokens and seconds when decoding began
+        self._paced = True
         if isinstance(self.request, Write):
             self.step_start = self.prompt_length - self.request.begun
             self._draw_as_written()
@@ -101,22 +102,26 @@ class Row:
         return self.trailing if count == self.remaining else 0
 
     @property
-    def decodes_greedily(self) -> bool:
+    def writes_greedily(self) -> bool:
         """Whether its next tokens depend on nothing but the model, and nobody watches them come."""
         request = self.request
         return (
             isinstance(request, Write)
             and request.sampling.temperature == 0
-            and self.remaining == 1
             and not self.proposal
             and self.constraint is None
             and self.ticket.listener is None
         )
 
-    def start_decoding(self) -> None:
-        """What comes from here on is decoded, token by token."""
+    def start_decoding(self, *, paced: bool = True) -> None:
+        """What comes from here on is decoded, token by token.
+
+        Args:
+            paced: Whether a token's time is known: not where the same call has read the prompt.
+        """
         if self._read is None:
             self._read = len(self.tokens), self.spent
+            self._paced = paced
 
     def room(self, context: int | None) -> int:
         """Most tokens that it may write now."""
@@ -223,7 +228,7 @@ class Row:
     def _pace(self) -> float:
         tokens, seconds = self._read or (len(self.tokens), 0.0)
         decoded = len(self.tokens) - tokens
-        return (self.spent - seconds) / decoded if decoded else 0.0
+        return (self.spent - seconds) / decoded if decoded and self._paced else 0.0
 
     def reading(
         self,

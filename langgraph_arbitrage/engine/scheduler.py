@@ -274,16 +274,20 @@ class Scheduler:
         rows = batch.rows
         own = any(row.hand == rows[0].hand for row in self.waiting)
         waits = own and len(self.running) < self.backend.max_rows
-        if waits or not all(row.decodes_greedily for row in rows):
+        alone = len(rows) == 1
+        read = alone and batch.counts[0] == rows[0].remaining  # all of it, by this forward
+        ready = read or all(row.remaining == 1 for row in rows)
+        if waits or not ready or not all(row.writes_greedily for row in rows):
             return False
         room = min(row.room(self.context) for row in rows)
-        alone = len(rows) == 1
         most = room if alone else min(room, TOGETHER)
         stops = rows[0].ends.table if alone and rows[0].ends is not None else self._end_stops
-        for row in rows:
+        reads = batch.width > 1
+        for row in rows if not reads else ():
             row.start_decoding()
         written = self.backend.decode(batch, most, stops)
         for row, (tokens, logprobs) in zip(rows, written, strict=bool(written)):
+            row.start_decoding(paced=not reads)
             known = self._known(row, tokens) if alone else 0
             row.extend(tokens[:known], logprobs[:known])
             for token, logprob in zip(tokens[known:], logprobs[known:], strict=True):

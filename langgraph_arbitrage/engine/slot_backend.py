@@ -238,7 +238,9 @@ class SlotBackend:
         self, batch: Batch, most: int, stops: Callable[[int], Tensor]
     ) -> list[tuple[list[int], list[float]]]:
         """Write several greedy tokens of each row at once, where that can be done."""
-        most = min(most, *(row.slot.length - len(row.slot.ids) - 1 for row in batch.rows))
+        fed = [row.remaining for row in batch.rows]
+        room = (r.slot.length - len(r.slot.ids) - n for r, n in zip(batch.rows, fed, strict=True))
+        most = min(most, *room)
         if not isinstance(self.faster, Traces) or most < 2:
             return []
         vocabulary: int = self.model.config.get_text_config().vocab_size
@@ -247,9 +249,9 @@ class SlotBackend:
             return []
         self.table.forwards += 1
         ids, logprobs = (values.T.tolist() for values in found)
-        for row, new in zip(batch.rows, ids, strict=True):
-            row.slot.ids += [row.tokens[-1], *new[:-1]]
-            row.fed += len(new)
+        for row, new, count in zip(batch.rows, ids, fed, strict=True):
+            row.slot.ids += [*row.tokens[-count:], *new[:-1]]
+            row.fed += count + len(new) - 1
         return list(zip(ids, logprobs, strict=True))
 
     def _eager(self, batch: Batch) -> Tensor:

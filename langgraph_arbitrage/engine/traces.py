@@ -120,7 +120,7 @@ class Traces:
         """Several greedy tokens of each row, by a loop around the trace.
 
         Args:
-            batch: Rows with one token to read.
+            batch: Rows with one token to read, or a single row with all that it has to read.
             most: Tokens of each row.
             stops: Tokens [V] behind which the loop ends, if it is not asked for a halt before.
 
@@ -131,7 +131,8 @@ class Traces:
             return None
         lanes = lanes_of(batch, self.table)
         proven, there = _like(lanes, 1), self._there(lanes)
-        if proven not in self._checked or there is None:
+        begins = proven[:2] + (True,) + proven[3:]  # to read a prompt, and to go on from it
+        if not {proven, begins} <= self._checked or there is None:
             return None
         loop = self._loop(len(lanes.spans), len(there))
         if loop is None:

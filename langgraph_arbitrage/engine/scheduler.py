@@ -243,28 +243,41 @@ class Scheduler:
         self.backend.leave(row)
 
     def _answer(self, row: Row, answer: Written | Reading) -> None:
-        self._leave(row)
+        following = self._following(row, answer)
+        if following is None:
+            self._leave(row)
         row.ticket.resolve(answer)
-        if isinstance(answer, Written) and not self._ahead.has(row):
-            self._go_ahead(row, answer)
+        if following is not None:  # in the same slot: it holds all but the last token
+            begun = self._begun(following)
+            begun.hand = row.hand
+            begun.take(row.slot, len(row.slot.ids))
+            self.running[self.running.index(row)] = begun
 
     def _hand_out(self, row: Row, ticket: Ticket[Any]) -> None:
         """Answer with a step that was written before it was asked for."""
         answer = replace(row.ticket.result(0), seconds=ticket.seconds)
         ticket.resolve(answer)
-        self._go_ahead(row, answer)
+        following = self._following(row, answer)
+        if following is not None:
+            self._queue(self._begun(following))
 
-    def _go_ahead(self, row: Row, answer: Written) -> None:
-        """Begin the next step where the core has nothing else to do."""
-        if self.busy or self.crew is None or not self.crew.has_time:
-            return
+    def _following(self, row: Row, answer: Written | Reading) -> Write | None:
+        """What to begin before it is asked for, where the core has nothing else to do."""
+        if isinstance(answer, Reading) or self._ahead.has(row) or self.crew is None:
+            return None
+        others = self.rows - (row in self.running)
+        if others or not self.crew.has_time:
+            return None
         assert isinstance(row.request, Write)  # noqa: S101 - by its answer
         request = next_step(row.request, answer)
-        if request is None or (self.context is not None and len(request.ids) >= self.context):
-            return
-        begun = self._row(Ticket(request))
-        self._ahead.begin(begun)
-        self._queue(begun)
+        if request is not None and self.context is not None and len(request.ids) >= self.context:
+            return None
+        return request
+
+    def _begun(self, request: Write) -> Row:
+        row = self._row(Ticket(request))
+        self._ahead.begin(row)
+        return row
 
     def _decode(self, batch: Batch) -> bool:
         """Write several tokens at once where nobody needs to look at each; whether it was done.

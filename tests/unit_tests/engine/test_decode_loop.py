@@ -11,6 +11,7 @@ from torch import Tensor
 from langgraph_arbitrage.engine import Engine, Sampling, Write, decode_loop, slots, traces
 from langgraph_arbitrage.engine.crew import Halts
 from langgraph_arbitrage.engine.decode_loop import loop_of
+from langgraph_arbitrage.engine.row import Batch
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.engine.traces import Traces, script_of
@@ -180,6 +181,40 @@ def test_a_row_that_outgrows_its_slot_is_moved_between_loops(
             ENDLESS, random_ids(n), 200
         )
     assert max(lengths) > 20
+
+
+def test_the_last_place_of_a_slot_is_left_free(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What padding writes lies there, in forwards together with other rows."""
+    monkeypatch.setattr(slots, "JOINED", slots.Lengths(32, 2))
+    ends: list[int] = []
+    decode = Traces.decode
+
+    def noting(self: Traces, batch: Batch, most: int, stops: Tensor) -> Any:
+        held = [(r.slot.length, len(r.slot.ids) + r.remaining) for r in batch.rows]
+        ends.extend(length - (read + most - 1) for length, read in held)  # the last is not read
+        return decode(self, batch, most, stops)
+
+    monkeypatch.setattr(Traces, "decode", noting)
+    engine = fresh(ENDLESS)
+    warm(engine)
+    for n in (3, 17, 30):
+        engine.submit(Write(random_ids(n), 200)).result()
+    assert min(ends) == 1
+
+
+def test_a_prompt_is_read_and_gone_on_from_in_one_call(fresh: Make, lengths: list[int]) -> None:
+    engine, plain = fresh(ENDLESS), fresh(ENDLESS, engine="eager")
+    for n in range(3):  # proven to read as many, and to go on
+        engine.submit(Write(random_ids(34, seed=n), 30)).result()
+    lengths.clear()
+    request = Write(random_ids(34, seed=9), 30)
+    found, wanted = engine.submit(request).result(), plain.submit(request).result()
+    assert lengths == [30]
+    assert (found.ids, found.fed, found.finish) == (wanted.ids, wanted.fed, "length")
+    assert found.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
+    assert (found.pace, wanted.pace > 0) == (0, True)  # nobody knows how long a token took
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["watched", "sampled"])

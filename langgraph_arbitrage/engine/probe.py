@@ -51,7 +51,7 @@ def agrees(scheduler: Scheduler, model: PreTrainedModel) -> bool:
     # Architectures fail in their own ways where they do not take such a cache or mask.
     try:
         written: list[Written] = []
-        if scheduler.classifies:
+        if scheduler.outcomes.classifies:
             extended = prompts
         else:
             written = run_all(scheduler, [Ticket(Write(p, max_tokens=3)) for p in prompts])
@@ -76,7 +76,7 @@ def _same(
     """Whether readings of the sequences, and steps written at their starts, are right."""
     tickets = [Ticket[Reading](Score(s, start=n)) for s, n in zip(sequences, starts, strict=True)]
     readings = run_all(scheduler, tickets)
-    reference = _labels if scheduler.classifies else _logprobs
+    reference = _labels if scheduler.outcomes.classifies else _logprobs
     wanted = [reference(model, s, n) for s, n in zip(sequences, starts, strict=True)]
     return all(
         _close(reading.logits or reading.logprobs, right, model)

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from langgraph_arbitrage.engine.ahead import Ahead, next_step
 from langgraph_arbitrage.engine.backend import Backend
 from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.engine.cores import Cores
 from langgraph_arbitrage.engine.crew import Baton, Crew
-from langgraph_arbitrage.engine.requests import Reading, Sampling, Score, Write, Written
+from langgraph_arbitrage.engine.outcomes import Outcomes, stops_at
+from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
 from langgraph_arbitrage.engine.row import Batch, Row
-from langgraph_arbitrage.engine.sampler import choose
 from langgraph_arbitrage.engine.step_ends import step_ends
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
-from langgraph_arbitrage.engine.transfer import on_device
 from langgraph_arbitrage.errors import GrammarError, NotEnoughMemoryError
 
 __all__ = ["Scheduler", "run_all"]
@@ -47,9 +44,8 @@ class Scheduler:
     ) -> None:
         self.backend = backend
         self.tokenizer = tokenizer
-        self.end_ids = end_ids
         self.context = context
-        self.classifies = classifies
+        self.outcomes = Outcomes(end_ids, context, classifies)
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []
         self.baton = Baton()
@@ -57,7 +53,6 @@ class Scheduler:
         """Hands beside the first, where there are any."""
         self._ahead = Ahead()
         self._awake = {0}
-        self._end_table: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -94,7 +89,7 @@ class Scheduler:
         request = ticket.request
         if isinstance(request, Score):
             scored = len(request.ids) - request.start
-            if self.classifies or request.choices or not scored:
+            if self.outcomes.classifies or request.choices or not scored:
                 return Row(ticket)
             # A token is judged where the one before it is read.
             return Row(ticket, trailing=scored, unread=1)
@@ -132,7 +127,7 @@ class Scheduler:
         room = grammar.room
         if self.context is not None:
             room = min(room, self.context - len(request.ids))
-        return Constraint(self.tokenizer, self.end_ids, grammar, request.ids, room)
+        return Constraint(self.tokenizer, self.outcomes.end_ids, grammar, request.ids, room)
 
     def step(self, hand: int = 0, cores: Cores | None = None) -> bool:
         """Let rows go and come, then feed every running row of a hand once.
@@ -154,8 +149,7 @@ class Scheduler:
                 if cores is not None:
                     cores.use(len(batch.rows) if self._alone(hand) else 0)  # else each has a core
                 with batch.forward():
-                    if len(batches) > 1 or not self._decode(batch):
-                        self._absorb(batch, self.backend.forward(batch))
+                    self._feed(batch, alone=len(batches) == 1)
             for other in {row.hand for row in self.waiting} - {hand}:
                 self._call(other)  # a slot may be free now
             goes_on = bool(self._rows_of(hand) or (self.waiting and not self.running))
@@ -279,114 +273,33 @@ class Scheduler:
         self._ahead.begin(row)
         return row
 
-    def _decode(self, batch: Batch) -> bool:
-        """Write several tokens at once where nobody needs to look at each; whether it was done.
+    def _feed(self, batch: Batch, *, alone: bool) -> None:
+        """Feed a batch; answer the rows that end by it."""
+        written = self._decoded(batch) if alone else []
+        if written:
+            answers = self.outcomes.of_loop(batch, written)
+        else:
+            answers = self.outcomes.of_logits(batch, self.backend.forward(batch))
+        for row, answer in answers:
+            self._answer(row, answer)
 
-        A row that ends among them has the rest taken back.
-        """
+    def _decoded(self, batch: Batch) -> list[tuple[list[int], list[float]]]:
+        """Several tokens of each row at once; none where somebody needs to look at each."""
         rows = batch.rows
         own = any(row.hand == rows[0].hand for row in self.waiting)
         waits = own and len(self.running) < self.backend.max_rows
-        alone = len(rows) == 1
-        read = alone and batch.counts[0] == rows[0].remaining  # all of it, by this forward
-        ready = read or all(row.remaining == 1 for row in rows)
+        single = len(rows) == 1
+        whole = single and batch.counts[0] == rows[0].remaining  # all it reads, by this forward
+        ready = whole or all(row.remaining == 1 for row in rows)
         if waits or not ready or not all(row.writes_greedily for row in rows):
-            return False
+            return []
+        if batch.width == 1:
+            for row in rows:
+                row.start_decoding()
         room = min(row.room(self.context) for row in rows)
-        most = room if alone else min(room, TOGETHER)
-        stops = rows[0].ends.table if alone and rows[0].ends is not None else self._end_stops
-        reads = batch.width > 1
-        for row in rows if not reads else ():
-            row.start_decoding()
-        written = self.backend.decode(batch, most, stops)
-        for row, (tokens, logprobs) in zip(rows, written, strict=bool(written)):
-            row.start_decoding(paced=not reads)
-            known = self._known(row, tokens) if alone else 0
-            row.extend(tokens[:known], logprobs[:known])
-            for token, logprob in zip(tokens[known:], logprobs[known:], strict=True):
-                finish = row.append(token, logprob, self.end_ids, self.context)
-                if finish is not None:
-                    row.forget_unwritten()
-                    self._answer(row, row.written(finish))
-                    break
-        return bool(written)
-
-    def _known(self, row: Row, tokens: list[int]) -> int:
-        """How many of the tokens end nothing: a loop goes on behind no others than these.
-
-        The row may have been taken over meanwhile, by a request that wants fewer.
-        """
-        known = max(0, min(len(tokens), row.room(self.context)) - 1)
-        return known if self.end_ids.isdisjoint(tokens[:known]) else 0
-
-    def _end_stops(self, vocabulary: int) -> Tensor:
-        """The tokens that end an answer, [V]."""
-        if self._end_table is None:
-            self._end_table = torch.zeros(vocabulary, dtype=torch.bool)
-            self._end_table[[token for token in self.end_ids if token < vocabulary]] = True
-        return self._end_table
-
-    def _absorb(self, batch: Batch, logits: Tensor) -> None:
-        """Turn logits into tokens or readings, for rows that have read all they know."""
-        writing = []
-        for i, row in enumerate(batch.rows):
-            if row.slot.ids and row.remaining:
-                continue  # more of the prompt is to come
-            if row.proposal:
-                self._verify(row, logits[i])
-            elif isinstance(row.request, Write):
-                writing.append(i)
-            else:
-                self._read(row, row.request, logits[i])
-        if not writing:
-            return
-        rows = [batch.rows[i] for i in writing]
-        last = logits[:, -1]
-        if len(rows) < len(batch.rows):
-            last = last.index_select(0, on_device(writing, logits.device))
-        for row, scores in zip(rows, last, strict=True):
-            if row.constraint is not None:
-                row.constraint.restrict(scores)
-        tokens, logprobs = choose(last, [_sampling(r) for r in rows], [r.random for r in rows])
-        for i, row in enumerate(rows):
-            token, logprob = tokens[i], logprobs[i]
-            if row.constraint is not None:
-                token, logprob = row.constraint.take(token)
-            finish = row.append(token, logprob, self.end_ids, self.context)
-            if finish is not None:
-                self._answer(row, row.written(finish))
-
-    def _verify(self, row: Row, logits: Tensor) -> None:
-        """Settle a proposed step from the logits where each of its tokens was to be chosen."""
-        count = len(row.proposal)
-        samplings, randoms = [_sampling(row)] * count, [row.random] * count
-        tokens, logprobs = choose(logits[-count:], samplings, randoms)
-        finish = row.settle(tokens, logprobs, self.end_ids, self.context)
-        if finish is not None:
-            self._answer(row, row.written(finish))
-
-    def _read(self, row: Row, request: Score, logits: Tensor) -> None:
-        """Answer a `Score`: logits are [labels], or [keep, labels], or [keep, V]."""
-        last = logits if logits.dim() == 1 else logits[-1]
-        if self.classifies:
-            answer = row.reading(logits=last.float().tolist())
-        elif request.choices:
-            answer = row.reading(logits=last[list(request.choices)].float().tolist())
-        else:
-            scored = torch.tensor(
-                request.ids[request.start :], dtype=torch.long, device=logits.device
-            )  # [n]
-            spread = logits[len(logits) - len(scored) :].float().log_softmax(dim=-1)  # [n, V]
-            answer = row.reading(
-                logprobs=spread.gather(-1, scored[:, None]).squeeze(-1).tolist(),
-                entropies=(-(spread.exp() * spread).sum(dim=-1)).tolist(),
-            )
-        self._answer(row, answer)
-
-
-def _sampling(row: Row) -> Sampling:
-    assert isinstance(row.request, Write)  # noqa: S101 - scores never sample
-    return row.request.sampling
+        ends = rows[0].ends if single else None
+        stops = ends.table if ends is not None else partial(stops_at, self.outcomes.end_ids)
+        return self.backend.decode(batch, room if single else min(room, TOGETHER), stops)
 
 
 def run_all(scheduler: Scheduler, tickets: Sequence[Ticket[Any]]) -> list[Any]:

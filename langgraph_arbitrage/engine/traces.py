@@ -131,7 +131,7 @@ class Traces:
             return None
         lanes = lanes_of(batch, self.table)
         proven, there = _like(lanes, 1), self._there(lanes)
-        begins = proven[:2] + (True,) + proven[3:]  # to read a prompt, and to go on from it
+        begins = (*proven[:2], True, *proven[3:])  # to read a prompt, and to go on from it
         if not {proven, begins} <= self._checked or there is None:
             return None
         loop = self._loop(len(lanes.spans), len(there))

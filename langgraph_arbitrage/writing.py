@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph_arbitrage.answer_state import step_seed, step_view, target_tokens
 from langgraph_arbitrage.limits import Limits
@@ -72,8 +72,19 @@ class Writing:
             spans=tuple((opening, close) for opening, close in demands["spans"]),
             grammar=Grammar(lark, len(state["prompts"][role]), left) if lark else None,
             proposal=self._proposal(role, state),
-            ahead=role == "draft",
+            ahead=self._ahead(role, steps),
         )
+
+    def _ahead(
+        self, role: Writer, steps: Sequence[StepRecord]
+    ) -> Literal["no", "likely", "certain"]:
+        """Whether this model will be asked for the next step too, from where this one ends."""
+        limits, policy = self.limits, self.policy
+        if len(steps) + 1 >= limits.max_steps or limits.approve is not None:
+            return "no"
+        if not (policy.needs_draft and policy.needs_target):  # it writes alone
+            return "certain"
+        return "likely" if role == "draft" else "no"
 
     def guesser(self, state: ArbitrageState) -> Engine | None:
         """The draft, where it may propose tokens inside of the target's steps.

@@ -1,13 +1,17 @@
-"""The next step, begun before it is asked for: while a router judges the one before.
+"""The next step, begun before it is asked for: while the graph and a router look at the last one.
 
-A draft's step is likely to be accepted, and the next one then goes on from it. Until somebody asks
-for that, a router reads, and the graph goes through three nodes. Where no other request and no
-other model needs the core, the draft writes on meanwhile. Whoever then asks for just that step has
-it sooner, and token for token the same; any other request ends it.
+Between two steps of an answer a request comes back from the graph. Where the next one will go on
+from where this one ends, its row need not wait for that: it goes on in its slot. Whoever then asks
+for just that step takes it over, as far as it is written; token for token it is the same.
+
+A draft's step is likely to be accepted: the next one is begun where no other request and no other
+model needs the core, and given up for any other request. Of a model that writes alone the next step
+is certain to be wanted: it is begun whatever else there is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,51 +22,69 @@ from langgraph_arbitrage.engine.ticket import Ticket
 __all__ = ["Ahead", "next_step"]
 
 MOST = 64  # tokens of a step that nobody has asked for yet
+KEPT = 256  # steps that are written, and may still be asked for
 ENDS = ("separator", "end", "context")  # that do not depend on how many tokens were allowed
 
 
 def next_step(request: Write, written: Written) -> Write | None:
-    """What is likely to be asked next; None where that cannot be known or would not be the same."""
-    known = request.ahead and written.finish == "separator"
+    """What will be asked next; None where that cannot be known or would not be the same."""
+    known = request.ahead != "no" and written.finish == "separator"
     # A sampled step has a seed of its own, and stop strings begin in texts that it does not know.
     if not known or request.sampling.temperature or request.stop or request.grammar is not None:
+        return None
+    if len(written.ids) >= request.max_tokens:
         return None
     ids = [*request.ids, *written.ids]
     return replace(request, ids=ids, max_tokens=MOST, begun=0, proposal=())
 
 
 class Ahead:
-    """The row of such a step, if there is one. Only while holding the baton."""
+    """The rows of such steps, by the ids that they go on from. Only while holding the baton."""
 
     def __init__(self) -> None:
-        self._row: Row | None = None
+        self._rows: dict[tuple[int, ...], Row] = {}
 
     def begin(self, row: Row) -> None:
         """Have this row written without anybody waiting for it."""
-        self._row = row
+        key = tuple(row.request.ids)
+        self._give_up(key)
+        self._rows[key] = row
+        if len(self._rows) > KEPT:
+            self._give_up(next(iter(self._rows)))
 
     def has(self, row: Row) -> bool:
         """Whether nobody has asked for this row."""
-        return self._row is row
+        return self._rows.get(tuple(row.request.ids)) is row
+
+    def writes(self, ids: Sequence[int]) -> bool:
+        """Whether a row goes on from these ids and has not ended. Also without the baton."""
+        row = self._rows.get(tuple(ids))
+        return row is not None and not row.ticket.future.done()
 
     def asked(self, ticket: Ticket[Any]) -> Row | None:
-        """The row that writes, or has written, what is asked for now; else it is given up.
+        """The row that writes, or has written, what is asked for now.
 
-        One that still runs answers this ticket.
+        One that still runs answers this ticket. What was begun only for want of anything better is
+        given up, unless it is this.
         """
-        row, self._row = self._row, None
-        if row is None:
-            return None
-        wanted = ticket.request
-        if isinstance(wanted, Write) and ticket.listener is None and _same(row, wanted):
+        wanted, key = ticket.request, tuple(ticket.request.ids)
+        row = self._rows.get(key)
+        if row is not None and isinstance(wanted, Write) and ticket.listener is None:
             written = row.ticket.future
-            if not written.done():
-                row.ticket, row.request = ticket, wanted
+            if _same(row, wanted) and (not written.done() or written.result().finish in ENDS):
+                del self._rows[key]
+                if not written.done():
+                    row.ticket, row.request = ticket, wanted
                 return row
-            if written.result().finish in ENDS:
-                return row
-        row.ticket.cancel()
+        likely = [k for k, r in self._rows.items() if r.request.ahead == "likely"]  # type: ignore[union-attr]
+        for other in {*likely, key}:
+            self._give_up(other)
         return None
+
+    def _give_up(self, key: tuple[int, ...]) -> None:
+        row = self._rows.pop(key, None)
+        if row is not None:
+            row.ticket.cancel()
 
 
 def _same(row: Row, wanted: Write) -> bool:

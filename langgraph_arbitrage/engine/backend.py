@@ -16,6 +16,8 @@ class Backend(Protocol):
     """Owns the model and its cache; turns batches into logits."""
 
     name: str
+    goes_on: bool
+    """Whether a step may go on in the slot of the one before it."""
 
     @property
     def max_rows(self) -> int:

@@ -26,6 +26,7 @@ class PlainBackend:
     """Feeds one row at a time; a rollback reads everything again."""
 
     name = "plain"
+    goes_on = False
     max_rows = 1
 
     def __init__(self, model: PreTrainedModel, *, cached: bool, reuse: bool = True) -> None:

@@ -69,10 +69,10 @@ class Write:
     begun: int = 0
     """So many of the last `ids` are the step's own, written for requests that paused: its ends are
     looked for in them too, and the random stream goes on behind them."""
-    ahead: bool = False
-    """The next step is likely to be asked for from where this one ends: where nothing else needs
-    the core it is begun before, and given up when something else is asked for. Changes no token;
-    what was written for nothing is in no answer's figures."""
+    ahead: Literal["no", "likely", "certain"] = "no"
+    """Whether the next step will be asked for from where this one ends. A likely one is begun
+    before where nothing else needs the core, and given up when something else is asked for; a
+    certain one is begun in any case. Changes no token; what is written in vain is in no figures."""
 
 
 @dataclass(frozen=True)

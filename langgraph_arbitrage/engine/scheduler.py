@@ -51,7 +51,7 @@ class Scheduler:
         self.baton = Baton()
         self.crew: Crew | None = None
         """Hands beside the first, where there are any."""
-        self._ahead = Ahead()
+        self.ahead = Ahead()
         self._awake = {0}
 
     @property
@@ -67,7 +67,7 @@ class Scheduler:
     def add(self, ticket: Ticket[Any]) -> None:
         """Queue a ticket: first come, first served."""
         with self.baton:
-            begun = self._ahead.asked(ticket)
+            begun = self.ahead.asked(ticket)
             if begun is not None:
                 if begun.ticket is not ticket:  # it is written already
                     self._hand_out(begun, ticket)
@@ -256,21 +256,28 @@ class Scheduler:
             self._queue(self._begun(following))
 
     def _following(self, row: Row, answer: Written | Reading) -> Write | None:
-        """What to begin before it is asked for, where the core has nothing else to do."""
-        if isinstance(answer, Reading) or self._ahead.has(row) or self.crew is None:
+        """The step to begin before it is asked for."""
+        if isinstance(answer, Reading) or not self.backend.goes_on or self.ahead.has(row):
             return None
+        request = row.request
+        assert isinstance(request, Write)  # noqa: S101 - by its answer
+        if request.ahead == "no" or row.ticket.listener is not None:
+            return None
+        certain = request.ahead == "certain"
+        if self.waiting if certain else not self._idles(row):
+            return None  # others come first
+        following = next_step(request, answer)
+        full = following and self.context is not None and len(following.ids) >= self.context
+        return None if full else following
+
+    def _idles(self, row: Row) -> bool:
+        """Whether the core has nothing else to do once this row is answered."""
         others = self.rows - (row in self.running)
-        if others or not self.crew.has_time:
-            return None
-        assert isinstance(row.request, Write)  # noqa: S101 - by its answer
-        request = next_step(row.request, answer)
-        if request is not None and self.context is not None and len(request.ids) >= self.context:
-            return None
-        return request
+        return not others and self.crew is not None and self.crew.has_time
 
     def _begun(self, request: Write) -> Row:
         row = self._row(Ticket(request))
-        self._ahead.begin(row)
+        self.ahead.begin(row)
         return row
 
     def _feed(self, batch: Batch, *, alone: bool) -> None:

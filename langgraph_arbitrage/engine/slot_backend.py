@@ -63,6 +63,7 @@ class SlotBackend:
         """
         self.model = model
         self.spec = spec
+        self.goes_on = not spec.batch_invariant
         self.device = model.device
         self.cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self.joined = join_arenas(model, joined=joined)

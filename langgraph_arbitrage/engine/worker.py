@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from langgraph_arbitrage.engine.ahead import Ahead
 from langgraph_arbitrage.engine.backend import Backend
 from langgraph_arbitrage.engine.cores import Cores
 from langgraph_arbitrage.engine.crew import Crew, Halts
@@ -82,6 +83,7 @@ class Worker:
         self._turns: Turns | None = None
         self._traces: Traces | None = None
         self._crew: Crew | None = None
+        self._ahead: Ahead | None = None
         self._closed = False
 
     def put(self, ticket: Ticket[Any], *, under_way: bool = True) -> None:
@@ -101,7 +103,9 @@ class Worker:
             self._open += 1
             ticket.halt = self._halts.ask
             self._inbox.put(ticket)
-            self._halts.ask()  # behind it: whoever heeds this finds it
+            # Behind it: whoever heeds this finds it, and so does who ends the row that it is for.
+            if self._ahead is None or not self._ahead.writes(ticket.request.ids):
+                self._halts.ask()
             if self._thread is None:
                 self._start()
         ticket.future.add_done_callback(self._resolved)
@@ -173,7 +177,7 @@ class Worker:
             self._end(scheduler, self._failure(error))
             return error
         finally:
-            self.model = self._traces = None
+            self.model = self._traces = self._ahead = None
         self._end(scheduler, EngineClosedError(f"{self.spec.name} was closed"))
         return None
 
@@ -212,6 +216,7 @@ class Worker:
             slots.faster = graphs or self._traces
             if self._traces is not None and self.spec.threads is None:
                 scheduler.crew = self._crew = self._crew_of(scheduler, model, self._traces)
+        self._ahead = scheduler.ahead
         self.model, self.backend_name = model, scheduler.backend.name
         return scheduler
 

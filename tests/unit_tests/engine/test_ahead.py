@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from langgraph_arbitrage import AlwaysDraft, ChatArbitrage, embedded
+from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage, embedded
 from langgraph_arbitrage.engine import (
     Engine,
     ModelSpec,
@@ -274,6 +275,111 @@ def test_a_model_that_fails_meanwhile_is_loaded_again(
     request = after(STEP, first)
     assert engine.submit(request).result().ids == plain.submit(request).result().ids
     assert len(loads) == 1
+
+
+# --- what is certain ---------------------------------------------------------------------
+
+CERTAIN = replace(STEP, ahead="certain")
+MANY = [prompt(p.question) for p in embedded.problems(6, 78)]
+
+
+def written_out(engine: Engine, request: Write) -> list[int]:
+    """All steps of an answer, one after the other."""
+    ids: list[int] = []
+    for _ in range(40):
+        step = engine.submit(replace(request, ids=[*request.ids, *ids])).result()
+        ids += step.ids
+        if step.finish != "separator":
+            return ids
+    raise AssertionError("it does not end")
+
+
+def test_certain_steps_of_many_go_on_beside_each_other(
+    fresh: Make, eager: Make, taken: list[bool | None], schedulers: list[Scheduler]
+) -> None:
+    engine, plain = fresh(DRAFT), eager(DRAFT)
+    warm(engine)
+    scheduler = schedulers[-1]
+    wanted = [written_out(plain, replace(STEP, ids=ids, ahead="no")) for ids in MANY]
+    taken.clear()
+    with ThreadPoolExecutor(len(MANY)) as pool:
+        found = pool.map(lambda ids: written_out(engine, replace(CERTAIN, ids=ids)), MANY)
+        assert list(found) == wanted
+    assert taken.count(True) > 2 * len(MANY)
+    until(lambda: not scheduler.busy)
+    assert isinstance(scheduler.backend, SlotBackend)
+    assert scheduler.backend.table.busy() == []
+
+
+def test_two_who_ask_the_same_get_the_same(fresh: Make, eager: Make) -> None:
+    engine, plain = fresh(DRAFT), eager(DRAFT)
+    wanted = written_out(plain, replace(STEP, ahead="no"))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: written_out(engine, CERTAIN), range(4))) == 4 * [wanted]
+
+
+def test_a_slot_that_another_waits_for_is_given_up_between_steps(
+    fresh: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first loop of the step is held until the other request is there."""
+    there, made = threading.Event(), traces.loop_of
+    there.set()
+
+    def loop_of(*args: Any) -> Any:
+        loop = made(*args)
+        return lambda *args: (there.wait(60), loop(*args))[1]
+
+    monkeypatch.setattr(traces, "loop_of", loop_of)
+    engine = fresh(DRAFT, max_slots=1)
+    warm(engine)
+    there.clear()
+    first = engine.submit(CERTAIN)
+    other = engine.submit(replace(CERTAIN, ids=MANY[0]))
+    there.set()
+    assert first.result().finish == "separator"
+    assert other.result().finish == "separator"
+    until(lambda: begun)
+    assert [list(row.request.ids[: len(MANY[0])]) for row in begun] == [MANY[0]]
+
+
+def test_steps_that_nobody_comes_for_are_forgotten_in_the_end(
+    fresh: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "KEPT", 2)
+    engine = fresh(DRAFT)
+    for ids in MANY:
+        assert engine.submit(replace(CERTAIN, ids=ids)).result().finish == "separator"
+    until(lambda: len(begun) == len(MANY))
+    assert engine._worker._ahead is not None  # type: ignore[union-attr]
+    assert len(engine._worker._ahead._rows) == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("router", "settings", "wanted"),
+    [
+        (AlwaysTarget(), {}, {"certain"}),
+        (AlwaysDraft(), {}, {"certain"}),
+        (AlwaysTarget(), {"max_steps": 1}, {"no"}),
+        (None, {}, {"likely", "no"}),
+    ],
+    ids=str,
+)
+def test_who_is_asked_again_is_said_by_the_policy(
+    router: Any, settings: dict[str, Any], wanted: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+    submit = Engine.submit
+
+    def noting(self: Engine, request: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(request, Write):
+            asked.add(request.ahead)
+        return submit(self, request, *args, **options)
+
+    monkeypatch.setattr(Engine, "submit", noting)
+    llm = ChatArbitrage(router=router, max_tokens=200, **settings)
+    llm.invoke(QUESTION)
+    llm.close()
+    assert asked == wanted
 
 
 # --- in the loop -------------------------------------------------------------------------

@@ -197,6 +197,9 @@ def test_a_listener_hears_every_token(
     heard: list[int] = []
     assert engine.submit(request, heard.append).result().ids == heard
     assert taken[-1] is False
+    begun.clear()  # whoever listens to a step listens to the next one, and none is begun for it
+    engine.submit(replace(CERTAIN, ids=MANY[0]), heard.append).result()
+    assert begun == []
 
 
 def test_a_step_is_taken_over_while_it_is_written(

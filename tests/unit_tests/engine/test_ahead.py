@@ -365,7 +365,7 @@ def test_steps_that_nobody_comes_for_are_forgotten_in_the_end(
         (AlwaysTarget(), {"max_steps": 1}, {"no"}),
         (None, {}, {"likely", "no"}),
     ],
-    ids=str,
+    ids=["the target alone", "the draft alone", "the last step", "the loop"],
 )
 def test_who_is_asked_again_is_said_by_the_policy(
     router: Any, settings: dict[str, Any], wanted: set[str], monkeypatch: pytest.MonkeyPatch

@@ -70,10 +70,10 @@ class Ahead:
         wanted, key = ticket.request, tuple(ticket.request.ids)
         row = self._rows.get(key)
         if row is not None and isinstance(wanted, Write) and ticket.listener is None:
-            written = row.ticket.future
-            if _same(row, wanted) and (not written.done() or written.result().finish in ENDS):
+            ended = row.ticket.future.done()
+            if _same(row, wanted) and (not ended or _is_whole(row.ticket)):
                 del self._rows[key]
-                if not written.done():
+                if not ended:
                     row.ticket, row.request = ticket, wanted
                 return row
         likely = [k for k, r in self._rows.items() if r.request.ahead == "likely"]  # type: ignore[union-attr]
@@ -85,6 +85,12 @@ class Ahead:
         row = self._rows.pop(key, None)
         if row is not None:
             row.ticket.cancel()
+
+
+def _is_whole(ticket: Ticket[Any]) -> bool:
+    """Whether it was written to an end of its own; one that failed is written again."""
+    failed = ticket.future.exception() is not None
+    return not failed and ticket.future.result().finish in ENDS
 
 
 def _same(row: Row, wanted: Write) -> bool:

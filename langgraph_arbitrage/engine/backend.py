@@ -55,7 +55,7 @@ class Backend(Protocol):
         """Write several greedy tokens of each row, up to one to stop at.
 
         Args:
-            batch: Rows with one token to read.
+            batch: Rows with one token to read, or a single row with all that it has to read.
             most: Tokens.
             stops: For a vocabulary of a size (V), whether to stop behind each token, [V].
 

@@ -27,6 +27,7 @@ from langgraph_arbitrage.engine.row import Row
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.engine.ticket import Ticket
+from langgraph_arbitrage.errors import NotEnoughMemoryError
 from tiny import random_ids
 
 Make = Callable[..., Engine]
@@ -128,6 +129,15 @@ def test_the_next_step_goes_on_from_where_this_one_ends() -> None:
 )
 def test_none_is_begun_that_might_be_another(changed: dict[str, Any], finish: Any) -> None:
     assert next_step(replace(STEP, **changed), replace(WRITTEN, finish=finish)) is None
+
+
+def test_a_step_that_failed_before_anybody_asked_is_written_again() -> None:
+    """As where there was no memory for it: the worker lives on, and nobody gets its error."""
+    there, row = Ahead(), Row(Ticket(STEP))
+    there.begin(row)
+    row.ticket.fail(NotEnoughMemoryError("none"))
+    assert there.asked(Ticket(STEP)) is None
+    assert not there.has(row)
 
 
 # --- in the engine -----------------------------------------------------------------------

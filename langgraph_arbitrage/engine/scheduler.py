@@ -144,12 +144,12 @@ class Scheduler:
             self._make_room(hand)
             if self.waiting:
                 self._admit(hand)
-            batches = self.backend.batches(self._rows_of(hand))
-            for batch in batches:
+            rows = self._rows_of(hand)
+            for batch in self.backend.batches(rows):
                 if cores is not None:
                     cores.use(len(batch.rows) if self._alone(hand) else 0)  # else each has a core
                 with batch.forward():
-                    self._feed(batch, alone=len(batches) == 1)
+                    self._feed(batch, alone=len(rows) == 1)
             for other in {row.hand for row in self.waiting} - {hand}:
                 self._call(other)  # a slot may be free now
             goes_on = bool(self._rows_of(hand) or (self.waiting and not self.running))
@@ -281,8 +281,8 @@ class Scheduler:
         return row
 
     def _feed(self, batch: Batch, *, alone: bool) -> None:
-        """Feed a batch; answer the rows that end by it."""
-        written = self._decoded(batch) if alone else []
+        """Feed a batch, `alone` where it is the hand's only row; answer the rows that end by it."""
+        written = self._decoded(batch, alone=alone)
         if written:
             answers = self.outcomes.of_loop(batch, written)
         else:
@@ -290,13 +290,15 @@ class Scheduler:
         for row, answer in answers:
             self._answer(row, answer)
 
-    def _decoded(self, batch: Batch) -> list[tuple[list[int], list[float]]]:
-        """Several tokens of each row at once; none where somebody needs to look at each."""
+    def _decoded(self, batch: Batch, *, alone: bool) -> list[tuple[list[int], list[float]]]:
+        """Several tokens of each row at once; none where somebody needs to look at each.
+
+        A row that has the hand to itself writes up to its end, and may read its prompt before.
+        """
         rows = batch.rows
         own = any(row.hand == rows[0].hand for row in self.waiting)
         waits = own and len(self.running) < self.backend.max_rows
-        single = len(rows) == 1
-        whole = single and batch.counts[0] == rows[0].remaining  # all it reads, by this forward
+        whole = alone and batch.counts[0] == rows[0].remaining  # all it reads, by this forward
         ready = whole or all(row.remaining == 1 for row in rows)
         if waits or not ready or not all(row.writes_greedily for row in rows):
             return []
@@ -304,9 +306,9 @@ class Scheduler:
             for row in rows:
                 row.start_decoding()
         room = min(row.room(self.context) for row in rows)
-        ends = rows[0].ends if single else None
+        ends = rows[0].ends if len(rows) == 1 else None
         stops = ends.table if ends is not None else partial(stops_at, self.outcomes.end_ids)
-        return self.backend.decode(batch, room if single else min(room, TOGETHER), stops)
+        return self.backend.decode(batch, room if alone else min(room, TOGETHER), stops)
 
 
 def run_all(scheduler: Scheduler, tickets: Sequence[Ticket[Any]]) -> list[Any]:

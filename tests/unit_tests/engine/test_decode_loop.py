@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from langgraph_arbitrage.engine import Engine, Sampling, Write, decode_loop, slots, traces
+from langgraph_arbitrage.engine import (
+    Engine,
+    Sampling,
+    Write,
+    decode_loop,
+    slot_backend,
+    slots,
+    traces,
+)
 from langgraph_arbitrage.engine.crew import Halts
 from langgraph_arbitrage.engine.decode_loop import loop_of
 from langgraph_arbitrage.engine.row import Batch
@@ -168,6 +176,32 @@ def test_several_rows_write_two_at_a_time_and_lose_what_is_behind_their_end(
     for arena in backend.table.arenas.values():
         for slot in arena:  # what a slot says it holds was written, but for its last token
             assert any(slot.ids == w[: len(slot.ids)] and len(slot.ids) < len(w) for w in whole)
+
+
+def test_a_row_writes_two_at_a_time_while_another_reads_its_prompt(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(slot_backend.CHUNK, "cpu", 16)
+    beside: list[int] = []
+    decode = Traces.decode
+
+    def noting(self: Traces, batch: Batch, *args: Any) -> Any:
+        others = [row for s in schedulers for row in s.running if row not in batch.rows]
+        reading = any(row.remaining > 1 for row in others)
+        written = decode(self, batch, *args)
+        if reading:
+            beside.append(len(written[0]) if written else 0)
+        return written
+
+    monkeypatch.setattr(Traces, "decode", noting)
+    engine, plain = fresh(WORDS), fresh(WORDS, engine="eager")
+    for n in range(3):
+        writes = Write(random_ids(12, seed=n), 60, separators=(".",))
+        reads = Write(random_ids(200, seed=n), 4, separators=(".",))
+        tickets = [engine.submit(request) for request in (writes, reads)]
+        found = [ticket.result().ids for ticket in tickets]
+        assert found == [plain.submit(request).result().ids for request in (writes, reads)]
+    assert max(beside) == 2
 
 
 def test_a_row_that_outgrows_its_slot_is_moved_between_loops(

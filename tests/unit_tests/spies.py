@@ -1,11 +1,13 @@
-"""Fixtures that see what really happens: models loaded, tokens fed, slots held.
+"""What sees what really happens: models loaded, tokens fed, slots held.
 
 They look at the models and the scheduler themselves, never at the figures that are reported.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from transformers.models.mamba.modeling_mamba import MambaModel
 from langgraph_arbitrage.engine import ModelSpec, worker
 from langgraph_arbitrage.engine.scheduler import Scheduler
 
-__all__ = ["fed", "loads", "schedulers"]
+__all__ = ["fed", "loads", "schedulers", "until"]
 
 
 @pytest.fixture
@@ -64,3 +66,11 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> list[Scheduler]:
 
     monkeypatch.setattr(Scheduler, "__init__", noting)
     return made
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)

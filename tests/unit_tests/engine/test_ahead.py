@@ -28,6 +28,7 @@ from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.errors import NotEnoughMemoryError
+from spies import until
 from tiny import random_ids
 
 Make = Callable[..., Engine]
@@ -88,14 +89,6 @@ def warm(engine: Engine) -> None:
 def eager(engine: Make) -> Make:
     """What writes the same one token at a time."""
     return lambda path: engine(path, engine="eager")
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Wait for what another thread does."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def after(request: Write, written: Written) -> Write:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +22,7 @@ from langgraph_arbitrage.models import Models  # noqa: E402
 from langgraph_arbitrage.serve import ServeSettings  # noqa: E402
 from langgraph_arbitrage.serve.server import serve  # noqa: E402
 from serving import Served, served  # noqa: E402
-from spies import schedulers  # noqa: E402
+from spies import schedulers, until  # noqa: E402
 from tiny import QUESTIONS, pair  # noqa: E402
 
 __all__ = ["schedulers"]
@@ -76,15 +76,9 @@ def test_idle_connections_are_kept_longer_than_clients_keep_theirs(
 
 
 def slow_pair(**settings: Any) -> ChatArbitrage:
-    """Models that write on until the limit."""
-    return ChatArbitrage(**pair(endless=True, words=True), max_tokens=900, **settings)
-
-
-def until(condition: Any, seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    """Models that write on until the limit, token by token."""
+    endless = pair(endless=True, words=True)
+    return ChatArbitrage(**endless, max_tokens=900, engine="eager", **settings)
 
 
 # --- chat completions --------------------------------------------------------------------
@@ -336,16 +330,16 @@ def test_a_request_too_many_is_told_to_come_back() -> None:
 def test_a_client_that_leaves_frees_its_slot(stream: bool, schedulers: list[Any]) -> None:
     body = {"model": "target", "messages": SLOW, "stream": stream}
     with served(slow_pair(device="cpu", max_queue=None)) as found:
-        url = f"{found.url}/chat/completions"
+        leaving = http.client.HTTPConnection("127.0.0.1", found.port)
+        kind = {"Content-Type": "application/json"}
+        leaving.request("POST", "/v1/chat/completions", json.dumps(body), kind)
+        until(lambda: any(s.busy for s in schedulers))
         if stream:
-            with httpx.stream("POST", url, json=body) as running:
-                lines = running.iter_lines()
-                next(lines)
-                assert any(s.busy for s in schedulers)
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(url, json=body, timeout=0.5)
+            leaving.getresponse().readline()
+        leaving.close()
         until(lambda: not any(s.busy for s in schedulers), 2)
+    arenas = [arena for s in schedulers for arena in s.backend.table.arenas.values()]
+    assert max(len(slot.ids) for arena in arenas for slot in arena) < 900  # it was not finished
 
 
 def test_told_to_stop_it_finishes_the_answers_that_run() -> None:

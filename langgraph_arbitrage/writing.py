@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.answer_state import step_seed, step_view, target_tokens
 from langgraph_arbitrage.limits import Limits
@@ -16,7 +16,7 @@ from langgraph_arbitrage.tools.parser import THINKING, Parser, Piece, open_think
 from langgraph_arbitrage.tools.verifier import call_fault
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Engine, Write, Written
+    from langgraph_arbitrage.engine import Engine, Expected, Write, Written
 
 __all__ = ["Writing"]
 
@@ -75,9 +75,7 @@ class Writing:
             ahead=self._ahead(role, steps),
         )
 
-    def _ahead(
-        self, role: Writer, steps: Sequence[StepRecord]
-    ) -> Literal["no", "likely", "certain"]:
+    def _ahead(self, role: Writer, steps: Sequence[StepRecord]) -> Expected:
         """Whether this model will be asked for the next step too, from where this one ends."""
         limits, policy = self.limits, self.policy
         if len(steps) + 1 >= limits.max_steps or limits.approve is not None:

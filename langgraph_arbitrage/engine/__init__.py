@@ -9,6 +9,7 @@ from langgraph_arbitrage.engine.engine import Engine
 from langgraph_arbitrage.engine.footprint import Footprint
 from langgraph_arbitrage.engine.registry import acquire, release
 from langgraph_arbitrage.engine.requests import (
+    Expected,
     Finish,
     Grammar,
     Reading,
@@ -23,6 +24,7 @@ from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "Engine",
+    "Expected",
     "Finish",
     "Footprint",
     "Grammar",

@@ -23,6 +23,7 @@ __all__ = ["Ahead", "next_step"]
 
 MOST = 64  # tokens of a step that nobody has asked for yet
 KEPT = 256  # steps that are written, and may still be asked for
+KEPT_IDS = 1_000_000  # ids that all of them go on from
 ENDS = ("separator", "end", "context")  # that do not depend on how many tokens were allowed
 
 
@@ -49,8 +50,12 @@ class Ahead:
         key = tuple(row.request.ids)
         self._give_up(key)
         self._rows[key] = row
-        if len(self._rows) > KEPT:
+        while len(self._rows) > 1 and self._is_full:
             self._give_up(next(iter(self._rows)))
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._rows) > KEPT or sum(map(len, self._rows)) > KEPT_IDS
 
     def has(self, row: Row) -> bool:
         """Whether nobody has asked for this row."""
@@ -73,8 +78,9 @@ class Ahead:
             ended = row.ticket.future.done()
             if _same(row, wanted) and (not ended or _is_whole(row.ticket)):
                 del self._rows[key]
+                row.request = wanted
                 if not ended:
-                    row.ticket, row.request = ticket, wanted
+                    row.ticket = ticket
                 return row
         likely = [k for k, r in self._rows.items() if r.request.ahead == "likely"]  # type: ignore[union-attr]
         for other in {*likely, key}:
@@ -99,5 +105,5 @@ def _same(row: Row, wanted: Write) -> bool:
     room = wanted.max_tokens - (len(row.tokens) - row.prompt_length)
     enough = room >= (0 if row.ticket.future.done() else 1)
     greedy = wanted.sampling.temperature == 0
-    alike = replace(wanted, max_tokens=begun.max_tokens, sampling=begun.sampling)
+    alike = replace(wanted, max_tokens=begun.max_tokens, sampling=begun.sampling, ahead=begun.ahead)
     return enough and greedy and alike == begun

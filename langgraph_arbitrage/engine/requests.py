@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finish", "Grammar", "Reading", "Sampling", "Score", "Write", "Written"]
+__all__ = ["Expected", "Finish", "Grammar", "Reading", "Sampling", "Score", "Write", "Written"]
 
 Finish = Literal["separator", "end", "stop", "length", "context", "settled"]
 """Why a step ended: its separator (or the close of a span), the end-of-answer token (or the end
 of its grammar), a stop string, the token limit of the request, or the end of the context. Or it
 has not: its proposal is settled, and the request wanted no more."""
+
+Expected = Literal["no", "likely", "certain"]
+"""Whether the next step will be asked for from where one ends."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Write:
     begun: int = 0
     """So many of the last `ids` are the step's own, written for requests that paused: its ends are
     looked for in them too, and the random stream goes on behind them."""
-    ahead: Literal["no", "likely", "certain"] = "no"
+    ahead: Expected = "no"
     """Whether the next step will be asked for from where this one ends. A likely one is begun
     before where nothing else needs the core, and given up when something else is asked for; a
     certain one is begun in any case. Changes no token; what is written in vain is in no figures."""

@@ -160,7 +160,7 @@ def test_steps_in_a_row_are_the_same_as_without(
 
 @pytest.mark.parametrize(
     "changed",
-    [{"ids": random_ids(30)}, {"max_tokens": 2}, {"separators": ("a",)}, {"ahead": "no"}],
+    [{"ids": random_ids(30)}, {"max_tokens": 2}, {"separators": ("a",)}],
     ids=lambda changed: next(iter(changed)),
 )
 @pytest.mark.parametrize("written", [True, False])
@@ -348,16 +348,33 @@ def test_a_slot_that_another_waits_for_is_given_up_between_steps(
     assert [list(row.request.ids[: len(MANY[0])]) for row in begun] == [MANY[0]]
 
 
-def test_steps_that_nobody_comes_for_are_forgotten_in_the_end(
-    fresh: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("written", [True, False])
+def test_the_last_step_of_an_answer_is_taken_over_and_followed_by_none(
+    written: bool, fresh: Make, begun: list[Row], taken: list[bool | None]
 ) -> None:
-    monkeypatch.setattr(ahead, "KEPT", 2)
+    engine = fresh(DRAFT)
+    warm(engine)
+    begun.clear()
+    request = after(CERTAIN, engine.submit(CERTAIN).result())
+    if written:
+        until(lambda: begun and begun[0].ticket.future.done())
+    taken.clear()
+    engine.submit(replace(request, ahead="no")).result()
+    assert taken == [True]
+    assert len(begun) == 1
+
+
+@pytest.mark.parametrize(("bound", "most"), [("KEPT", 2), ("KEPT_IDS", 1)])
+def test_steps_that_nobody_comes_for_are_forgotten_in_the_end(
+    bound: str, most: int, fresh: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, bound, most)
     engine = fresh(DRAFT)
     for ids in MANY:
         assert engine.submit(replace(CERTAIN, ids=ids)).result().finish == "separator"
     until(lambda: len(begun) == len(MANY))
     assert engine._worker._ahead is not None  # type: ignore[union-attr]
-    assert len(engine._worker._ahead._rows) == 2  # type: ignore[union-attr]
+    assert len(engine._worker._ahead._rows) == most  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 Between two steps of an answer a request comes back from the graph. Where the next one will go on
 from where this one ends, its row need not wait for that: it goes on in its slot. Whoever then asks
-for just that step takes it over, as far as it is written; token for token it is the same.
+for just that step takes it over, written or under way; token for token it is the same.
 
 A draft's step is likely to be accepted: the next one is begun where no other request and no other
 model needs the core, and given up for any other request. Of a model that writes alone the next step
-is certain to be wanted: it is begun whatever else there is.
+is certain to be wanted: it is begun whatever else runs, unless a request waits.
 """
 
 from __future__ import annotations
@@ -57,14 +57,20 @@ class Ahead:
     def _is_full(self) -> bool:
         return len(self._rows) > KEPT or sum(map(len, self._rows)) > KEPT_IDS
 
-    def has(self, row: Row) -> bool:
-        """Whether nobody has asked for this row."""
+    def is_unasked(self, row: Row) -> bool:
+        """Whether it was begun ahead, nobody has asked for it, and it was not given up."""
         return self._rows.get(tuple(row.request.ids)) is row
 
-    def writes(self, ids: Sequence[int]) -> bool:
-        """Whether a row goes on from these ids and has not ended. Also without the baton."""
+    def writes(self, ids: Sequence[int], hand: int) -> bool:
+        """Whether a row of this hand goes on from these ids now. Also without the baton."""
         row = self._rows.get(tuple(ids))
-        return row is not None and not row.ticket.future.done()
+        return row is not None and row.hand == hand and not row.ticket.future.done()
+
+    def give_one_up(self) -> None:
+        """Let the row that was begun first, of those that still run, end: its slot is needed."""
+        running = (key for key, row in self._rows.items() if not row.ticket.future.done())
+        if (key := next(running, None)) is not None:
+            self._give_up(key)
 
     def asked(self, ticket: Ticket[Any]) -> Row | None:
         """The row that writes, or has written, what is asked for now.

@@ -162,6 +162,16 @@ class Engine:
             raise SettingsError(f"start={request.start} is outside the {n} tokens to score")
         if isinstance(request, Write) and request.max_tokens < 1:
             raise SettingsError(f"max_tokens must be at least 1, not {request.max_tokens}")
+        if isinstance(request, Write):
+            patterns = (
+                *request.separators,
+                *request.stop,
+                *(p for span in request.spans for p in span),
+            )
+            if "" in patterns:
+                raise SettingsError(
+                    "a separator, a stop string or a mark of a span is empty; leave it out"
+                )
         room = n + isinstance(request, Write)
         if self.context is not None and room > self.context:
             raise ContextLengthError(

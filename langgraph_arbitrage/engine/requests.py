@@ -75,7 +75,8 @@ class Write:
     ahead: Expected = "no"
     """Whether the next step will be asked for from where this one ends. A likely one is begun
     before where nothing else needs the core, and given up when something else is asked for; a
-    certain one is begun in any case. Changes no token; what is written in vain is in no figures."""
+    certain one is begun unless a request waits. Changes no token; what is written in vain is in no
+    figures."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.step_ends import step_ends
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.tokenizer import Tokenizer
-from langgraph_arbitrage.errors import GrammarError, NotEnoughMemoryError
+from langgraph_arbitrage.errors import NotEnoughMemoryError
 
 __all__ = ["Scheduler", "run_all"]
 
@@ -65,7 +65,7 @@ class Scheduler:
         return self.rows > 0
 
     def add(self, ticket: Ticket[Any]) -> None:
-        """Queue a ticket: first come, first served."""
+        """Queue a ticket: first come, first served. The first hand's next `step` calls its hand."""
         with self.baton:
             begun = self.ahead.asked(ticket)
             if begun is not None:
@@ -74,16 +74,17 @@ class Scheduler:
                 return
         try:
             row = self._row(ticket)
-        except GrammarError as error:
+        except Exception as error:  # of a grammar, of a tokenizer: nobody else's
             ticket.fail(error)
             return
         with self.baton:
+            if self.rows >= self.backend.max_rows:
+                self.ahead.give_one_up()
             self._queue(row)
 
     def _queue(self, row: Row) -> None:
         row.hand = self._hand_for(row)
         self.waiting.append(row)
-        self._wake(row.hand)
 
     def _row(self, ticket: Ticket[Any]) -> Row:
         request = ticket.request
@@ -144,14 +145,14 @@ class Scheduler:
             self._make_room(hand)
             if self.waiting:
                 self._admit(hand)
+            self._call_others(hand)
             rows = self._rows_of(hand)
             for batch in self.backend.batches(rows):
                 if cores is not None:
                     cores.use(len(batch.rows) if self._alone(hand) else 0)  # else each has a core
                 with batch.forward():
                     self._feed(batch, alone=len(rows) == 1)
-            for other in {row.hand for row in self.waiting} - {hand}:
-                self._call(other)  # a slot may be free now
+            self._call_others(hand)
             goes_on = bool(self._rows_of(hand) or (self.waiting and not self.running))
             if not goes_on:
                 self._awake.discard(hand)
@@ -173,17 +174,20 @@ class Scheduler:
         self._awake.discard(hand)
         self._call(0)
 
+    def _call_others(self, hand: int) -> None:
+        """Let other hands know whose rows wait: a slot may be free now."""
+        for other in {row.hand for row in self.waiting} - {hand}:
+            self._call(other)
+
     def _call(self, hand: int) -> None:
         """Wake a hand, or have it look around soon."""
+        if self.crew is None:
+            return
         if hand not in self._awake:
-            self._wake(hand)
-        elif self.crew is not None and len(self.running) < self.backend.max_rows:
-            self.crew.call(hand)
-
-    def _wake(self, hand: int) -> None:
-        if self.crew is not None and hand not in self._awake:
             self._awake.add(hand)
             self.crew.wake(hand)
+        elif len(self.running) < self.backend.max_rows:
+            self.crew.call(hand)
 
     def fail(self, error: BaseException) -> None:
         """End everything with an error."""
@@ -241,15 +245,15 @@ class Scheduler:
         if following is None:
             self._leave(row)
         row.ticket.resolve(answer)
-        if following is not None:  # in the same slot: it holds all but the last token
+        if following is not None:
             begun = self._begun(following)
-            begun.hand = row.hand
-            begun.take(row.slot, len(row.slot.ids))
+            self.backend.go_on(begun, after=row)
             self.running[self.running.index(row)] = begun
 
     def _hand_out(self, row: Row, ticket: Ticket[Any]) -> None:
         """Answer with a step that was written before it was asked for."""
         answer = replace(row.ticket.result(0), seconds=ticket.seconds)
+        row.ticket = ticket
         ticket.resolve(answer)
         following = self._following(row, answer)
         if following is not None:
@@ -257,15 +261,16 @@ class Scheduler:
 
     def _following(self, row: Row, answer: Written | Reading) -> Write | None:
         """The step to begin before it is asked for."""
-        if isinstance(answer, Reading) or not self.backend.goes_on or self.ahead.has(row):
+        if isinstance(answer, Reading) or not self.backend.goes_on or self.ahead.is_unasked(row):
             return None
-        request = row.request
+        request, ticket = row.request, row.ticket
         assert isinstance(request, Write)  # noqa: S101 - by its answer
-        if request.ahead == "no" or row.ticket.listener is not None:
+        if request.ahead == "no" or ticket.listener is not None or ticket.cancelled:
             return None
         certain = request.ahead == "certain"
-        if self.waiting if certain else not self._idles(row):
-            return None  # others come first
+        others_first = bool(self.waiting) if certain else not self._idles(row)
+        if others_first:
+            return None
         following = next_step(request, answer)
         full = following and self.context is not None and len(following.ids) >= self.context
         return None if full else following
@@ -277,6 +282,8 @@ class Scheduler:
 
     def _begun(self, request: Write) -> Row:
         row = self._row(Ticket(request))
+        if (crew := self.crew) is not None:
+            row.ticket.halt = lambda: crew.call(row.hand)
         self.ahead.begin(row)
         return row
 

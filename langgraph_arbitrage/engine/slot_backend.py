@@ -155,6 +155,12 @@ class SlotBackend:
             "or max_slots, set dtype='bfloat16', or shorten the conversation."
         )
 
+    def go_on(self, row: Row, after: Row) -> None:
+        """Let a row begin in the slot of one that has ended, which holds all but its last token."""
+        row.hand = after.hand
+        row.take(after.slot, len(after.slot.ids))
+        self.table.touch(after.slot)
+
     def leave(self, row: Row) -> None:
         """The row is done; its slot keeps what it holds for whoever goes on from there."""
         self.table.release(row.slot)
@@ -239,7 +245,7 @@ class SlotBackend:
         self, batch: Batch, most: int, stops: Callable[[int], Tensor]
     ) -> list[tuple[list[int], list[float]]]:
         """Write several greedy tokens of each row at once, where that can be done."""
-        fed = [row.remaining for row in batch.rows]
+        fed = batch.counts
         room = (r.slot.length - len(r.slot.ids) - n for r, n in zip(batch.rows, fed, strict=True))
         most = min(most, *room)
         if not isinstance(self.faster, Traces) or most < 2:

@@ -178,6 +178,10 @@ class SlotTable:
         """Most leading tokens of `ids` that any slot holds now."""
         return _most_held([s for arena in self.arenas.values() for s in arena], ids)
 
+    def touch(self, slot: Slot) -> None:
+        """Note that a slot was taken just now."""
+        slot.used = next(self._clock)
+
     def release(self, slot: Slot) -> None:
         """Free a slot; what it holds stays for those who come with the same beginning."""
         slot.busy = False
@@ -228,7 +232,7 @@ class SlotTable:
             slot.ids = source.ids[:overlap]
         del slot.ids[overlap:]
         slot.busy = True
-        slot.used = next(self._clock)
+        self.touch(slot)
         return Claim(slot, source, overlap)
 
     def _miss(self, ids: Sequence[int], overlap: int) -> None:

@@ -103,9 +103,11 @@ class Worker:
             self._open += 1
             ticket.halt = self._halts.ask
             self._inbox.put(ticket)
-            # Behind it: whoever heeds this finds it, and so does who ends the row that it is for.
-            if self._ahead is None or not self._ahead.writes(ticket.request.ids):
-                self._halts.ask()
+            # Behind it: the first hand takes it when it heeds this, and also once it has ended the
+            # row that it is for.
+            ahead = self._ahead
+            if ahead is None or not ahead.writes(ticket.request.ids, hand=0):
+                self._halts.ask(0)
             if self._thread is None:
                 self._start()
         ticket.future.add_done_callback(self._resolved)

@@ -23,11 +23,13 @@ from langgraph_arbitrage.engine import (
     traces,
 )
 from langgraph_arbitrage.engine.ahead import Ahead, next_step
-from langgraph_arbitrage.engine.row import Row
+from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
+from langgraph_arbitrage.engine.slots import SlotTable
 from langgraph_arbitrage.engine.ticket import Ticket
-from langgraph_arbitrage.errors import NotEnoughMemoryError
+from langgraph_arbitrage.engine.traces import Traces
+from langgraph_arbitrage.errors import NotEnoughMemoryError, RequestCancelledError
 from spies import until
 from tiny import random_ids
 
@@ -130,7 +132,7 @@ def test_a_step_that_failed_before_anybody_asked_is_written_again() -> None:
     there.begin(row)
     row.ticket.fail(NotEnoughMemoryError("none"))
     assert there.asked(Ticket(STEP)) is None
-    assert not there.has(row)
+    assert not there.is_unasked(row)
 
 
 # --- in the engine -----------------------------------------------------------------------
@@ -346,6 +348,67 @@ def test_a_slot_that_another_waits_for_is_given_up_between_steps(
     assert other.result().finish == "separator"
     until(lambda: begun)
     assert [list(row.request.ids[: len(MANY[0])]) for row in begun] == [MANY[0]]
+
+
+def test_a_slot_is_given_up_within_a_token_where_another_needs_it(
+    fresh: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that nobody has asked for yet writes until it is halted."""
+    decode = Traces.decode
+
+    def held(self: Traces, batch: Batch, *args: Any) -> Any:
+        end = time.monotonic() + 10 * (batch.rows[0] in begun)
+        while time.monotonic() < end and not self.halts.flags[0]:
+            time.sleep(0.001)
+        return decode(self, batch, *args)
+
+    engine = fresh(DRAFT, max_slots=1)
+    warm(engine)
+    begun.clear()
+    monkeypatch.setattr(Traces, "decode", held)
+    engine.submit(CERTAIN).result()
+    until(lambda: begun)
+    engine.submit(replace(STEP, ids=MANY[0])).result()
+    assert isinstance(begun[0].ticket.future.exception(0), RequestCancelledError)
+
+
+def test_nothing_is_begun_behind_a_request_that_was_cancelled(
+    fresh: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled just when its step ends."""
+    ended = Row.written
+
+    def written(self: Row, finish: Any) -> Any:
+        self.ticket.cancel()
+        return ended(self, finish)
+
+    engine = fresh(DRAFT)
+    warm(engine)
+    begun.clear()
+    monkeypatch.setattr(Row, "written", written)
+    assert engine.submit(CERTAIN).future.result().finish == "separator"
+    engine.submit(replace(STEP, ahead="no", ids=MANY[0])).future.result()
+    assert not begun
+
+
+def test_the_slot_of_an_answer_that_goes_on_is_as_new_as_its_last_step(
+    fresh: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that was not taken for longest is overwritten first."""
+    taken, claim = [], SlotTable.claim
+
+    def noting(self: SlotTable, *args: Any, **options: Any) -> Any:
+        claimed = claim(self, *args, **options)
+        taken.append(claimed.slot.used if claimed else 0)
+        return claimed
+
+    engine = fresh(DRAFT)
+    warm(engine)
+    begun.clear()
+    monkeypatch.setattr(SlotTable, "claim", noting)
+    engine.submit(CERTAIN).result()
+    until(lambda: begun)
+    assert begun[0].slot.used > taken[-1] > 0
 
 
 @pytest.mark.parametrize("written", [True, False])

@@ -12,14 +12,17 @@ import pytest
 from torch import Tensor
 
 from langgraph_arbitrage.engine import Engine, Ticket, Write, cores, crew, traces
-from langgraph_arbitrage.engine.row import Row
+from langgraph_arbitrage.engine.ahead import Ahead
+from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
+from langgraph_arbitrage.engine.traces import Traces
 from langgraph_arbitrage.errors import EngineClosedError, EngineError, RequestCancelledError
 from tiny import generate, make, random_ids
 
 Make = Callable[..., Engine]
 PATH = make("llama", seed=11, endless=True)  # whose threads have a name of their own
+WORDS = make("llama", seed=3, endless=True, words=True)
 ASKED = [random_ids(9 + 7 * n, seed=n) for n in range(12)]
 LONG = 800
 
@@ -104,6 +107,104 @@ def test_no_more_rows_at_a_time_than_slots(fresh: Make, schedulers: list[Schedul
         assert write_all(engine, ASKED, 12) == [generate(PATH, ids, 12) for ids in ASKED]
     assert max(most) == 4
     assert hands_in(schedulers) > {0}
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, ...], int]:
+    """The hands of rows by the first of their ids; the first hand's where nothing is said."""
+    found: dict[tuple[int, ...], int] = {}
+    monkeypatch.setattr(
+        Scheduler, "_hand_for", lambda _, row: found.get(tuple(row.tokens[:FIRST]), 0)
+    )
+    return found
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
+    """Beginnings of rows whose loops, where they are alone, end by a halt only."""
+    found: list[list[int]] = []
+    decode = Traces.decode
+    over = threading.Event()
+
+    def waiting(self: Traces, batch: Batch, most: int, *args: Any) -> Any:
+        first, flag = batch.rows[0], self.halts.flags[batch.rows[0].hand]
+        held = most > 2 and first.tokens[:FIRST] in found
+        while held and not flag and not over.is_set():
+            with self.baton.laid_down():
+                time.sleep(0.001)
+        return decode(self, batch, most, *args)
+
+    monkeypatch.setattr(Traces, "decode", waiting)
+    yield found
+    over.set()
+
+
+FIRST = 9
+
+
+def test_a_request_for_a_hand_at_work_does_not_wait_for_a_step_to_end(
+    fresh: Make, places: dict[tuple[int, ...], int], endless: list[list[int]]
+) -> None:
+    engine = fresh(PATH)
+    warm(engine)
+    first, second, third = ([*ids[:FIRST]] for ids in ASKED[:3])
+    places.update({tuple(second): 1, tuple(third): 1})
+    endless += [first, second]
+    steps = [engine.submit(Write(ids, LONG)) for ids in endless]
+    for n in range(5):
+        engine.submit(Write([*third, n], 5)).future.result(20)
+    assert not any(step.future.done() for step in steps)
+    endless.clear()
+
+
+def test_a_step_begun_at_another_hand_does_not_wait_for_the_first_one(
+    fresh: Make, places: dict[tuple[int, ...], int], endless: list[list[int]]
+) -> None:
+    """Which takes what is asked."""
+    engine = fresh(WORDS)
+    warm(engine)
+    first, second = ([*ids[:FIRST]] for ids in ASKED[:2])
+    places[tuple(second)] = 1
+    endless.append(first)
+    long, under_way = engine.submit(Write(first, LONG)), 0
+    for _ in range(5):
+        request = Write(second, 60, separators=("y",), ahead="certain")
+        ahead = engine._worker._ahead  # type: ignore[union-attr]
+        under_way += ahead is not None and ahead.writes(second, hand=1)
+        written = engine.submit(request).future.result(20)
+        assert written.finish == "separator"
+        second.extend(written.ids)
+    assert under_way
+    assert not long.future.done()
+    endless.clear()
+
+
+def test_a_step_begun_at_another_hand_gives_its_slot_to_who_needs_it(
+    fresh: Make,
+    places: dict[tuple[int, ...], int],
+    endless: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second, third = ([*ids[:FIRST]] for ids in ASKED[:3])
+    begin, begun = Ahead.begin, threading.Event()
+
+    def noting(self: Ahead, row: Row) -> None:
+        endless.append(second)
+        begin(self, row)
+        begun.set()
+
+    monkeypatch.setattr(Ahead, "begin", noting)
+    engine = fresh(WORDS, max_slots=2)
+    warm(engine)
+    places[tuple(second)] = 1
+    endless.append(first)
+    long = engine.submit(Write(first, LONG))
+    request = Write(second, 60, separators=("y",), ahead="certain")
+    assert engine.submit(request).future.result(20).finish == "separator"
+    assert begun.wait(20)
+    engine.submit(Write(third, 5)).future.result(20)
+    assert not long.future.done()
+    endless.clear()
 
 
 def test_a_hand_that_fails_fails_all_who_wait_and_is_followed_by_another(

@@ -206,6 +206,25 @@ def test_a_failing_listener_does_not_hang_its_caller(fresh: Make) -> None:
         fresh(PATH).submit(Write(random_ids(5), 5), on_token).result()
 
 
+def test_a_request_that_cannot_be_begun_fails_alone(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Scheduler._row
+
+    def failing(self: Scheduler, ticket: Any) -> Any:
+        if len(ticket.request.ids) == 6:
+            raise LookupError("no such pattern")
+        return begin(self, ticket)
+
+    monkeypatch.setattr(Scheduler, "_row", failing)
+    engine = fresh(PATH)
+    tickets = [engine.submit(Write(random_ids(n), 5)) for n in (5, 6, 7)]
+    with pytest.raises(LookupError, match="no such pattern"):
+        tickets[1].future.result(20)
+    for n in (5, 7):
+        assert tickets[n - 5].result().ids == generate(PATH, random_ids(n), 5)
+
+
 def test_a_load_that_fails_is_told_and_tried_again(fresh: Make, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(PATH, folder)

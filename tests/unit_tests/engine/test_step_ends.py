@@ -169,3 +169,6 @@ def test_a_request_that_asks_nothing_is_refused(llama: Engine) -> None:
         llama.submit(Write([], max_tokens=1))
     with pytest.raises(SettingsError, match="max_tokens must be at least 1, not 0"):
         llama.submit(Write([1], max_tokens=0))
+    for empty in ({"separators": ("a", "")}, {"stop": ("",)}, {"spans": (("<a>", ""),)}):
+        with pytest.raises(SettingsError, match="is empty; leave it out"):
+            llama.submit(Write([1], 1, **empty))

@@ -17,7 +17,7 @@ class Backend(Protocol):
 
     name: str
     goes_on: bool
-    """Whether it has `go_on`."""
+    """Whether a step may go on in the slot of the one before it."""
 
     @property
     def max_rows(self) -> int:
@@ -32,9 +32,6 @@ class Backend(Protocol):
         Raises:
             NotEnoughMemoryError: There is no memory for it beside them.
         """
-
-    def go_on(self, row: Row, after: Row) -> None:
-        """Let a row begin in the slot of one that has ended."""
 
     def make_room(self, row: Row) -> None:
         """See that a running row can go on.

@@ -160,9 +160,9 @@ class Engine:
             raise SettingsError(f"{self.spec.name} was asked to go on from no tokens at all")
         if isinstance(request, Score) and not 1 <= request.start <= n:
             raise SettingsError(f"start={request.start} is outside the {n} tokens to score")
-        if isinstance(request, Write) and request.max_tokens < 1:
-            raise SettingsError(f"max_tokens must be at least 1, not {request.max_tokens}")
         if isinstance(request, Write):
+            if request.max_tokens < 1:
+                raise SettingsError(f"max_tokens must be at least 1, not {request.max_tokens}")
             patterns = (
                 *request.separators,
                 *request.stop,

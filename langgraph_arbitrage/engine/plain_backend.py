@@ -48,10 +48,6 @@ class PlainBackend:
         """Its one slot is the first hand's."""
         return 0
 
-    def go_on(self, row: Row, after: Row) -> None:
-        """Never: the next step begins once it is asked for."""
-        raise NotImplementedError
-
     def admit(self, row: Row, others: Sequence[Row]) -> bool:
         """Give the row the only slot."""
         held = len(self._slot.ids)

@@ -245,9 +245,10 @@ class Scheduler:
         if following is None:
             self._leave(row)
         row.ticket.resolve(answer)
-        if following is not None:
+        if following is not None:  # in the same slot: it holds all but the last token
             begun = self._begun(following)
-            self.backend.go_on(begun, after=row)
+            begun.hand = row.hand
+            begun.take(row.slot, len(row.slot.ids))
             self.running[self.running.index(row)] = begun
 
     def _hand_out(self, row: Row, ticket: Ticket[Any]) -> None:
@@ -265,7 +266,7 @@ class Scheduler:
             return None
         request, ticket = row.request, row.ticket
         assert isinstance(request, Write)  # noqa: S101 - by its answer
-        if request.ahead == "no" or ticket.listener is not None or ticket.cancelled:
+        if ticket.listener is not None or ticket.cancelled:
             return None
         certain = request.ahead == "certain"
         others_first = bool(self.waiting) if certain else not self._idles(row)

@@ -155,12 +155,6 @@ class SlotBackend:
             "or max_slots, set dtype='bfloat16', or shorten the conversation."
         )
 
-    def go_on(self, row: Row, after: Row) -> None:
-        """Let a row begin in the slot of one that has ended, which holds all but its last token."""
-        row.hand = after.hand
-        row.take(after.slot, len(after.slot.ids))
-        self.table.touch(after.slot)
-
     def leave(self, row: Row) -> None:
         """The row is done; its slot keeps what it holds for whoever goes on from there."""
         self.table.release(row.slot)

@@ -63,7 +63,7 @@ class Slot:
     """Tokens whose keys and values are valid, from position 0."""
     busy: bool = False
     used: int = 0
-    """When it was last taken, in ticks of the table's clock."""
+    """When its row left, in ticks of the table's clock: which free slot was left first."""
     freed: int = 0
     """When its row left, in forwards."""
 
@@ -178,13 +178,10 @@ class SlotTable:
         """Most leading tokens of `ids` that any slot holds now."""
         return _most_held([s for arena in self.arenas.values() for s in arena], ids)
 
-    def touch(self, slot: Slot) -> None:
-        """Note that a slot was taken just now."""
-        slot.used = next(self._clock)
-
     def release(self, slot: Slot) -> None:
         """Free a slot; what it holds stays for those who come with the same beginning."""
         slot.busy = False
+        slot.used = next(self._clock)
         slot.freed = self.forwards
 
     def scattered(self, slots: Sequence[Slot]) -> tuple[Slot, Slot] | None:
@@ -232,7 +229,6 @@ class SlotTable:
             slot.ids = source.ids[:overlap]
         del slot.ids[overlap:]
         slot.busy = True
-        self.touch(slot)
         return Claim(slot, source, overlap)
 
     def _miss(self, ids: Sequence[int], overlap: int) -> None:

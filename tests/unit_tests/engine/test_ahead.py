@@ -26,7 +26,6 @@ from langgraph_arbitrage.engine.ahead import Ahead, next_step
 from langgraph_arbitrage.engine.row import Batch, Row
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
-from langgraph_arbitrage.engine.slots import SlotTable
 from langgraph_arbitrage.engine.ticket import Ticket
 from langgraph_arbitrage.engine.traces import Traces
 from langgraph_arbitrage.errors import NotEnoughMemoryError, RequestCancelledError
@@ -389,26 +388,6 @@ def test_nothing_is_begun_behind_a_request_that_was_cancelled(
     assert engine.submit(CERTAIN).future.result().finish == "separator"
     engine.submit(replace(STEP, ahead="no", ids=MANY[0])).future.result()
     assert not begun
-
-
-def test_the_slot_of_an_answer_that_goes_on_is_as_new_as_its_last_step(
-    fresh: Make, begun: list[Row], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one that was not taken for longest is overwritten first."""
-    taken, claim = [], SlotTable.claim
-
-    def noting(self: SlotTable, *args: Any, **options: Any) -> Any:
-        claimed = claim(self, *args, **options)
-        taken.append(claimed.slot.used if claimed else 0)
-        return claimed
-
-    engine = fresh(DRAFT)
-    warm(engine)
-    begun.clear()
-    monkeypatch.setattr(SlotTable, "claim", noting)
-    engine.submit(CERTAIN).result()
-    until(lambda: begun)
-    assert begun[0].slot.used > taken[-1] > 0
 
 
 @pytest.mark.parametrize("written", [True, False])

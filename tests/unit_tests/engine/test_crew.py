@@ -25,6 +25,7 @@ PATH = make("llama", seed=11, endless=True)  # whose threads have a name of thei
 WORDS = make("llama", seed=3, endless=True, words=True)
 ASKED = [random_ids(9 + 7 * n, seed=n) for n in range(12)]
 LONG = 800
+FIRST = 9  # ids by which a row is told from the others
 
 
 @pytest.fixture(autouse=True)
@@ -124,22 +125,17 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """Beginnings of rows whose loops, where they are alone, end by a halt only."""
     found: list[list[int]] = []
     decode = Traces.decode
-    over = threading.Event()
 
     def waiting(self: Traces, batch: Batch, most: int, *args: Any) -> Any:
         first, flag = batch.rows[0], self.halts.flags[batch.rows[0].hand]
-        held = most > 2 and first.tokens[:FIRST] in found
-        while held and not flag and not over.is_set():
+        while most > 2 and first.tokens[:FIRST] in found and not flag:
             with self.baton.laid_down():
                 time.sleep(0.001)
         return decode(self, batch, most, *args)
 
     monkeypatch.setattr(Traces, "decode", waiting)
     yield found
-    over.set()
-
-
-FIRST = 9
+    found.clear()
 
 
 def test_a_request_for_a_hand_at_work_does_not_wait_for_a_step_to_end(
@@ -158,23 +154,33 @@ def test_a_request_for_a_hand_at_work_does_not_wait_for_a_step_to_end(
 
 
 def test_a_step_begun_at_another_hand_does_not_wait_for_the_first_one(
-    fresh: Make, places: dict[tuple[int, ...], int], endless: list[list[int]]
+    fresh: Make,
+    schedulers: list[Scheduler],
+    places: dict[tuple[int, ...], int],
+    endless: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Which takes what is asked."""
+    """Which takes what is asked. The step is under way until it is asked for."""
+    decode = Traces.decode
+
+    def unasked(self: Traces, batch: Batch, *args: Any) -> Any:
+        while endless and schedulers[-1].ahead.is_unasked(batch.rows[0]):
+            with self.baton.laid_down():
+                time.sleep(0.001)
+        return decode(self, batch, *args)
+
+    monkeypatch.setattr(Traces, "decode", unasked)
     engine = fresh(WORDS)
     warm(engine)
     first, second = ([*ids[:FIRST]] for ids in ASKED[:2])
     places[tuple(second)] = 1
     endless.append(first)
-    long, under_way = engine.submit(Write(first, LONG)), 0
+    long = engine.submit(Write(first, LONG))
     for _ in range(5):
         request = Write(second, 60, separators=("y",), ahead="certain")
-        ahead = engine._worker._ahead  # type: ignore[union-attr]
-        under_way += ahead is not None and ahead.writes(second, hand=1)
         written = engine.submit(request).future.result(20)
         assert written.finish == "separator"
         second.extend(written.ids)
-    assert under_way
     assert not long.future.done()
     endless.clear()
 

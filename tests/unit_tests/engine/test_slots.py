@@ -113,6 +113,17 @@ def test_the_least_recently_used_slot_is_overwritten() -> None:
     assert [table.overlap(s) for s in sequences] == [40, 0, 40]
 
 
+def test_the_slot_that_was_left_first_is_overwritten_first() -> None:
+    """One in which an answer goes on for long is not older for that."""
+    table = SlotTable(max_slots=8, context=None)
+    claims = [table.claim(random_ids(30, seed=n), 50) for n in range(8)]
+    left = [claim.slot for claim in (*claims[1:], claims[0])]
+    for slot in left:
+        slot.ids = random_ids(30)
+        table.release(slot)
+    assert [table.claim(random_ids(30, seed=n), 50).slot for n in range(20, 28)] == left
+
+
 def test_no_slot_is_given_twice() -> None:
     table = SlotTable(max_slots=4, context=None)
     claims = [table.claim(random_ids(20, seed=n), 30) for n in range(4)]

@@ -10,7 +10,9 @@ from types import TracebackType
 import torch
 from transformers import PreTrainedModel
 
-__all__ = ["ALL", "Cores", "at_work", "at_work_lately"]
+from langgraph_arbitrage.engine.packed_linear import is_packed
+
+__all__ = ["ALL", "Cores", "at_work", "at_work_lately", "threads_alone"]
 
 SMALL = 100_000_000  # parameters up to which one thread beats several on a single token
 WIDE = 20_000_000  # parameters × rows from which several threads beat one all the same
@@ -35,6 +37,16 @@ def at_work_lately() -> set[int]:
     return _at_work | {thread for thread, left in tuple(_left.items()) if now - left < LATELY}
 
 
+def threads_alone(parameters: int, *, packed: bool) -> int:
+    """Compute threads of a single row's forward. Packed products gain by a core more at any size.
+
+    Args:
+        parameters: Of the model.
+        packed: Whether its weights are.
+    """
+    return 1 if parameters <= SMALL and not packed else ALL
+
+
 class Cores:
     """One thread for a small model, where starting work on several takes longer than the work.
 
@@ -54,7 +66,7 @@ class Cores:
             threads: Always so many; None chooses.
         """
         self._parameters = model.num_parameters()
-        self._few = threads or (1 if self._parameters <= SMALL else ALL)
+        self._few = threads or threads_alone(self._parameters, packed=is_packed(model))
         self._many = threads or ALL
         self._set(self._few)
 

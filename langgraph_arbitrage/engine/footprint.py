@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from langgraph_arbitrage.engine.packed_linear import copied, is_packed
+
 __all__ = ["Footprint", "footprint"]
 
 
@@ -32,6 +34,8 @@ class Footprint:
     """Operations of a layer for each token that a token looks at: 4 × heads × head size."""
     device: str
     dtype: str
+    packed: bool
+    """Whether its linear layers multiply packed weights."""
 
     def bytes(self, rows: int, read: int, context: int) -> float:
         """Bytes that a forward has to move.
@@ -72,7 +76,7 @@ def footprint(model: PreTrainedModel) -> Footprint:
     window = _of(text, "sliding_window")
     kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * text.num_hidden_layers
     return Footprint(
-        parameters=parameters,
+        parameters=parameters - copied(model),
         weights=sum(map(_stored, needed.values())),
         experts=sum(map(_stored, experts.values())),
         routed=routed,
@@ -81,6 +85,7 @@ def footprint(model: PreTrainedModel) -> Footprint:
         spread=4 * heads * size,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
+        packed=is_packed(model),
     )
 
 

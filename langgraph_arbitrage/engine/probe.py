@@ -19,7 +19,7 @@ from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
 from langgraph_arbitrage.engine.scheduler import Scheduler, run_all
 from langgraph_arbitrage.engine.ticket import Ticket
 
-__all__ = ["agrees"]
+__all__ = ["agrees", "close", "plain_logits"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,30 +79,41 @@ def _same(
     reference = _labels if scheduler.outcomes.classifies else _logprobs
     wanted = [reference(model, s, n) for s, n in zip(sequences, starts, strict=True)]
     return all(
-        _close(reading.logits or reading.logprobs, right, model)
+        close(reading.logits or reading.logprobs, right, model)
         for reading, right in zip(readings, wanted, strict=True)
     ) and all(
-        _close(step.logprobs, right[: len(step.ids)], model)
+        close(step.logprobs, right[: len(step.ids)], model)
         for step, right in zip(written, wanted, strict=False)
     )
 
 
-def _close(found: Sequence[float], wanted: Tensor, model: PreTrainedModel) -> bool:
-    relative = (torch.tensor(found) - wanted).abs() / (1 + wanted.abs())
+def close(found: Sequence[float] | Tensor, wanted: Tensor, model: PreTrainedModel) -> bool:
+    """Whether numbers of a model are those wanted, within the tolerance of its dtype."""
+    relative = (torch.as_tensor(found) - wanted).abs() / (1 + wanted.abs())
     quantized = getattr(model, "hf_quantizer", None) is not None
     tolerance = COARSE if quantized else TOLERANCE.get(model.dtype, COARSE)
     return bool(relative.mean() <= tolerance)  # NaN does not agree
 
 
+def plain_logits(model: PreTrainedModel) -> Tensor:
+    """Logits of a plain forward over a few tokens, [Q, V] or [labels]."""
+    rng = random.Random(0)
+    vocabulary = model.config.get_text_config().vocab_size
+    return _logits(model, [rng.randrange(vocabulary) for _ in range(PROMPTS[0])])
+
+
+def _logits(model: PreTrainedModel, sequence: list[int]) -> Tensor:
+    logits: Tensor = model(input_ids=torch.tensor([sequence], device=model.device)).logits[0]
+    return logits.float()
+
+
 def _logprobs(model: PreTrainedModel, sequence: list[int], start: int) -> Tensor:
-    logits = model(input_ids=torch.tensor([sequence], device=model.device)).logits[0].float()
+    logits = _logits(model, sequence)
     scored = torch.tensor(sequence[start:], device=logits.device)
     logprobs: Tensor = logits[start - 1 : -1].log_softmax(-1)
     return logprobs.gather(-1, scored[:, None]).squeeze(-1).cpu()
 
 
 def _labels(model: PreTrainedModel, sequence: list[int], start: int) -> Tensor:
-    logits: Tensor = (
-        model(input_ids=torch.tensor([sequence], device=model.device)).logits[0].float()
-    )
+    logits = _logits(model, sequence)
     return (logits if logits.dim() == 1 else logits[-1]).cpu()

@@ -43,6 +43,7 @@ from langgraph_arbitrage.engine.open_sizes import (
     script_of,
     unwarned,
 )
+from langgraph_arbitrage.engine.packed_linear import is_packed
 from langgraph_arbitrage.engine.row import Batch
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
 from langgraph_arbitrage.engine.slots import SlotTable
@@ -253,7 +254,7 @@ def traces_of(
 ) -> Traces | None:
     """The traces of a model, none made yet; None where it is to run eagerly."""
     quantized = getattr(model, "hf_quantizer", None) is not None
-    small = model.num_parameters() <= SMALL
+    small = model.num_parameters() <= SMALL and not is_packed(model)
     # Some forwards are eager, and which ones depends on what else was asked.
     exact = spec.batch_invariant
     if model.device.type != "cpu" or spec.engine != "auto" or exact or quantized or not small:

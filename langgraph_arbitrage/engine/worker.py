@@ -27,6 +27,7 @@ from langgraph_arbitrage.engine.cuda_capture import own_stream
 from langgraph_arbitrage.engine.decode_graphs import decode_graphs
 from langgraph_arbitrage.engine.loader import load_model
 from langgraph_arbitrage.engine.memory import out_of_memory
+from langgraph_arbitrage.engine.packing import pack
 from langgraph_arbitrage.engine.plain_backend import PlainBackend
 from langgraph_arbitrage.engine.probe import agrees
 from langgraph_arbitrage.engine.scheduler import Scheduler
@@ -205,6 +206,7 @@ class Worker:
 
     def _started(self, model: PreTrainedModel) -> Scheduler:
         if model.device.type == "cpu":
+            pack(model, self.spec)
             self._cores = Cores(model, self.spec.threads)
             if self._cores.takes_turns:
                 self._turns = TURNS

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from langgraph_arbitrage.engine import Engine, Footprint
-from langgraph_arbitrage.engine.cores import ALL, SMALL
+from langgraph_arbitrage.engine.cores import threads_alone
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.models import Models
@@ -214,8 +214,8 @@ class _Measurement:
 
 
 def _rates(engine: Engine, size: Footprint) -> Rates:
-    one = 1 if size.parameters <= SMALL else ALL  # as the worker has it
-    return measured_rates(size.device, size.dtype, size.weights, engine.spec.threads or one)
+    threads = engine.spec.threads or threads_alone(size.parameters, packed=size.packed)
+    return measured_rates(size.device, size.dtype, size.weights, threads)
 
 
 def _alone(answer: Answer, f: Forecast) -> float:

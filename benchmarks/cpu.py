@@ -1,9 +1,10 @@
-"""Settings on a CPU: threads of a worker, precision, quantized linear layers, `torch.compile`.
+"""Settings on a CPU: threads of a worker, precision, packed and quantized linear layers.
 
-The embedded draft and target, and a random model of Llama's form with 100M parameters; each setting
-in a process of its own, the best of several rounds. int8 needs torchao. `compiled`, which is only
-measured where it is named, puts `torch.compile` around the model's forward, as no setting of the
-engine does: it compiles for minutes.
+The embedded draft and target, and two random models, of Llama's form with 100M parameters and of
+Qwen2.5-0.5B's; each setting in a process of its own, the best of several rounds. The engine packs
+the weights of the two and runs the others by traces; `eager` does neither, and `generate` is that
+of transformers, without the engine. int8 needs torchao. `compiled`, which is only measured where it
+is named, puts `torch.compile` around the model's forward: it compiles for minutes.
 
     python benchmarks/cpu.py [--rounds 7] [--only llama-100m] [--settings "bfloat16, 2 threads"]
 """
@@ -15,6 +16,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,16 @@ from typing import Any
 from measure import CHECKPOINTS, apart, peak_mib, table
 
 RESULTS = Path(__file__).parent / "results"
-MODELS = (*CHECKPOINTS, "llama-100m")
+MODELS = (*CHECKPOINTS, "llama-100m", "qwen2.5-0.5b")
 SETTINGS: dict[str, dict[str, Any]] = {
     f"{name}, {threads} thread{'s' * (threads > 1)}": {"threads": threads, **how}
     for name, how in {
         "float32": {},
+        "float32 eager": {"engine": "eager"},
+        "float32 generate": {"engine": "generate"},
         "bfloat16": {"dtype": "bfloat16"},
+        "bfloat16 eager": {"dtype": "bfloat16", "engine": "eager"},
+        "bfloat16 generate": {"dtype": "bfloat16", "engine": "generate"},
         "int8 weights": {"quantize": "Int8WeightOnlyConfig"},
         "int8 weights and activations": {"quantize": "Int8DynamicActivationInt8WeightConfig"},
     }.items()
@@ -94,8 +100,11 @@ def made(shape: str, folder: Path) -> str:
 
 def one(path: str, setting: str, rounds: int) -> dict[str, Any]:
     """Milliseconds, or why it does not run."""
+    how = ALL[setting]
     try:
-        return measured(path, rounds, **ALL[setting])
+        return (
+            theirs(path, rounds, **how) if "generate" in setting else measured(path, rounds, **how)
+        )
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
 
@@ -106,6 +115,7 @@ def measured(
     *,
     threads: int,
     dtype: str = "float32",
+    engine: str = "auto",
     quantize: str | None = None,
     compiled: bool = False,
 ) -> dict[str, Any]:
@@ -130,42 +140,82 @@ def measured(
             return model
 
         worker.load_model = load_compiled
-    spec = ModelSpec(path, device="cpu", dtype=dtype, threads=threads, model_kwargs=how)
-    engine = Engine(spec)
-    engine._worker.end_ids = frozenset()  # set before the model is loaded; all tokens are written
+    spec = ModelSpec(
+        path, device="cpu", dtype=dtype, threads=threads, engine=engine, model_kwargs=how
+    )
+    model = Engine(spec)
+    model._worker.end_ids = frozenset()  # set before the model is loaded; all tokens are written
 
     def write(batch: int) -> float:
         """Milliseconds a token of each sequence; prompts are read before."""
         asked = prompts(batch, PROMPT)
-        for ticket in [engine.submit(Write(ids, 1)) for ids in asked]:
+        for ticket in [model.submit(Write(ids, 1)) for ids in asked]:
             ticket.result()
         start = time.perf_counter()
-        for ticket in [engine.submit(Write(ids, NEW)) for ids in asked]:
+        for ticket in [model.submit(Write(ids, NEW)) for ids in asked]:
             ticket.result()
         return 1e3 * (time.perf_counter() - start) / NEW
 
     def read() -> float:
         """Milliseconds of a forward over new tokens behind a cached prefix."""
         (ids,) = prompts(1, PROMPT)
-        engine.submit(Write(ids, 1)).result()
-        return 1e3 * engine.submit(Write([*ids, *prompts(1, READ)[0]], 1)).result().seconds
+        model.submit(Write(ids, 1)).result()
+        return 1e3 * model.submit(Write([*ids, *prompts(1, READ)[0]], 1)).result().seconds
 
+    found = _best(write, read, rounds)
+    if model.backend != "slot":
+        raise RuntimeError("the slot engine does not agree with a plain forward: it ran plain")
+    model.close()
+    return found
+
+
+def theirs(path: str, rounds: int, *, threads: int, dtype: str = "float32", **_: Any) -> Any:
+    """Transformers alone: `generate`, and a forward behind a cached prefix."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from random_models import prompts
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    model.generation_config.eos_token_id = None  # all tokens are written
+    options = {"do_sample": False, "pad_token_id": 0}
+
+    def write(batch: int) -> float:
+        asked = torch.tensor([ids[-PROMPT + batch :] for ids in prompts(batch, PROMPT)])
+        there = {"attention_mask": torch.ones_like(asked), **options}
+        spent = []
+        for new in (1, 1 + NEW):  # what reads the prompt is taken off
+            start = time.perf_counter()
+            model.generate(asked, max_new_tokens=new, **there)
+            spent.append(time.perf_counter() - start)
+        return 1e3 * (spent[1] - spent[0]) / NEW
+
+    def read() -> float:
+        cache = model(input_ids=torch.tensor(prompts(1, PROMPT)), use_cache=True).past_key_values
+        start = time.perf_counter()
+        model(input_ids=torch.tensor(prompts(1, READ)), past_key_values=cache, logits_to_keep=1)
+        return 1e3 * (time.perf_counter() - start)
+
+    with torch.inference_mode():
+        return _best(write, read, rounds)
+
+
+def _best(
+    write: Callable[[int], float], read: Callable[[], float], rounds: int
+) -> dict[str, float]:
     start = time.perf_counter()
     for work in (lambda: write(1), lambda: write(8), read):  # loads, compiles, warms up
         work()
         work()
     ready = time.perf_counter() - start
-    found = {
+    return {
         "token": min(write(1) for _ in range(rounds)),
         "token of 8": min(write(8) for _ in range(rounds)),
         "read": min(read() for _ in range(rounds)),
         "ready": ready,
         "MiB": peak_mib(),
     }
-    if engine.backend != "slot":
-        raise RuntimeError("the slot engine does not agree with a plain forward: it ran plain")
-    engine.close()
-    return found
 
 
 if __name__ == "__main__":

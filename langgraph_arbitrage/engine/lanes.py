@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from langgraph_arbitrage.engine.slot_cache import Place
 from langgraph_arbitrage.engine.slots import Arena, Slot, SlotTable
 from langgraph_arbitrage.engine.transfer import on_device
 
-__all__ = ["Lanes", "Span", "lanes_of"]
+__all__ = ["Lanes", "Span", "lanes_of", "last_places"]
 
 
 @dataclass(frozen=True)
@@ -170,3 +170,9 @@ def _computed(slots: Sequence[Slot], table: SlotTable, width: int) -> tuple[list
     if few:
         return table.arenas[slots[0].arena][low:high], True
     return by_index, False
+
+
+@lru_cache(maxsize=256)
+def last_places(width: int, keep: int, device: torch.device) -> Tensor:
+    """The last `keep` of so many places, [keep]."""
+    return torch.arange(width - keep, width, device=device)

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from langgraph_arbitrage.engine.lanes import Lanes
+from langgraph_arbitrage.engine.lanes import Lanes, last_places
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
 from langgraph_arbitrage.engine.slots import Arena
 from langgraph_arbitrage.engine.transfer import on_device
@@ -109,14 +109,8 @@ def inputs(lanes: Lanes, keep: int, device: torch.device) -> tuple[Tensor, Tenso
     The bounds of each arena: first and last lane, first and last slot, positions that are read.
     """
     bounds = [(s.lanes.start, s.lanes.stop, s.low, s.high, s.view) for s in lanes.spans]
-    wanted = _wanted(lanes.width, keep, device)
+    wanted = last_places(lanes.width, keep, device)
     return lanes.tokens(device), on_device(bounds, device), wanted
-
-
-@lru_cache(maxsize=256)
-def _wanted(width: int, keep: int, device: torch.device) -> Tensor:
-    """The last `keep` of so many places."""
-    return torch.arange(width - keep, width, device=device)
 
 
 def going_on(lanes: Lanes, device: torch.device) -> Tensor:

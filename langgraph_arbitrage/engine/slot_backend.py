@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from langgraph_arbitrage.engine.attention import join_arenas
 from langgraph_arbitrage.engine.cuda_capture import CAPTURES
 from langgraph_arbitrage.engine.decode_graphs import DecodeGraphs
-from langgraph_arbitrage.engine.lanes import lanes_of
+from langgraph_arbitrage.engine.lanes import lanes_of, last_places
 from langgraph_arbitrage.engine.masks import Masks
 from langgraph_arbitrage.engine.row import Batch, Row, by_arena
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
@@ -73,6 +73,8 @@ class SlotBackend:
         self.chunk = CHUNK.get(self.device.type, CHUNK["cuda"])
         self.masks = Masks(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        # For a slice of the positions torch copies a whole output head of 16 bits (2.13).
+        self._gathers = self.device.type == "cpu" and model.dtype.itemsize == 2
         self.faster: DecodeGraphs | Traces | None = None
         """Goes around the eager forward where it can."""
 
@@ -260,7 +262,10 @@ class SlotBackend:
         tokens = lanes.tokens(self.device)
         # One row is a model's ordinary case: it makes its own masks, or none.
         masks = None if lanes.alone else self.masks.of(tokens[1], self.masks.keys(lanes.view))
-        logits = self._run(lanes.places(tokens), tokens[0], tokens[1], masks, batch.keep)
+        keep: int | Tensor = batch.keep
+        if self._gathers:
+            keep = last_places(lanes.width, batch.keep, self.device)
+        logits = self._run(lanes.places(tokens), tokens[0], tokens[1], masks, keep)
         if lanes.order is not None:
             logits = logits.index_select(0, on_device(lanes.order, self.device))
         return logits[:, -batch.keep :] if logits.dim() == 3 else logits

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+import torch
 
 from langgraph_arbitrage.engine import Engine, Write
+from langgraph_arbitrage.engine.scheduler import Scheduler
 from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, prompt
 
 NEW = 24
@@ -68,7 +71,6 @@ def test_a_model_in_half_precision_agrees_with_a_plain_forward(
     fresh: Callable[..., Engine],
 ) -> None:
     """Teacher-forced: log-probabilities, since greedy texts part at ties."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     path = make("llama")
@@ -80,3 +82,21 @@ def test_a_model_in_half_precision_agrees_with_a_plain_forward(
     start = len(ids) - len(written.ids)
     want = [spread[start - 1 + k, token].item() for k, token in enumerate(written.ids)]
     assert written.logprobs == pytest.approx(want, abs=0.3)
+
+
+def test_in_half_precision_no_output_head_is_copied(
+    fresh: Callable[..., Engine], schedulers: list[Scheduler]
+) -> None:
+    """For hidden states that are a slice of more, torch's product copies all of the weights."""
+    engine = fresh(make("llama"), dtype="bfloat16", engine="eager")
+    first = engine.submit(Write(prompt(QUESTIONS[0]), 5)).result()
+    seen = []
+
+    def look(_: object, given: tuple[Any, ...]) -> None:
+        (hidden,) = given
+        seen.append(hidden.stride() == hidden.clone(memory_format=torch.contiguous_format).stride())
+
+    schedulers[-1].backend.model.lm_head.register_forward_pre_hook(look)  # type: ignore[attr-defined]
+    engine.submit(Write([*prompt(QUESTIONS[0]), *first.ids, *prompt(QUESTIONS[1])], 5)).result()
+    assert len(seen) == 5
+    assert all(seen)

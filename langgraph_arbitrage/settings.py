@@ -104,7 +104,8 @@ class ArbitrageSettings(CheckedSettings):
     """Exactly the same answer whatever else is asked: slower, one sequence at a time."""
     engine: Literal["auto", "eager", "plain"] = "auto"
     """How models run: auto takes the fastest way that agrees with an ordinary forward; eager has
-    no traces, by which small models on a CPU do without the interpreter; plain also no slots."""
+    no traces, by which small models on a CPU do without the interpreter, and no packed weights,
+    which make larger ones faster there; plain also no slots."""
     cuda_graphs: bool | None = None
     """Decode by CUDA graphs on a GPU; default where they serve. On says why where they do not.
     No GPU has run them yet: each is compared with the ordinary way before it is used."""

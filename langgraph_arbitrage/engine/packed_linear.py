@@ -2,15 +2,18 @@
 
 torch multiplies a linear layer's weights as they were loaded. oneDNN, which comes with torch, can
 lay them out once in the blocks that its kernels read. The numbers are the same but for rounding.
-A trace cannot hold such weights.
+A trace cannot hold such weights: it takes them as inputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PackedLinear", "copied", "is_packed"]
+__all__ = ["PackedLinear", "copied", "is_packed", "lend", "packed_layers"]
 
 TOKENS = 16  # that weights are laid out for: it serves any number, and one as well as any other
 
@@ -40,18 +43,53 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product, and the bias added."""
+        if torch._C._get_tracing_state() is not None:
+            return _traceable()(x, self.weight, self.bias)
         found: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.weight, self.bias, "none", [], ""
         )
         return found
 
 
+PRODUCT = """
+graph(%x : Tensor, %weight : Tensor, %bias : Tensor?):
+  %scalars : Scalar?[] = prim::ListConstruct()
+  %activation : str = prim::Constant[value="none"]()
+  %algorithm : str = prim::Constant[value=""]()
+  %found : Tensor = mkldnn::_linear_pointwise(
+    %x, %weight, %bias, %activation, %scalars, %algorithm)
+  return (%found)
+"""
+"""The same call: the tracer itself does not know lists like its fifth argument."""
+
+
+@cache
+def _traceable() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    unit = torch._C.CompilationUnit()
+    _kept.append(unit)
+    made: Callable[..., Tensor] = unit.create_function("product", torch._C.parse_ir(PRODUCT))
+    return made
+
+
+_kept: list[object] = []  # a trace calls a function of a unit, and does not keep it
+
+
+def packed_layers(model: nn.Module) -> list[PackedLinear]:
+    """A model's packed layers, in its order."""
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
+
+
 def is_packed(model: nn.Module) -> bool:
     """Whether some of a model's layers are packed."""
-    return any(isinstance(module, PackedLinear) for module in model.modules())
+    return bool(packed_layers(model))
 
 
 def copied(model: nn.Module) -> int:
     """Weights that are there twice, packed and as they were loaded."""
-    packed = (module for module in model.modules() if isinstance(module, PackedLinear))
-    return sum(module.weight.numel() for module in packed if module.shared)
+    return sum(layer.weight.numel() for layer in packed_layers(model) if layer.shared)
+
+
+def lend(layers: Sequence[PackedLinear], weights: Sequence[Tensor]) -> None:
+    """Have layers multiply these from now on: the inputs of a trace, or their own again."""
+    for layer, weight in zip(layers, weights, strict=True):
+        layer._parameters["weight"] = weight  # type: ignore[assignment]

@@ -43,7 +43,7 @@ from langgraph_arbitrage.engine.open_sizes import (
     script_of,
     unwarned,
 )
-from langgraph_arbitrage.engine.packed_linear import is_packed
+from langgraph_arbitrage.engine.packed_linear import is_packed, lend, packed_layers
 from langgraph_arbitrage.engine.row import Batch
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
 from langgraph_arbitrage.engine.slots import SlotTable
@@ -53,6 +53,7 @@ __all__ = ["Traces", "script_of", "traces_of"]
 
 logger = logging.getLogger(__name__)
 
+MOST = 400_000_000  # parameters; beyond, products take so long that nothing is saved
 MET = 8  # forwards over as many arenas before a trace is made: it costs more than so many
 
 Forward = Callable[[Sequence[Place], Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -80,6 +81,8 @@ class Traces:
         self.halts = halts
         self.cache = cache
         self.table = table
+        self.packed = packed_layers(model)
+        self.weights = [layer.weight for layer in self.packed]
         self.agreement = Agreement.of(model, cache)
         self.own = OwnForwards(model)
         self.why_not: str | None = None
@@ -194,8 +197,9 @@ class Traces:
             self.disable(f"{type(error).__name__}: {cause}")
 
     def _there(self, lanes: Lanes) -> list[Tensor] | None:
-        """Keys and values; None where an arena has too little room."""
-        return self.cache.tensors({span.arena: span.slots for span in lanes.spans})
+        """Keys and values, and packed weights; None where an arena has too little room."""
+        cached = self.cache.tensors({span.arena: span.slots for span in lanes.spans})
+        return cached and [*cached, *self.weights]
 
     def _loop(self, arenas: int, tensors: int) -> Loop | None:
         if arenas not in self.loops:
@@ -220,10 +224,11 @@ class Traces:
 
     def _trace(self, arenas: int, forward: Forward) -> Traced:
         """Watch the forward once, for what no trace can repeat, then trace it."""
-        tokens, _, wanted, *there = made = example(arenas, self.cache)
+        tokens, _, wanted, *cached = made = example(arenas, self.cache)
 
         def function(tokens: Tensor, bounds: Tensor, wanted: Tensor, *there: Tensor) -> Tensor:
-            self.cache.lend(there, arenas)
+            self.cache.lend(there[: len(cached)], arenas)
+            lend(self.packed, there[len(cached) :])
             keys = most_read(bounds)
             places = [
                 OpenPlace.of(n, tokens, size, arenas) for n, size in enumerate(bounds.unbind(0))
@@ -231,11 +236,14 @@ class Traces:
             return forward(places, tokens[0], tokens[1], keys, wanted)
 
         with self.cache.lent():
-            self.cache.lend(there, arenas)
+            self.cache.lend(cached, arenas)
             with Watch(tokens.device):
                 forward(known_places(tokens, arenas), tokens[0], tokens[1], wanted, wanted)
-            with unwarned():
-                return script_of(function, made)
+            try:
+                with unwarned():
+                    return script_of(function, (*made, *self.weights))
+            finally:
+                lend(self.packed, self.weights)
 
 
 def _like(lanes: Lanes, keep: int) -> tuple[int, bool, bool, bool, int]:
@@ -254,7 +262,7 @@ def traces_of(
 ) -> Traces | None:
     """The traces of a model, none made yet; None where it is to run eagerly."""
     quantized = getattr(model, "hf_quantizer", None) is not None
-    small = model.num_parameters() <= SMALL and not is_packed(model)
+    small = model.num_parameters() <= (MOST if is_packed(model) else SMALL)
     # Some forwards are eager, and which ones depends on what else was asked.
     exact = spec.batch_invariant
     if model.device.type != "cpu" or spec.engine != "auto" or exact or quantized or not small:

@@ -27,6 +27,7 @@ from langgraph_arbitrage.engine.cuda_capture import own_stream
 from langgraph_arbitrage.engine.decode_graphs import decode_graphs
 from langgraph_arbitrage.engine.loader import load_model
 from langgraph_arbitrage.engine.memory import out_of_memory
+from langgraph_arbitrage.engine.packed_linear import is_packed
 from langgraph_arbitrage.engine.packing import pack
 from langgraph_arbitrage.engine.plain_backend import PlainBackend
 from langgraph_arbitrage.engine.probe import agrees
@@ -218,7 +219,9 @@ class Worker:
                 there = slots.cache, slots.table
                 self._traces = traces_of(model, self.spec, *there, baton, self._halts)
             slots.faster = graphs or self._traces
-            if self._traces is not None and self.spec.threads is None:
+            # Each hand reads all weights by itself: of a larger model that is what takes long.
+            shares = self.spec.threads is None and not is_packed(model)
+            if self._traces is not None and shares:
                 scheduler.crew = self._crew = self._crew_of(scheduler, model, self._traces)
         self._ahead = scheduler.ahead
         self.model, self.backend_name = model, scheduler.backend.name

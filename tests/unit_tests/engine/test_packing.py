@@ -10,12 +10,18 @@ from accelerate import cpu_offload
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from langgraph_arbitrage.engine import Engine, ModelSpec, Score, Write, memory, packing
+from langgraph_arbitrage.engine import Engine, ModelSpec, Score, Write, memory, packing, traces
 from langgraph_arbitrage.engine.cores import ALL, threads_alone
 from langgraph_arbitrage.engine.footprint import footprint
-from langgraph_arbitrage.engine.packed_linear import PackedLinear, copied, is_packed
+from langgraph_arbitrage.engine.packed_linear import (
+    PackedLinear,
+    copied,
+    is_packed,
+    packed_layers,
+)
 from langgraph_arbitrage.engine.packing import pack
 from langgraph_arbitrage.engine.scheduler import Scheduler
+from langgraph_arbitrage.engine.traces import Traces
 from tiny import generate, make, random_ids
 
 Make = Callable[..., Engine]
@@ -82,7 +88,46 @@ def test_the_engine_writes_and_scores_the_same_alone_and_many_at_once(
         assert torch.allclose(torch.tensor(one), torch.tensor(other), atol=1e-3)
     assert (packed.footprint.packed, plain.footprint.packed) == (True, False)  # type: ignore[union-attr]
     assert packed.backend == "slot"
-    assert schedulers[-2].backend.faster is None  # type: ignore[attr-defined]  # a trace holds none
+
+
+@pytest.mark.usefixtures("pays")
+def test_a_trace_takes_packed_weights_and_leaves_the_layers_their_own(
+    fresh: Make,
+    schedulers: list[Scheduler],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(traces, "MET", 1)
+    path = make("qwen2", endless=True)  # some of its layers have a bias
+    engine = fresh(path)
+    for seed in range(3):
+        ids = random_ids(20, seed=seed)
+        assert engine.submit(Write(ids, 20)).result().ids == generate(path, ids, 20)
+    many = [random_ids(5 + 7 * n, seed=n) for n in range(6)]
+    tickets = [engine.submit(Write(ids, 20)) for ids in many]
+    assert [t.result().ids for t in tickets] == [generate(path, ids, 20) for ids in many]
+    scheduler = schedulers[-1]
+    faster = scheduler.backend.faster  # type: ignore[attr-defined]
+    assert isinstance(faster, Traces)
+    assert faster.forwards > 40
+    assert faster.why_not is None
+    layers = packed_layers(scheduler.backend.model)  # type: ignore[attr-defined]
+    pairs = zip(layers, faster.weights, strict=True)
+    assert all(layer.weight is weight for layer, weight in pairs)
+    assert all(layer.weight.is_mkldnn for layer in layers)
+    assert "without traces" not in caplog.text
+    assert scheduler.crew is None  # each hand would read all weights
+
+
+@pytest.mark.usefixtures("pays")
+def test_a_large_packed_model_is_not_traced(
+    fresh: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "MOST", 1000)
+    engine = fresh(PATH)
+    engine.submit(Write(random_ids(9), 5)).result()
+    assert engine.footprint.packed  # type: ignore[union-attr]
+    assert schedulers[-1].backend.faster is None  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("pays")

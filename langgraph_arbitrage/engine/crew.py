@@ -180,6 +180,7 @@ class Crew:
                 while self._calls[hand].get():
                     with cores:
                         self._work(hand, cores)
+                    cores.rest()
         except BaseException as error:  # the worker ends by it, and tells all who wait
             self.error = error
             self._wake_first()

@@ -280,6 +280,8 @@ class Worker:
         """Take all waiting tickets, if need be waiting for one; False once closed."""
         while True:
             self._halts.heed(0)
+            if block and self._cores is not None and self._inbox.empty():
+                self._cores.rest()
             try:
                 found = self._inbox.get(block=block)
             except queue.Empty:

@@ -1,12 +1,13 @@
 """Settings on a CPU: threads of a worker, precision, packed and quantized linear layers.
 
-The embedded draft and target, and two random models, of Llama's form with 100M parameters and of
-Qwen2.5-0.5B's; each setting in a process of its own, the best of several rounds. The engine packs
-the weights of the two and runs the others by traces; `eager` does neither, and `generate` is that
-of transformers, without the engine. int8 needs torchao. `compiled`, which is only measured where it
-is named, puts `torch.compile` around the model's forward: it compiles for minutes.
+The embedded draft and target, and two random models of the shapes of SmolLM2-135M and Qwen2.5-0.5B;
+each setting in a process of its own, the best of several rounds. The engine packs the weights of
+these two, and runs all but the last by traces; `eager` does neither, and `generate` is that of
+transformers, without the engine. int8 needs torchao. Only measured where they are named: `beside`
+has a second such model loaded, which waits, `beside, kept` one that keeps its compute threads
+meanwhile; `compiled` puts `torch.compile` around the model's forward, and compiles for minutes.
 
-    python benchmarks/cpu.py [--rounds 7] [--only llama-100m] [--settings "bfloat16, 2 threads"]
+    python benchmarks/cpu.py [--rounds 7] [--only smollm2-135m] [--settings "bfloat16, 2 threads"]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from typing import Any
 from measure import CHECKPOINTS, apart, peak_mib, table
 
 RESULTS = Path(__file__).parent / "results"
-MODELS = (*CHECKPOINTS, "llama-100m", "qwen2.5-0.5b")
+MODELS = (*CHECKPOINTS, "smollm2-135m", "qwen2.5-0.5b")
 SETTINGS: dict[str, dict[str, Any]] = {
     f"{name}, {threads} thread{'s' * (threads > 1)}": {"threads": threads, **how}
     for name, how in {
@@ -39,8 +41,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     }.items()
     for threads in (1, 2)
 }
-COMPILED = {"float32 compiled, 1 thread": {"threads": 1, "compiled": True}}
-ALL = SETTINGS | COMPILED
+NAMED = {
+    "float32 compiled, 1 thread": {"threads": 1, "compiled": True},
+    "float32 beside, 2 threads": {"threads": 2, "beside": "resting"},
+    "float32 beside, kept, 2 threads": {"threads": 2, "beside": "kept"},
+}
+ALL = SETTINGS | NAMED
 NEW, READ, PROMPT = 48, 32, 64
 
 
@@ -117,12 +123,13 @@ def measured(
     dtype: str = "float32",
     engine: str = "auto",
     quantize: str | None = None,
+    beside: str | None = None,
     compiled: bool = False,
 ) -> dict[str, Any]:
     """The engine under a setting."""
     import torch
 
-    from langgraph_arbitrage.engine import Engine, ModelSpec, Write, worker
+    from langgraph_arbitrage.engine import Engine, ModelSpec, Write, cores, worker
     from random_models import prompts
 
     how: dict[str, Any] = {}
@@ -162,6 +169,11 @@ def measured(
         model.submit(Write(ids, 1)).result()
         return 1e3 * model.submit(Write([*ids, *prompts(1, READ)[0]], 1)).result().seconds
 
+    if beside == "kept":
+        cores._pause = lambda kind: 0
+    if beside:
+        other = Engine(replace(spec, max_slots=spec.max_slots + 1))
+        other.submit(Write(prompts(1, PROMPT)[0], NEW)).result()
     found = _best(write, read, rounds)
     if model.backend != "slot":
         raise RuntimeError("the slot engine does not agree with a plain forward: it ran plain")

@@ -12,8 +12,6 @@ from types import TracebackType
 import torch
 from transformers import PreTrainedModel
 
-from langgraph_arbitrage.engine.packed_linear import is_packed
-
 __all__ = ["ALL", "Cores", "at_work", "at_work_lately", "threads_alone"]
 
 SMALL = 100_000_000  # parameters up to which one thread beats several on a single token
@@ -52,14 +50,9 @@ def at_work_lately() -> set[int]:
     return _at_work | {thread for thread, left in tuple(_left.items()) if now - left < LATELY}
 
 
-def threads_alone(parameters: int, *, packed: bool) -> int:
-    """Compute threads of a single row's forward. Packed products gain by a core more at any size.
-
-    Args:
-        parameters: Of the model.
-        packed: Whether its weights are.
-    """
-    return 1 if parameters <= SMALL and not packed else ALL
+def threads_alone(parameters: int) -> int:
+    """Compute threads of a single row's forward while no other model is at work."""
+    return ALL if parameters >= WIDE else 1
 
 
 class Cores:
@@ -81,7 +74,7 @@ class Cores:
             threads: Always so many; None chooses.
         """
         self._parameters = model.num_parameters()
-        self._few = threads or threads_alone(self._parameters, packed=is_packed(model))
+        self._few = threads or (1 if self._parameters <= SMALL else ALL)
         self._many = threads or ALL
         self._several = True  # have worked on this thread since it rested: loading may have
         self._set(self._few)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from langgraph_arbitrage.engine.packed_linear import copied, is_packed
+from langgraph_arbitrage.engine.packed_linear import copied
 
 __all__ = ["Footprint", "footprint"]
 
@@ -34,8 +34,6 @@ class Footprint:
     """Operations of a layer for each token that a token looks at: 4 × heads × head size."""
     device: str
     dtype: str
-    packed: bool
-    """Whether its linear layers multiply packed weights."""
 
     def bytes(self, rows: int, read: int, context: int) -> float:
         """Bytes that a forward has to move.
@@ -85,7 +83,6 @@ def footprint(model: PreTrainedModel) -> Footprint:
         spread=4 * heads * size,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
-        packed=is_packed(model),
     )
 
 

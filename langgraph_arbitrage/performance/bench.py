@@ -214,7 +214,7 @@ class _Measurement:
 
 
 def _rates(engine: Engine, size: Footprint) -> Rates:
-    threads = engine.spec.threads or threads_alone(size.parameters, packed=size.packed)
+    threads = engine.spec.threads or threads_alone(size.parameters)
     return measured_rates(size.device, size.dtype, size.weights, threads)
 
 

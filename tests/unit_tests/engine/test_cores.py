@@ -85,6 +85,23 @@ def test_only_who_has_several_lets_them_rest(
         assert len(paused) == rests
 
 
+def test_models_at_work_share_the_cores(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "ALL", 2)
+    monkeypatch.setattr(cores, "WIDE", 4 * model.num_parameters())
+    monkeypatch.setattr(cores, "_at_work", set())
+    own = Cores(model, None)
+    for others, rows, wanted in ((0, 1, 1), (0, 4, 2), (1, 4, 1), (0, 3, 1)):
+        cores._at_work.update(range(others))
+        with own:
+            own.use(rows)
+            assert torch.get_num_threads() == wanted
+        cores._at_work.clear()
+    assert cores.threads_alone(model.num_parameters()) == 1
+    assert cores.threads_alone(4 * model.num_parameters()) == 2
+
+
 def test_a_model_that_waits_rests(
     monkeypatch: pytest.MonkeyPatch, fresh: Callable[..., Engine]
 ) -> None:

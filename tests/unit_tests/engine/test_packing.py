@@ -10,8 +10,15 @@ from accelerate import cpu_offload
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from langgraph_arbitrage.engine import Engine, ModelSpec, Score, Write, memory, packing, traces
-from langgraph_arbitrage.engine.cores import ALL, threads_alone
+from langgraph_arbitrage.engine import (
+    Engine,
+    ModelSpec,
+    Score,
+    Write,
+    memory,
+    packing,
+    traces,
+)
 from langgraph_arbitrage.engine.footprint import footprint
 from langgraph_arbitrage.engine.packed_linear import (
     PackedLinear,
@@ -57,7 +64,6 @@ def test_a_packed_model_computes_what_it_did(kind: str) -> None:
     assert not linears(model)
     assert torch.allclose(model(IDS).logits, before, atol=1e-3, rtol=1e-4)
     after = footprint(model)
-    assert after.packed
     assert (after.parameters, after.operations) == (size.parameters, size.operations)
 
 
@@ -86,7 +92,9 @@ def test_the_engine_writes_and_scores_the_same_alone_and_many_at_once(
     )
     for one, other in zip(found, wanted, strict=True):
         assert torch.allclose(torch.tensor(one), torch.tensor(other), atol=1e-3)
-    assert (packed.footprint.packed, plain.footprint.packed) == (True, False)  # type: ignore[union-attr]
+    models = [s.backend.model for s in schedulers]  # type: ignore[attr-defined]
+    assert {is_packed(model) for model in models[:-1]} == {True, False}
+    assert not is_packed(models[-1])
     assert packed.backend == "slot"
 
 
@@ -126,8 +134,9 @@ def test_a_large_packed_model_is_not_traced(
     monkeypatch.setattr(traces, "MOST", 1000)
     engine = fresh(PATH)
     engine.submit(Write(random_ids(9), 5)).result()
-    assert engine.footprint.packed  # type: ignore[union-attr]
-    assert schedulers[-1].backend.faster is None  # type: ignore[attr-defined]
+    backend: Any = schedulers[-1].backend
+    assert is_packed(backend.model)
+    assert backend.faster is None
 
 
 @pytest.mark.usefixtures("pays")
@@ -236,9 +245,3 @@ def test_where_it_is_not_faster_or_cannot_be_done_nothing_changes(
         patched.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
         assert not pack(loaded(), SPEC)
     assert pack(loaded(), SPEC)
-
-
-def test_a_packed_model_gets_all_cores() -> None:
-    assert threads_alone(30_000_000, packed=False) == 1
-    assert threads_alone(30_000_000, packed=True) == ALL
-    assert threads_alone(300_000_000, packed=False) == ALL

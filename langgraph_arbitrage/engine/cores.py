@@ -12,6 +12,8 @@ from types import TracebackType
 import torch
 from transformers import PreTrainedModel
 
+from langgraph_arbitrage.engine.packed_linear import parameters
+
 __all__ = ["ALL", "Cores", "at_work", "at_work_lately", "threads_alone"]
 
 SMALL = 100_000_000  # parameters up to which one thread beats several on a single token
@@ -73,7 +75,7 @@ class Cores:
             model: The model, on a CPU.
             threads: Always so many; None chooses.
         """
-        self._parameters = model.num_parameters()
+        self._parameters = parameters(model)
         self._few = threads or (1 if self._parameters <= SMALL else ALL)
         self._many = threads or ALL
         self._several = True  # have worked on this thread since it rested: loading may have

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from langgraph_arbitrage.engine.packed_linear import copied
+from langgraph_arbitrage.engine.packed_linear import parameters
 
 __all__ = ["Footprint", "footprint"]
 
@@ -66,7 +66,7 @@ def footprint(model: PreTrainedModel) -> Footprint:
     experts = {n: p for n, p in needed.items() if ".experts." in n}
     count = next(filter(None, (_of(text, n) for n in EXPERTS)), 0)
     routed = (_of(text, "num_experts_per_tok") or count) / count if experts and count else 1.0
-    parameters = model.num_parameters()
+    held = model.num_parameters()
     unrouted = (1 - routed) * sum(p.numel() for p in experts.values())
     heads = _of(text, "num_attention_heads") or 0
     size = _of(text, "head_dim") or (text.hidden_size // heads if heads else 0)
@@ -74,11 +74,11 @@ def footprint(model: PreTrainedModel) -> Footprint:
     window = _of(text, "sliding_window")
     kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * text.num_hidden_layers
     return Footprint(
-        parameters=parameters - copied(model),
+        parameters=parameters(model),
         weights=sum(map(_stored, needed.values())),
         experts=sum(map(_stored, experts.values())),
         routed=routed,
-        operations=int(2 * (parameters - sum(tables.values()) - unrouted)),
+        operations=int(2 * (held - sum(tables.values()) - unrouted)),
         layers=tuple((entry, window if kind == "sliding_attention" else None) for kind in kinds),
         spread=4 * heads * size,
         device=str(model.device),

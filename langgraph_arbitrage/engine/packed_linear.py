@@ -7,13 +7,14 @@ A trace cannot hold such weights: it takes them as inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-__all__ = ["PackedLinear", "copied", "is_packed", "lend", "packed_layers"]
+__all__ = ["PackedLinear", "is_packed", "packed_layers", "parameters"]
 
 TOKENS = 16  # that weights are laid out for: it serves any number, and one as well as any other
 
@@ -39,16 +40,15 @@ class PackedLinear(nn.Module):
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), TOKENS)
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.bias = bias
+        self.out_features, self.in_features = weight.shape
         self.shared = shared
 
     def forward(self, x: Tensor) -> Tensor:
         """The product, and the bias added."""
         if torch._C._get_tracing_state() is not None:
-            return _traceable()(x, self.weight, self.bias)
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, "none", [], ""
-        )
-        return found
+            return _unit().find_function("product")(x, self.weight, self.bias)  # type: ignore[no-any-return]
+        product = torch.ops.mkldnn._linear_pointwise
+        return product(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 PRODUCT = """
@@ -64,14 +64,11 @@ graph(%x : Tensor, %weight : Tensor, %bias : Tensor?):
 
 
 @cache
-def _traceable() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+def _unit() -> Any:
+    """Holds that function: a trace that calls it does not keep it."""
     unit = torch._C.CompilationUnit()
-    _kept.append(unit)
-    made: Callable[..., Tensor] = unit.create_function("product", torch._C.parse_ir(PRODUCT))
-    return made
-
-
-_kept: list[object] = []  # a trace calls a function of a unit, and does not keep it
+    unit.create_function("product", torch._C.parse_ir(PRODUCT))
+    return unit
 
 
 def packed_layers(model: nn.Module) -> list[PackedLinear]:
@@ -84,12 +81,7 @@ def is_packed(model: nn.Module) -> bool:
     return bool(packed_layers(model))
 
 
-def copied(model: nn.Module) -> int:
-    """Weights that are there twice, packed and as they were loaded."""
-    return sum(layer.weight.numel() for layer in packed_layers(model) if layer.shared)
-
-
-def lend(layers: Sequence[PackedLinear], weights: Sequence[Tensor]) -> None:
-    """Have layers multiply these from now on: the inputs of a trace, or their own again."""
-    for layer, weight in zip(layers, weights, strict=True):
-        layer._parameters["weight"] = weight  # type: ignore[assignment]
+def parameters(model: PreTrainedModel) -> int:
+    """How many a model has; those that are there twice, packed and as they were loaded, once."""
+    twice = (layer.weight.numel() for layer in packed_layers(model) if layer.shared)
+    return model.num_parameters() - sum(twice)

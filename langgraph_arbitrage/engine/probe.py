@@ -19,7 +19,7 @@ from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
 from langgraph_arbitrage.engine.scheduler import Scheduler, run_all
 from langgraph_arbitrage.engine.ticket import Ticket
 
-__all__ = ["agrees", "close", "plain_logits"]
+__all__ = ["TOLERANCE", "agrees", "plain_logits"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,17 +79,16 @@ def _same(
     reference = _labels if scheduler.outcomes.classifies else _logprobs
     wanted = [reference(model, s, n) for s, n in zip(sequences, starts, strict=True)]
     return all(
-        close(reading.logits or reading.logprobs, right, model)
+        _close(reading.logits or reading.logprobs, right, model)
         for reading, right in zip(readings, wanted, strict=True)
     ) and all(
-        close(step.logprobs, right[: len(step.ids)], model)
+        _close(step.logprobs, right[: len(step.ids)], model)
         for step, right in zip(written, wanted, strict=False)
     )
 
 
-def close(found: Sequence[float] | Tensor, wanted: Tensor, model: PreTrainedModel) -> bool:
-    """Whether numbers of a model are those wanted, within the tolerance of its dtype."""
-    relative = (torch.as_tensor(found) - wanted).abs() / (1 + wanted.abs())
+def _close(found: Sequence[float], wanted: Tensor, model: PreTrainedModel) -> bool:
+    relative = (torch.tensor(found) - wanted).abs() / (1 + wanted.abs())
     quantized = getattr(model, "hf_quantizer", None) is not None
     tolerance = COARSE if quantized else TOLERANCE.get(model.dtype, COARSE)
     return bool(relative.mean() <= tolerance)  # NaN does not agree

@@ -72,9 +72,11 @@ class SlotBackend:
         self.table = SlotTable(spec.max_slots, context, lengths or (JOINED if many else APART))
         self.chunk = CHUNK.get(self.device.type, CHUNK["cuda"])
         self.masks = Masks(model)
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        keeps = inspect.signature(model.forward).parameters.get("logits_to_keep")
+        self._keeps_logits = keeps is not None
         # For a slice of the positions torch copies a whole output head of 16 bits (2.13).
-        self._gathers = self.device.type == "cpu" and model.dtype.itemsize == 2
+        half = self.device.type == "cpu" and model.dtype.itemsize == 2
+        self._gathers = half and keeps is not None and "Tensor" in str(keeps.annotation)
         self.faster: DecodeGraphs | Traces | None = None
         """Goes around the eager forward where it can."""
 
@@ -263,7 +265,7 @@ class SlotBackend:
         # One row is a model's ordinary case: it makes its own masks, or none.
         masks = None if lanes.alone else self.masks.of(tokens[1], self.masks.keys(lanes.view))
         keep: int | Tensor = batch.keep
-        if self._gathers:
+        if self._gathers and batch.keep < lanes.width:
             keep = last_places(lanes.width, batch.keep, self.device)
         logits = self._run(lanes.places(tokens), tokens[0], tokens[1], masks, keep)
         if lanes.order is not None:

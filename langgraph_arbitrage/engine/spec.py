@@ -53,7 +53,7 @@ class ModelSpec:
     and the rows, which several hands may share."""
     engine: EngineName = "auto"
     """"auto" takes the slot engine where it agrees with a plain forward, and on a CPU runs small
-    models by traces and packs the weights of others; "eager" does neither (of a GPU see
+    models by traces and packs the weights of larger ones; "eager" does neither (of a GPU see
     cuda_graphs); "plain" has no slots either."""
     cuda_graphs: bool | None = None
     """Decode by CUDA graphs on a GPU. None: where they serve; True: and warn where they cannot;

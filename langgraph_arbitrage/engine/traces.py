@@ -1,4 +1,4 @@
-"""Forwards without the interpreter: on a CPU, a small model's operations as one TorchScript graph.
+"""Forwards without the interpreter: on a CPU, a model's operations as one TorchScript graph.
 
 Python takes longer to start an operation of a small model than the operation takes. A trace of the
 forward starts them all from C++, with the same kernels and so the same results, and leaves the
@@ -43,7 +43,7 @@ from langgraph_arbitrage.engine.open_sizes import (
     script_of,
     unwarned,
 )
-from langgraph_arbitrage.engine.packed_linear import is_packed, lend, packed_layers
+from langgraph_arbitrage.engine.packed_linear import is_packed, packed_layers, parameters
 from langgraph_arbitrage.engine.row import Batch
 from langgraph_arbitrage.engine.slot_cache import Place, SlotCache
 from langgraph_arbitrage.engine.slots import SlotTable
@@ -81,8 +81,7 @@ class Traces:
         self.halts = halts
         self.cache = cache
         self.table = table
-        self.packed = packed_layers(model)
-        self.weights = [layer.weight for layer in self.packed]
+        self.weights = [layer.weight for layer in packed_layers(model)]
         self.agreement = Agreement.of(model, cache)
         self.own = OwnForwards(model)
         self.why_not: str | None = None
@@ -228,7 +227,6 @@ class Traces:
 
         def function(tokens: Tensor, bounds: Tensor, wanted: Tensor, *there: Tensor) -> Tensor:
             self.cache.lend(there[: len(cached)], arenas)
-            lend(self.packed, there[len(cached) :])
             keys = most_read(bounds)
             places = [
                 OpenPlace.of(n, tokens, size, arenas) for n, size in enumerate(bounds.unbind(0))
@@ -239,11 +237,8 @@ class Traces:
             self.cache.lend(cached, arenas)
             with Watch(tokens.device):
                 forward(known_places(tokens, arenas), tokens[0], tokens[1], wanted, wanted)
-            try:
-                with unwarned():
-                    return script_of(function, (*made, *self.weights))
-            finally:
-                lend(self.packed, self.weights)
+            with unwarned():  # what is an input is no constant, also where the layers find it
+                return script_of(function, (*made, *self.weights))
 
 
 def _like(lanes: Lanes, keep: int) -> tuple[int, bool, bool, bool, int]:
@@ -262,7 +257,7 @@ def traces_of(
 ) -> Traces | None:
     """The traces of a model, none made yet; None where it is to run eagerly."""
     quantized = getattr(model, "hf_quantizer", None) is not None
-    small = model.num_parameters() <= (MOST if is_packed(model) else SMALL)
+    small = parameters(model) <= (MOST if is_packed(model) else SMALL)
     # Some forwards are eager, and which ones depends on what else was asked.
     exact = spec.batch_invariant
     if model.device.type != "cpu" or spec.engine != "auto" or exact or quantized or not small:

@@ -81,6 +81,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._open = 0  # tickets that are not resolved
         self._make: Make | None = None  # of the backend that agreed
+        self._packs = True  # until packed weights were found to be of no use here
         self._cores: Cores | None = None
         self._turns: Turns | None = None
         self._traces: Traces | None = None
@@ -207,7 +208,7 @@ class Worker:
 
     def _started(self, model: PreTrainedModel) -> Scheduler:
         if model.device.type == "cpu":
-            pack(model, self.spec)
+            self._packs = self._packs and pack(model, self.spec)
             self._cores = Cores(model, self.spec.threads)
             if self._cores.takes_turns:
                 self._turns = TURNS

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from langgraph_arbitrage.engine import Engine, Write
 from langgraph_arbitrage.engine.scheduler import Scheduler
@@ -82,6 +83,22 @@ def test_a_model_in_half_precision_agrees_with_a_plain_forward(
     start = len(ids) - len(written.ids)
     want = [spread[start - 1 + k, token].item() for k, token in enumerate(written.ids)]
     assert written.logprobs == pytest.approx(want, abs=0.3)
+
+
+def test_a_model_that_keeps_a_number_of_logits_only_has_slots_in_half_precision(
+    fresh: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As code that comes with a checkpoint may."""
+    own = LlamaForCausalLM.forward
+
+    def forward(self: Any, logits_to_keep: int = 0, **kwargs: Any) -> Any:
+        assert isinstance(logits_to_keep, int)
+        return own(self, logits_to_keep=logits_to_keep, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    engine = fresh(make("llama", seed=3), dtype="bfloat16", engine="eager")
+    assert len(engine.submit(Write(prompt(QUESTIONS[0]), 5)).result().ids) == 5
+    assert engine.backend == "slot"
 
 
 def test_in_half_precision_no_output_head_is_copied(

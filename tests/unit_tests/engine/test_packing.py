@@ -18,17 +18,18 @@ from langgraph_arbitrage.engine import (
     memory,
     packing,
     traces,
+    worker,
 )
 from langgraph_arbitrage.engine.footprint import footprint
 from langgraph_arbitrage.engine.packed_linear import (
     PackedLinear,
-    copied,
     is_packed,
-    packed_layers,
+    parameters,
 )
 from langgraph_arbitrage.engine.packing import pack
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.traces import Traces
+from langgraph_arbitrage.errors import EngineError
 from tiny import generate, make, random_ids
 
 Make = Callable[..., Engine]
@@ -69,13 +70,36 @@ def test_a_packed_model_computes_what_it_did(kind: str) -> None:
 
 @pytest.mark.usefixtures("pays")
 @torch.inference_mode()
-def test_half_precision_is_packed_where_the_cpu_can() -> None:
-    for dtype in (torch.bfloat16, torch.float16):
-        model = loaded(dtype=dtype)
-        before = model(IDS).logits
-        packed = pack(model, SPEC)
-        assert is_packed(model) is packed
-        assert torch.allclose(model(IDS).logits, before, atol=0.5, rtol=0.05)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_packed_where_the_cpu_can(dtype: torch.dtype) -> None:
+    try:
+        PackedLinear(torch.ones(8, 8, dtype=dtype))(torch.ones(1, 8, dtype=dtype))
+    except RuntimeError:
+        can = False
+    else:
+        can = True
+    model = loaded(dtype=dtype)
+    before = model(IDS).logits
+    assert pack(model, SPEC) is can
+    assert is_packed(model) is can
+    assert torch.allclose(model(IDS).logits, before, atol=0.5, rtol=0.05)
+
+
+@pytest.mark.usefixtures("pays")
+@torch.inference_mode()
+def test_small_numbers_are_compared_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a value head may be."""
+    model = loaded(dtype=torch.bfloat16)
+    model.lm_head.weight *= 1e-3
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+
+    def nothing(self: PackedLinear, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(*x.shape[:-1], self.out_features)
+
+    monkeypatch.setattr(PackedLinear, "forward", nothing)
+    assert not pack(model, SPEC)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name])
 
 
 @pytest.mark.usefixtures("pays")
@@ -99,7 +123,7 @@ def test_the_engine_writes_and_scores_the_same_alone_and_many_at_once(
 
 
 @pytest.mark.usefixtures("pays")
-def test_a_trace_takes_packed_weights_and_leaves_the_layers_their_own(
+def test_a_trace_takes_packed_weights(
     fresh: Make,
     schedulers: list[Scheduler],
     caplog: pytest.LogCaptureFixture,
@@ -119,10 +143,8 @@ def test_a_trace_takes_packed_weights_and_leaves_the_layers_their_own(
     assert isinstance(faster, Traces)
     assert faster.forwards > 40
     assert faster.why_not is None
-    layers = packed_layers(scheduler.backend.model)  # type: ignore[attr-defined]
-    pairs = zip(layers, faster.weights, strict=True)
-    assert all(layer.weight is weight for layer, weight in pairs)
-    assert all(layer.weight.is_mkldnn for layer in layers)
+    assert all(weight.is_mkldnn for weight in faster.weights)
+    assert len(faster.weights) == len(linears(loaded(path)))
     assert "without traces" not in caplog.text
     assert scheduler.crew is None  # each hand would read all weights
 
@@ -143,21 +165,24 @@ def test_a_large_packed_model_is_not_traced(
 def test_a_shared_output_head_is_packed_only_where_memory_is_plenty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = make("llama", tie_word_embeddings=True)
+    small = {"num_hidden_layers": 1, "intermediate_size": 32}  # the head is most of it
+    path = make("llama", tie_word_embeddings=True, **small)
     model = loaded(path)
     head = model.lm_head.weight
     size = footprint(model)
     assert pack(model, SPEC)
     assert isinstance(model.lm_head, PackedLinear)
-    assert copied(model) == head.numel()
-    assert footprint(model).parameters == size.parameters
+    assert model.num_parameters() == size.parameters + head.numel()
+    assert footprint(model).parameters == parameters(model) == size.parameters
     assert footprint(model).operations == size.operations
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * head.nbytes - 1)
     model = loaded(path)
     assert pack(model, SPEC)
     assert type(model.lm_head) is nn.Linear
     assert model.lm_head.weight is model.get_input_embeddings().weight
-    assert not copied(model)
+    assert is_packed(model)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)  # too little for the rest, too
+    assert not pack(loaded(path), SPEC)
 
 
 @pytest.mark.usefixtures("pays")
@@ -227,6 +252,55 @@ def test_what_is_not_packed(make_model: Callable[[], Any], settings: dict[str, A
     assert not is_packed(model)
 
 
+@pytest.mark.usefixtures("pays")
+@torch.inference_mode()
+def test_layers_that_somebody_watches_or_changed_stay_as_they_are() -> None:
+    model = loaded()
+    layers = model.model.layers
+    seen: list[int] = []
+    layers[0].mlp.up_proj.register_forward_hook(lambda *_: seen.append(1))
+    layers[1].mlp.up_proj.register_forward_pre_hook(lambda *_: seen.append(2))
+    own = layers[2].mlp.up_proj.forward
+    layers[2].mlp.up_proj.forward = lambda x: (seen.append(3), own(x))[1]
+    nn.utils.parametrizations.weight_norm(layers[0].mlp.gate_proj)
+    layers[1].mlp.gate_proj.weight = layers[2].mlp.gate_proj.weight  # of two layers
+    before = model(IDS).logits
+    seen.clear()
+    assert pack(model, SPEC)
+    seen.clear()
+    assert torch.allclose(model(IDS).logits, before, atol=1e-3, rtol=1e-4)
+    assert seen == [1, 2, 3]
+    stayed = {name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    assert stayed == {f"model.layers.{n}.mlp.{m}_proj" for n in range(3) for m in ("up", "gate")}
+
+
+@pytest.mark.usefixtures("pays")
+def test_a_product_that_fails_leaves_the_model_and_the_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(self: PackedLinear, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(PackedLinear, "forward", fail)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert not pack(loaded(), SPEC)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("pays")
+def test_packing_draws_no_random_numbers() -> None:
+    model = loaded()
+    torch.manual_seed(1)
+    wanted = torch.rand(3)
+    torch.manual_seed(1)
+    assert pack(model, SPEC)
+    assert torch.equal(torch.rand(3), wanted)
+
+
 def test_where_it_is_not_faster_or_cannot_be_done_nothing_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -245,3 +319,19 @@ def test_where_it_is_not_faster_or_cannot_be_done_nothing_changes(
         patched.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
         assert not pack(loaded(), SPEC)
     assert pack(loaded(), SPEC)
+
+
+def test_a_worker_that_follows_one_that_died_does_not_try_again_what_was_of_no_use(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(worker, "pack", lambda model, spec: bool(asked.append(spec.path)))
+    engine = fresh(PATH)
+    ids = random_ids(9)
+    wanted = engine.submit(Write(ids, 5)).result().ids
+    with monkeypatch.context() as patched:
+        patched.setattr(Scheduler, "step", lambda *_: 1 / 0)
+        with pytest.raises(EngineError):
+            engine.submit(Write(ids, 5)).result()
+    assert engine.submit(Write(ids, 5)).result().ids == wanted
+    assert asked == [PATH]

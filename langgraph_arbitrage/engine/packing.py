@@ -28,7 +28,7 @@ __all__ = ["pack"]
 
 logger = logging.getLogger(__name__)
 
-FROM = 20_000_000  # parameters of a model; below, traces do without, and hands need them
+FROM = 20_000_000  # parameters of a model; smaller ones gain little, and share rows among hands
 WORTH = 100_000  # weights of a layer; below, starting the product takes as long as the product
 TRIED = (1, TOKENS)  # tokens that both ways are timed with
 FASTER = 0.8  # of torch's own time, on average over these: what it must stay below

@@ -25,7 +25,7 @@ from langgraph_arbitrage.engine.cores import Cores
 from langgraph_arbitrage.engine.crew import Crew, Halts
 from langgraph_arbitrage.engine.cuda_capture import own_stream
 from langgraph_arbitrage.engine.decode_graphs import decode_graphs
-from langgraph_arbitrage.engine.loader import load_model
+from langgraph_arbitrage.engine.loader import LOADING, load_model
 from langgraph_arbitrage.engine.memory import out_of_memory
 from langgraph_arbitrage.engine.packed_linear import is_packed
 from langgraph_arbitrage.engine.packing import pack
@@ -208,7 +208,8 @@ class Worker:
 
     def _started(self, model: PreTrainedModel) -> Scheduler:
         if model.device.type == "cpu":
-            self._packs = self._packs and pack(model, self.spec)
+            with LOADING:  # it is timed, and draft and target mostly load at the same time
+                self._packs = self._packs and pack(model, self.spec)
             self._cores = Cores(model, self.spec.threads)
             if self._cores.takes_turns:
                 self._turns = TURNS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
@@ -63,6 +64,8 @@ class Engine:
         check_memory(spec, device, choose_dtype(spec, device))
         self.context = context_length(self.config)
         """Most tokens that the model reads; None without a limit."""
+        self.vocabulary: int | None = getattr(self.config.get_text_config(), "vocab_size", None)
+        """How many tokens it knows; None where its config does not tell."""
         self._lock = ForkLock()
         self._started: Worker | RemoteWorker | None = None
         self._closed = False
@@ -158,6 +161,7 @@ class Engine:
         n = len(request.ids)
         if not n:
             raise SettingsError(f"{self.spec.name} was asked to go on from no tokens at all")
+        self._check_ids(request.ids)
         if isinstance(request, Score) and not 1 <= request.start <= n:
             raise SettingsError(f"start={request.start} is outside the {n} tokens to score")
         if isinstance(request, Write):
@@ -168,6 +172,8 @@ class Engine:
                 *request.stop,
                 *(p for span in request.spans for p in span),
             )
+            if request.proposal:
+                self._check_ids(request.proposal)
             if "" in patterns:
                 raise SettingsError(
                     "a separator, a stop string or a mark of a span is empty; leave it out"
@@ -177,6 +183,16 @@ class Engine:
             raise ContextLengthError(
                 f"{n} tokens do not fit {self.spec.name}, which reads {self.context}. "
                 "Shorten the conversation or use a model with a longer context."
+            )
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        """Refuse what would end the worker, and with it the requests of others."""
+        largest = max(ids)
+        if self.vocabulary is not None and largest >= self.vocabulary:
+            raise SettingsError(
+                f"token {largest} is none of the {self.vocabulary} that {self.spec.name} knows: "
+                "a model with the same tokenizer and more tokens has written it. Take models "
+                "with as many, or a lower temperature."
             )
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class RemoteEngine(Engine):
         self.spec = spec
         self.address = address
         # Its context, where the config lies beside the tokenizer; the server knows it anyway.
-        self.context = None
+        self.context = self.vocabulary = None
         self._local: PreTrainedConfig | None = None
         with contextlib.suppress(OSError, ValueError, KeyError):
             self._local = AutoConfig.from_pretrained(address.tokenizer)

@@ -92,3 +92,19 @@ def test_long_prompts_that_keep_coming_do_not_starve_a_short_one(fresh: Make) ->
 def test_a_bound_below_zero_is_refused() -> None:
     with pytest.raises(SettingsError, match="max_queue must be at least 0, not -1"):
         ModelSpec(PATH, max_queue=-1)
+
+
+def test_a_token_that_the_model_does_not_know_is_refused_and_disturbs_nobody(
+    fresh: Make, loads: list[str]
+) -> None:
+    """As a model with the same tokenizer and more embeddings may write it."""
+    engine, ids = fresh(PATH), random_ids(9)
+    running = engine.submit(Write(ids, 40))
+    beyond = engine.vocabulary
+    assert beyond is not None
+    unknown = [*ids, beyond]
+    for request in (Write(unknown, 5), Write(ids, 5, proposal=unknown), Score(unknown)):
+        with pytest.raises(SettingsError, match=rf"token {beyond} is none of the {beyond} that"):
+            engine.submit(request)  # type: ignore[call-overload]
+    assert running.result().ids == generate(PATH, ids, 40)
+    assert loads == [PATH]

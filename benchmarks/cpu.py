@@ -108,9 +108,8 @@ def one(path: str, setting: str, rounds: int) -> dict[str, Any]:
     """Milliseconds, or why it does not run."""
     how = ALL[setting]
     try:
-        return (
-            theirs(path, rounds, **how) if "generate" in setting else measured(path, rounds, **how)
-        )
+        run = theirs if how.get("engine") == "generate" else measured
+        return run(path, rounds, **how)
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
 

@@ -18,6 +18,7 @@ from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.engine.traces import Traces
 from langgraph_arbitrage.errors import EngineClosedError, EngineError, RequestCancelledError
+from spies import until
 from tiny import generate, make, random_ids
 
 Make = Callable[..., Engine]
@@ -67,6 +68,16 @@ def test_rows_are_shared_and_answered_as_alone(fresh: Make, schedulers: list[Sch
         assert write_all(engine, ASKED, 30) == wanted
     assert hands_in(schedulers) == {0, 1, 2}
     assert not schedulers[-1].backend.table.busy()  # type: ignore[attr-defined]
+
+
+def test_hands_that_wait_rest(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rested: set[str] = set()
+    monkeypatch.setattr(cores.Cores, "rest", lambda _: rested.add(threading.current_thread().name))
+    engine = fresh(PATH)
+    warm(engine)
+    write_all(engine, ASKED, 30)
+    name = f"arbitrage-{engine.spec.name}"
+    until(lambda: rested == {name, f"{name}-2", f"{name}-3"})
 
 
 def test_a_step_goes_on_at_the_hand_that_holds_its_beginning(fresh: Make) -> None:

@@ -186,6 +186,20 @@ def test_a_shared_output_head_is_packed_only_where_memory_is_plenty(
 
 
 @pytest.mark.usefixtures("pays")
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_an_output_head_is_tried_only_where_there_is_nothing_else(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[nn.Linear] = []
+    monkeypatch.setattr(packing, "_pays", tried.append)  # None: it does not
+    model = loaded(make(kind))
+    assert not pack(model, SPEC)
+    # GPT-2's own layers are no linear ones.
+    wanted = model.lm_head if kind == "gpt2" else model.model.layers[0].mlp.gate_proj
+    assert tried == [wanted]
+
+
+@pytest.mark.usefixtures("pays")
 @pytest.mark.parametrize("tied", [False, True])
 @torch.inference_mode()
 def test_a_model_that_reads_a_layers_weights_itself_keeps_them(

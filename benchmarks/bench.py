@@ -24,19 +24,16 @@ import batch_job
 import concurrency
 import decoding
 import evaluation
-import shares
 
 RESULTS = Path(__file__).parent / "results"
 TITLES = {
     "decoding": "One sequence at a time (ms)",
-    "shares": "Where the time of a question goes",
     "concurrency": "Many questions at a time",
     "batch": "Batch jobs, 32 questions at a time",
     "evaluation": "Policies, one question at a time, beside the last run that was committed",
 }
 TELL: dict[str, Callable[[Any], list[str]]] = {
     "decoding": decoding.lines,
-    "shares": shares.lines,
     "concurrency": concurrency.lines,
     "batch": batch_job.lines,
     "evaluation": evaluation.lines,
@@ -56,7 +53,6 @@ def main() -> None:
     options = parser.parse_args()
     measure: dict[str, Callable[[], Any]] = {
         "decoding": lambda: decoding.measured(options.rounds),
-        "shares": lambda: shares.measured(options.scale),
         "concurrency": lambda: concurrency.measured(
             options.turns, options.scale, tuple(options.levels)
         ),

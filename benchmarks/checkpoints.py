@@ -36,7 +36,7 @@ from langgraph_arbitrage import (
     create_arbitrage_graph,
     embedded,
 )
-from langgraph_arbitrage.engine import Write
+from langgraph_arbitrage.engine import GenerateRequest
 from langgraph_arbitrage.threads import fork, list_steps, rewind
 from measure import seconds
 
@@ -76,14 +76,14 @@ def overhead(questions: int, folder: Path) -> list[dict[str, Any]]:
     def greet() -> None:
         for role in ("draft", "target"):
             ids = models.tokenizer(role).render(GREETING)
-            models.engine(role).submit(Write(ids, max_tokens=1)).result()
+            models.engine(role).submit(GenerateRequest(ids, max_tokens=1)).result()
 
     def direct(question: str) -> int:
         """The same requests without the graph: draft, judge, maybe target; steps written."""
         conversation = [{"role": "user", "content": question}]
         ids, steps, finish = models.tokenizer("draft").render(conversation), 0, "separator"
         while finish == "separator":
-            request = Write(ids, max_tokens=512, separators=("\n\n",))
+            request = GenerateRequest(ids, max_tokens=512, separators=("\n\n",))
             written = models.engine("draft").submit(request).result()
             confidence = statistics.fmean(map(math.exp, written.logprobs))
             if policy.escalates(confidence):

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from langgraph_arbitrage import AlwaysDraft, ChatArbitrage, embedded
-from langgraph_arbitrage.engine import Engine, ModelSpec, Write
+from langgraph_arbitrage.engine import Engine, GenerateRequest, ModelSpec
 from measure import CHECKPOINTS, compare, seconds, table
 
 __all__ = ["lines", "measured"]
@@ -54,7 +54,7 @@ def decode(role: str, path: str, rounds: int) -> dict[str, Any]:
 
     def ours() -> float:
         ids = fresh_prompt(engine)
-        return seconds(lambda: engine.submit(Write(ids, max_tokens=NEW)).result())
+        return seconds(lambda: engine.submit(GenerateRequest(ids, max_tokens=NEW)).result())
 
     theirs, mine = compare(rounds, generate, ours)
     engine.close()
@@ -74,7 +74,7 @@ def depth(rounds: int) -> dict[str, Any]:
     def a_token(role: str) -> float:
         ids = fresh_prompt(engines[role])
         start = time.perf_counter()
-        written = engines[role].submit(Write(ids, max_tokens=NEW)).result()
+        written = engines[role].submit(GenerateRequest(ids, max_tokens=NEW)).result()
         return (time.perf_counter() - start) / len(written.ids)
 
     target, draft = compare(rounds, lambda: a_token("target"), lambda: a_token("draft"))
@@ -108,7 +108,9 @@ def overhead(rounds: int) -> dict[str, Any]:
         start = time.perf_counter()
         ids = engine.tokenizer.render([{"role": "user", "content": question}])
         while finish == "separator":
-            written = engine.submit(Write(ids, max_tokens=512, separators=("\n\n",))).result()
+            written = engine.submit(
+                GenerateRequest(ids, max_tokens=512, separators=("\n\n",))
+            ).result()
             ids, finish, steps = ids + written.ids, written.finish, steps + 1
         return (time.perf_counter() - start) / steps
 

@@ -20,10 +20,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from langgraph_arbitrage.engine import Engine, ModelSpec, Sampling, Write, Written
-from langgraph_arbitrage.nodes.drive import Call
 from langgraph_arbitrage.nodes.speculate import speculated
 from langgraph_arbitrage.speculation import ALWAYS
+
+from langgraph_arbitrage.engine import (
+    Engine,
+    GenerateOutput,
+    GenerateRequest,
+    ModelSpec,
+    SamplingParams,
+)
+from langgraph_arbitrage.nodes.drive import Call
 from measure import CHECKPOINTS, questions, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -91,12 +98,15 @@ def measured(count: int, rounds: int, temperature: float) -> list[Escalation]:
     )
     found, rng = [], random.Random(1)
     for number, (before, ids, step) in enumerate(steps(count, draft, target, temperature)):
-        write = Write(
-            ids, 128, SEPARATORS, sampling=Sampling(temperature=temperature, seed=2 * number + 1)
+        write = GenerateRequest(
+            ids,
+            128,
+            SEPARATORS,
+            sampling=SamplingParams(temperature=temperature, seed=2 * number + 1),
         )
         wrong = list(step)
         wrong[rng.randrange(len(step))] = 3  # a token that no text holds
-        sides: dict[tuple[str, bool], list[Written]] = {
+        sides: dict[tuple[str, bool], list[GenerateOutput]] = {
             (side, guess): [] for side in ("plain", "draft", "forced") for guess in (False, True)
         }
         del sides["plain", True]
@@ -104,8 +114,8 @@ def measured(count: int, rounds: int, temperature: float) -> list[Escalation]:
         for _ in range(rounds):
             for side, guess in rng.sample(list(sides), len(sides)):
                 # The caches as the loop finds them: the target's one step behind.
-                target.submit(Write(before, max_tokens=1)).result()
-                draft.submit(Write([*ids, *step], max_tokens=1)).result()
+                target.submit(GenerateRequest(before, max_tokens=1)).result()
+                draft.submit(GenerateRequest([*ids, *step], max_tokens=1)).result()
                 call = Call(target, replace(write, proposal=proposals[side]))
                 sides[side, guess].append(written_by(call, draft if guess else None))
         seconds = {side: min(w.seconds for w in written) for side, written in sides.items()}
@@ -128,7 +138,7 @@ def measured(count: int, rounds: int, temperature: float) -> list[Escalation]:
     return found
 
 
-def written_by(call: Call, draft: Engine | None) -> Written:
+def written_by(call: Call, draft: Engine | None) -> GenerateOutput:
     """The step, by the requests that the graph makes for it."""
     body = speculated(call, draft, ALWAYS)
     start = time.perf_counter()
@@ -137,7 +147,7 @@ def written_by(call: Call, draft: Engine | None) -> Written:
         while True:
             calls = body.send([c.engine.submit(c.request).result() for c in calls])
     except StopIteration as end:
-        written: Written = end.value[0]
+        written: GenerateOutput = end.value[0]
         return replace(written, seconds=time.perf_counter() - start)
 
 
@@ -150,11 +160,15 @@ def steps(
         before = ids = draft.tokenizer.render([{"role": "user", "content": question}])
         finish = "separator"
         while finish == "separator" and len(ids) < 400:
-            sampling = Sampling(temperature=temperature, seed=rng.getrandbits(30))
-            written = draft.submit(Write(ids, 128, SEPARATORS, sampling=sampling)).result()
+            sampling = SamplingParams(temperature=temperature, seed=rng.getrandbits(30))
+            written = draft.submit(
+                GenerateRequest(ids, 128, SEPARATORS, sampling=sampling)
+            ).result()
             yield before, ids, written.ids
             if rng.random() < 0.5:
-                written = target.submit(Write(ids, 128, SEPARATORS, sampling=sampling)).result()
+                written = target.submit(
+                    GenerateRequest(ids, 128, SEPARATORS, sampling=sampling)
+                ).result()
             before, ids, finish = ids, [*ids, *written.ids], written.finish
 
 

@@ -12,8 +12,8 @@ import time
 import torch
 
 from langgraph_arbitrage import ModelSpec, embedded
+from langgraph_arbitrage.decoding.grammar import GrammarState
 from langgraph_arbitrage.engine import Grammar, load_tokenizer
-from langgraph_arbitrage.engine.constraint import Constraint
 from langgraph_arbitrage.tools.grammar import answer_grammar
 
 SCHEMA = {
@@ -35,7 +35,7 @@ def main() -> None:
     ends, rng = frozenset([tokenizer.hf.eos_token_id]), random.Random(0)
     lark, costs = answer_grammar(schema=SCHEMA), []
     for _ in range(ANSWERS):
-        constraint = Constraint(tokenizer, ends, Grammar(lark, 0, TOKENS), [], TOKENS)
+        constraint = GrammarState(tokenizer, ends, Grammar(lark, 0, TOKENS), [], TOKENS)
         tokens, spent = 0, 0.0
         while tokens < TOKENS and not constraint.complete:
             logits = torch.tensor([rng.random() for _ in range(len(tokenizer.hf))])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.nodes.drive import Call
 from langgraph_arbitrage.nodes.judge import judge
 

@@ -19,7 +19,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph_arbitrage.answer_state import step_view
 from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.nodes import Edge, Node, commit, draft, regenerate, route
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.settings import ArbitrageSettings

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ModelSpec
     from langgraph_arbitrage.events import StepEvent
     from langgraph_arbitrage.graphs import create_arbitrage_graph
-    from langgraph_arbitrage.models import Models
+    from langgraph_arbitrage.models.pair import Models
     from langgraph_arbitrage.policies import (
         RSD,
         AlwaysDraft,
@@ -79,7 +79,7 @@ _HOMES = {
     "ModelSpec": "engine",
     "StepEvent": "events",
     "create_arbitrage_graph": "graphs",
-    "Models": "models",
+    "Models": "models.pair",
     **dict.fromkeys(
         [
             "AlwaysDraft",

@@ -9,7 +9,7 @@ from langgraph.types import Overwrite
 
 from langgraph_arbitrage.answer_state import begins_answer
 from langgraph_arbitrage.errors import OtherModelsError
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState, ModelIdentity, PendingStep, StepRecord
 
@@ -65,9 +65,6 @@ def human_step(text: str, draft: PendingStep | None, models: Models) -> PendingS
         fed=0,
         cached=0,
         kept=0,
-        speculated=0,
-        speculated_kept=0,
-        draft_fed=0,
         seconds=0.0,
     )
 

@@ -145,8 +145,6 @@ def answer_message(
                 "score": step["score"],
                 "tokens": len(step["ids"]),
                 "kept": step["kept"],
-                "speculated": step["speculated"],
-                "speculated_kept": step["speculated_kept"],
                 "seconds": step["seconds"],
                 "text": part,
             }
@@ -158,8 +156,6 @@ def answer_message(
         "draft_tokens": sum(len(s["ids"]) for s in steps if s["writer"] == "draft"),
         "target_tokens": sum(len(s["ids"]) for s in steps if s["writer"] == "target"),
         "kept_tokens": sum(s["kept"] for s in steps),
-        "speculated_tokens": sum(s["speculated"] for s in steps),
-        "speculated_kept_tokens": sum(s["speculated_kept"] for s in steps),
         "discarded_tokens": sum(s["discarded"] for s in steps),
         "forwarded": {
             role: sum(s["forwarded"].get(role, 0) for s in steps)

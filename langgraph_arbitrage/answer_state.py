@@ -69,8 +69,6 @@ def forwarded(
     for step in (draft, target):
         if step is not None and step["writer"] != "human":
             fed[step["writer"]] = fed.get(step["writer"], 0) + step["fed"]
-            if step["draft_fed"]:
-                fed["draft"] = fed.get("draft", 0) + step["draft_fed"]
     return fed
 
 

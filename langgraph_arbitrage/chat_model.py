@@ -27,7 +27,7 @@ from langgraph_arbitrage.call import Call
 from langgraph_arbitrage.chunks import AnswerChunks
 from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph
-from langgraph_arbitrage.models import Models, home
+from langgraph_arbitrage.models.pair import Models, home
 from langgraph_arbitrage.profile import PROVIDER, profile_of
 from langgraph_arbitrage.prompts import check_conversation, template_messages
 from langgraph_arbitrage.settings import ArbitrageSettings

@@ -35,7 +35,6 @@ class Context:
     max_seconds: float | None = None
     at_limit: Literal["end", "draft"] | None = None
     approve: str | None = None
-    speculate: Literal["auto", "on", "off"] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -69,7 +68,6 @@ class Context:
         "max_seconds",
         "at_limit",
         "approve",
-        "speculate",
         "temperature",
         "top_p",
         "top_k",

@@ -70,7 +70,6 @@ class Limits:
     at_limit: Literal["end", "draft"]
     approve: str | None
     max_thinking_tokens: int | None
-    speculate: Literal["auto", "on", "off"]
     logprobs: bool
 
     @staticmethod
@@ -143,10 +142,6 @@ def check_limits(limits: _T) -> _T:
             raise SettingsError(f"{name} must be above 0, or None for no limit, not {value}")
     if limits.at_limit not in ("end", "draft"):  # type: ignore[attr-defined]
         raise SettingsError(f"at_limit must be 'end' or 'draft', not {limits.at_limit!r}")  # type: ignore[attr-defined]
-    if limits.speculate not in ("auto", "on", "off"):  # type: ignore[attr-defined]
-        raise SettingsError(
-            f"speculate must be 'auto', 'on' or 'off', not {limits.speculate!r}"  # type: ignore[attr-defined]
-        )
     check_approval(limits)
     temperature, top_p, top_k, stop, timeout = (
         getattr(limits, n) for n in ("temperature", "top_p", "top_k", "stop", "timeout")

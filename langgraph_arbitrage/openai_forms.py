@@ -15,7 +15,7 @@ __all__ = ["ChunkForm", "chat_completion", "usage_of"]
 
 FIGURES = (
     *("escalation_rate", "draft_tokens", "target_tokens", "kept_tokens"),
-    *("speculated_tokens", "speculated_kept_tokens", "discarded_tokens", "finish_reason"),
+    *("discarded_tokens", "finish_reason"),
 )
 
 

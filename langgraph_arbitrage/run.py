@@ -25,7 +25,7 @@ from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.models import PLAIN, Models
+from langgraph_arbitrage.models.pair import PLAIN, Models
 from langgraph_arbitrage.prompts import check_conversation
 from langgraph_arbitrage.state import ArbitrageState, ModelIdentity, StepRecord
 from langgraph_arbitrage.tools.form import AnswerForm, Demands

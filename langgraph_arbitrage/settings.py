@@ -64,9 +64,6 @@ class ArbitrageSettings(CheckedSettings):
     before each escalation once the target has written max_target_tokens; or about each step on
     whose tokens the draft's mean probability is "below:0.8". Needs a checkpointer; off by
     default."""
-    speculate: Literal["auto", "on", "off"] = "auto"
-    """Whether the draft guesses tokens ahead inside of an escalated step, after the target has
-    parted from its own: auto does so while it is measured to be faster. The text is the same."""
     temperature: float = 0.0
     """0 takes the most probable token each time; higher is more varied."""
     top_p: float = 1.0
@@ -103,12 +100,11 @@ class ArbitrageSettings(CheckedSettings):
     batch_invariant: bool = False
     """Exactly the same answer whatever else is asked: slower, one sequence at a time."""
     engine: Literal["auto", "eager", "plain"] = "auto"
-    """How models run: auto takes the fastest way that agrees with an ordinary forward; eager has
-    no traces, by which small models on a CPU do without the interpreter, and no packed weights,
-    which make larger ones faster there; plain also no slots."""
-    cuda_graphs: bool | None = None
-    """Decode by CUDA graphs on a GPU; default where they serve. On says why where they do not.
-    No GPU has run them yet: each is compared with the ordinary way before it is used."""
+    """How models run. auto: in batches where that agrees with a plain forward, with packed weights
+    on a CPU. eager: the same without packed weights. plain: one sequence at a time."""
+    cuda_graphs: bool = False
+    """Decode by CUDA graphs on a GPU. Off by default: no GPU has run them yet. The first replay of
+    each graph is compared with an eager forward."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of transformers' from_pretrained, for both models."""
     draft_kwargs: dict[str, Any] = Field(default_factory=dict)

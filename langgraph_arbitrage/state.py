@@ -57,14 +57,8 @@ class PendingStep(TypedDict):
     """Tokens of the prefix that were found in the cache."""
     kept: int
     """Tokens of the draft's step that the target found to be what it writes itself."""
-    speculated: int
-    """Tokens that the draft guessed inside of the target's step, after the two had parted."""
-    speculated_kept: int
-    """Those of them that the target found to be what it writes itself."""
-    draft_fed: int
-    """Tokens fed through the draft for them."""
     seconds: float
-    """From the request to the step, the draft's guesses included."""
+    """From the request to the step."""
 
 
 class Verdict(TypedDict):
@@ -96,7 +90,7 @@ class StepRecord(TypedDict):
     seconds: float
     """Time of all models on this step."""
     writer_seconds: float
-    """Time of its writer alone, with what the draft guessed for it."""
+    """Time of its writer alone."""
     discarded: int
     """Tokens of the other model's step, if one was written for nothing."""
     forwarded: dict[str, int]
@@ -105,10 +99,6 @@ class StepRecord(TypedDict):
     """Tokens of the prefix that the writer found in its cache."""
     kept: int
     """Tokens of a target's step that it kept of the draft's, and did not decode."""
-    speculated: int
-    """Tokens that the draft guessed inside of a target's step, after the two had parted."""
-    speculated_kept: int
-    """Those of them that the target kept."""
     logprobs: list[float]
     """Log-probability of each token, where they are asked for."""
 

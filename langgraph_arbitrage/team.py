@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import HumanMessage
 
 from langgraph_arbitrage.context import Context
-from langgraph_arbitrage.engine import Score, Ticket, Write
+from langgraph_arbitrage.engine import GenerateRequest, RequestHandle, ScoreRequest
 from langgraph_arbitrage.errors import RequestCancelledError, ThreadError
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
 from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.prompts import last_question
@@ -104,12 +104,12 @@ class Team:
         models = self._models
         prompts = models.prompts([HumanMessage("Hello!")], self.policy)
         writers = {role: models.engine(role) for role in models.roles(self.policy)}
-        tickets: list[Ticket[Any]] = [
-            engine.submit(Write(ids=prompts[role], max_tokens=1))
+        tickets: list[RequestHandle[Any]] = [
+            engine.submit(GenerateRequest(ids=prompts[role], max_tokens=1))
             for role, engine in writers.items()
         ]
         tickets += [
-            engine.submit(Score(engine.tokenizer.encode("Hello!")))
+            engine.submit(ScoreRequest(engine.tokenizer.encode("Hello!")))
             for engine in models.meet(self.policy)
         ]
         for ticket in tickets:

@@ -312,8 +312,6 @@ def _edited(text: str) -> StepRecord:
         forwarded={},
         cached=0,
         kept=0,
-        speculated=0,
-        speculated_kept=0,
         logprobs=[],
     )
 

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.answer_state import step_seed, step_view, target_tokens
 from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.models import Models, home
+from langgraph_arbitrage.models.pair import Models, home
 from langgraph_arbitrage.policies import Writer
-from langgraph_arbitrage.speculation import ALWAYS, Guesses, Speculation
 from langgraph_arbitrage.state import ArbitrageState, PendingStep, StepRecord
 from langgraph_arbitrage.tools.formats import ParsedCall, Tool
 from langgraph_arbitrage.tools.parser import THINKING, Parser, Piece, open_thinking
 from langgraph_arbitrage.tools.verifier import call_fault
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Engine, Expected, Write, Written
+    from langgraph_arbitrage.engine import GenerateOutput, GenerateRequest
 
 __all__ = ["Writing"]
 
@@ -42,9 +41,9 @@ class Writing:
 
     # --- asking the models ---------------------------------------------------------------
 
-    def write(self, role: Writer, state: ArbitrageState) -> Write:
+    def write(self, role: Writer, state: ArbitrageState) -> GenerateRequest:
         """The request for the next step from the state's prefix."""
-        from langgraph_arbitrage.engine import Grammar, Sampling, Write
+        from langgraph_arbitrage.engine import GenerateRequest, Grammar, SamplingParams
 
         limits, steps, demands = self.limits, state["steps"], state["demands"]
         left = limits.max_tokens - sum(len(s["ids"]) for s in steps)
@@ -57,13 +56,13 @@ class Writing:
                 room += [budget] if budget > 0 else []  # a human has approved of more
         reach = max((len(s) for s in limits.stop), default=1) - 1
         lark = demands["grammars"].get(role)
-        return Write(
+        return GenerateRequest(
             ids=self.models.ids(role, state["prompts"], steps),
             max_tokens=max(1, min(room)),
             separators=self.models.settings.separator,
             stop=limits.stop,
             tail="".join(s["text"] for s in steps)[-reach:] if reach else "",
-            sampling=Sampling(
+            sampling=SamplingParams(
                 temperature=limits.temperature,
                 top_p=limits.top_p,
                 top_k=limits.top_k,
@@ -71,35 +70,10 @@ class Writing:
             ),
             spans=tuple((opening, close) for opening, close in demands["spans"]),
             grammar=Grammar(lark, len(state["prompts"][role]), left) if lark else None,
-            proposal=self._proposal(role, state),
-            ahead=self._ahead(role, steps),
+            draft_tokens=self._draft_tokens(role, state),
         )
 
-    def _ahead(self, role: Writer, steps: Sequence[StepRecord]) -> Expected:
-        """Whether this model will be asked for the next step too, from where this one ends."""
-        limits, policy = self.limits, self.policy
-        if len(steps) + 1 >= limits.max_steps or limits.approve is not None:
-            return "no"
-        if not (policy.needs_draft and policy.needs_target):  # it writes alone
-            return "certain"
-        return "likely" if role == "draft" else "no"
-
-    def guesser(self, state: ArbitrageState) -> Engine | None:
-        """The draft, where it may propose tokens inside of the target's steps.
-
-        Not where the run is the target's alone, nor under a grammar.
-        """
-        if self.limits.speculate == "off" or not self.policy.needs_draft:
-            return None
-        free = "target" not in state["demands"]["grammars"]
-        return self.models.engine("draft") if free and self.models.may_guess() else None
-
-    @property
-    def speculation(self) -> Speculation:
-        """Whether it pays that the draft does so."""
-        return ALWAYS if self.limits.speculate == "on" else self.models.speculation
-
-    def _proposal(self, role: Writer, state: ArbitrageState) -> Sequence[int]:
+    def _draft_tokens(self, role: Writer, state: ArbitrageState) -> Sequence[int]:
         """The draft's step for the target to verify: what both would write is not written twice."""
         draft = state.get("draft_step")
         if role != "target" or draft is None:
@@ -152,10 +126,9 @@ class Writing:
         self,
         role: Writer,
         state: ArbitrageState,
-        written: Written,
-        guesses: Guesses = Guesses(),  # noqa: B008 - frozen
+        written: GenerateOutput,
     ) -> PendingStep:
-        """A written step as state, and what the draft has guessed inside of it."""
+        """A generated step as state."""
         goes_on = written.finish in ("separator", "length") and self._goes_on(state, written.ids)
         return PendingStep(
             writer=role,
@@ -169,12 +142,9 @@ class Writing:
             ),
             logprobs=written.logprobs,
             finish=written.finish,
-            fed=written.fed,
-            cached=written.cached,
-            kept=written.kept,
-            speculated=guesses.proposed,
-            speculated_kept=guesses.kept,
-            draft_fed=guesses.fed,
+            fed=written.computed_tokens,
+            cached=written.cached_tokens,
+            kept=written.accepted_draft_tokens,
             seconds=written.seconds,
         )
 

@@ -114,8 +114,6 @@ def _chosen(state: ArbitrageState, run: Run) -> tuple[StepRecord, str]:
         forwarded=forwarded(draft, target, verdict),
         cached=taken["cached"],
         kept=taken["kept"],
-        speculated=taken["speculated"],
-        speculated_kept=taken["speculated_kept"],
         logprobs=taken["logprobs"] if run.limits.logprobs else [],
     )
     return run.close_thinking(record, state), taken["finish"]

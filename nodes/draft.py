@@ -14,7 +14,7 @@ def draft(state: ArbitrageState, run: Run) -> Body:
     """Write a step z_d from the prefix x."""
     state, update = run.opened(state)
     (written,) = yield [
-        Call(run.models.engine("draft"), run.write("draft", state), under_way=bool(state["steps"]))
+        Call(run.models.engine("draft"), run.write("draft", state), continues=bool(state["steps"]))
     ]
     step = run.pending("draft", state, written)
     run.emit(

@@ -19,9 +19,9 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.types import Overwrite
 
 from langgraph_arbitrage.adoption import adopted
-from langgraph_arbitrage.engine import Engine, Score, Ticket, Write
+from langgraph_arbitrage.engine import Engine, GenerateRequest, RequestHandle, ScoreRequest
 from langgraph_arbitrage.errors import AnswerTimeoutError, ArbitrageError, RequestCancelledError
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState
 
@@ -48,10 +48,10 @@ class Call:
     """A request to an engine, and who hears of each token while it is written."""
 
     engine: Engine
-    request: Write | Score
+    request: GenerateRequest | ScoreRequest
     on_token: Callable[[int], None] | None = None
     """Called in the node's own thread or task."""
-    under_way: bool = True
+    continues: bool = True
     """It goes on with an answer that was begun: never refused for a full queue."""
 
 
@@ -66,7 +66,7 @@ class CancelScope:
         self.began = time.monotonic()
         """When the run began, as its `timeout` is counted."""
         self.cancelled = False
-        self._tickets: set[Ticket[Any]] = set()
+        self._tickets: set[RequestHandle[Any]] = set()
         self._lock = threading.Lock()
 
     def cancel(self) -> None:
@@ -76,7 +76,7 @@ class CancelScope:
             for ticket in tuple(self._tickets):  # resolving one takes it out, at any moment
                 ticket.cancel()
 
-    def watch(self, ticket: Ticket[Any]) -> None:
+    def watch(self, ticket: RequestHandle[Any]) -> None:
         """Cancel this ticket too, as long as it is not resolved."""
         with self._lock:
             self._tickets.add(ticket)
@@ -229,11 +229,11 @@ async def ended_in_loop(
 
 def _submit(
     call: Call, cancel: CancelScope | None, put: Callable[[int | None], None]
-) -> Ticket[Any]:
+) -> RequestHandle[Any]:
     """Hand a call to its engine; `put` gets its tokens, and None once it is resolved."""
     listening = call.on_token is not None
-    ticket: Ticket[Any] = call.engine.submit(
-        call.request, put if listening else None, under_way=call.under_way
+    ticket: RequestHandle[Any] = call.engine.submit(
+        call.request, put if listening else None, continues=call.continues
     )
     if cancel is not None:
         cancel.watch(ticket)
@@ -246,7 +246,7 @@ def answers(
     calls: Sequence[Call], cancel: CancelScope | None = None, deadline: Deadline | None = None
 ) -> list[Any]:
     """The engines' answers, waited for in this thread; an interrupt cancels the calls."""
-    tickets: list[Ticket[Any]] = []
+    tickets: list[RequestHandle[Any]] = []
     tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     try:
         tickets.extend(_submit(call, cancel, tokens.put) for call in calls)
@@ -268,7 +268,7 @@ async def answers_in_loop(
 ) -> list[Any]:
     """The engines' answers, waited for on the event loop; being cancelled cancels the calls."""
     loop = asyncio.get_running_loop()
-    tickets: list[Ticket[Any]] = []
+    tickets: list[RequestHandle[Any]] = []
     tokens: asyncio.Queue[int | None] = asyncio.Queue()
 
     def put(token: int | None) -> None:
@@ -303,6 +303,6 @@ def _missed(deadline: Deadline | None) -> TimeoutError:
     return TimeoutError() if deadline is None else deadline.missed()
 
 
-def _cancel(tickets: Sequence[Ticket[Any]]) -> None:
+def _cancel(tickets: Sequence[RequestHandle[Any]]) -> None:
     for ticket in tickets:
         ticket.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.nodes.drive import Call
 from langgraph_arbitrage.policies import PastStep, Writer
 from langgraph_arbitrage.scorers import StepScorer

@@ -9,7 +9,6 @@ from langgraph_arbitrage.answer_state import target_tokens
 from langgraph_arbitrage.approval import approval_request, approved
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body, Call
-from langgraph_arbitrage.nodes.speculate import speculated
 from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.state import ArbitrageState, Verdict
 
@@ -33,9 +32,8 @@ def regenerate(state: ArbitrageState, run: Run) -> Body:
         if human["target_step"] or not human["verdict"]["escalate"]:
             yield ()  # the target is not needed
             return update
-    call, draft = _call(state, run), run.guesser(state)
-    written, guesses = yield from speculated(call, draft, run.speculation)
-    return {**update, "target_step": run.pending("target", state, written, guesses)}
+    (written,) = yield [_call(state, run)]
+    return {**update, "target_step": run.pending("target", state, written)}
 
 
 def _asked(state: ArbitrageState, run: Run) -> dict[str, Any]:
@@ -76,5 +74,5 @@ def _call(state: ArbitrageState, run: Run) -> Call:
             run.emit(event | {"tokens": len(ids)})
 
     listener = None if run.policy.needs_target_step or run.quiet else tell
-    under_way = bool(state["steps"] or state.get("draft_step"))
-    return Call(run.models.engine("target"), run.write("target", state), listener, under_way)
+    continues = bool(state["steps"] or state.get("draft_step"))
+    return Call(run.models.engine("target"), run.write("target", state), listener, continues)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from langgraph_arbitrage.answer_state import step_view
-from langgraph_arbitrage.engine import Reading
+from langgraph_arbitrage.engine import ScoreOutput
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.nodes.drive import Body, Call
 from langgraph_arbitrage.policies import Ask, AskTarget, Decision
@@ -75,10 +75,10 @@ def _call(ask: Ask | AskTarget, state: ArbitrageState, run: Run) -> Call:
     return Call(*run.models.asked_target(ask, state["prompts"], state["steps"], ids))
 
 
-def _fed(asks: Sequence[Ask | AskTarget], readings: Sequence[Reading]) -> dict[str, int]:
+def _fed(asks: Sequence[Ask | AskTarget], readings: Sequence[ScoreOutput]) -> dict[str, int]:
     """Tokens fed through each model that was asked."""
     fed = {"router": 0}
     for ask, reading in zip(asks, readings, strict=True):
         role = "router" if isinstance(ask, Ask) else "target"
-        fed[role] = fed.get(role, 0) + reading.fed
+        fed[role] = fed.get(role, 0) + reading.computed_tokens
     return fed

@@ -75,7 +75,7 @@ def against_eager(served: Served, role: str, batch: int, seconds: float) -> dict
         for one, other in zip(w.logprobs, r.logprobs, strict=True)
     ]
     slow = seconds_a_token(served, eager, batch)
-    graphs = served.graphs.get(role)
+    graphs = served.graphs(role)
     return {
         "ms by graphs": 1e3 * seconds,
         "ms eager": 1e3 * slow,
@@ -83,7 +83,7 @@ def against_eager(served: Served, role: str, batch: int, seconds: float) -> dict
         "same tokens": sum(same) / len(same),
         "log-probability apart, mean": sum(apart) / len(apart),
         "log-probability apart, most": max(apart),
-        "captured": graphs.captured if graphs else 0,
-        "replayed": graphs.replayed if graphs else 0,
-        "why not": (graphs.why_not or "") if graphs else "no graphs here",
+        "captured": len(graphs.graphs) if graphs else 0,
+        "replayed": graphs.replays if graphs else 0,
+        "why not": (graphs.disabled or "") if graphs else "no graphs here",
     }

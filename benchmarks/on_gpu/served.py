@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from langgraph_arbitrage.engine.cuda_graphs import CudaGraphs
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine import worker as workers
-from langgraph_arbitrage.engine.decode_graphs import DecodeGraphs
-from langgraph_arbitrage.engine.requests import Score, Write
-from langgraph_arbitrage.engine.spec import ModelSpec
-from langgraph_arbitrage.engine.ticket import Ticket
+from langgraph_arbitrage.engine.requests import GenerateRequest, RequestHandle, ScoreRequest
+from langgraph_arbitrage.models.spec import ModelSpec
 from random_models import CONTEXT, clock, free_bytes, random_model
 
 __all__ = ["EAGER", "ROLES", "Served", "together"]
@@ -35,7 +34,6 @@ class Served:
         self.dtype = dtype
         self.models: dict[str, PreTrainedModel] = {}
         self.workers: dict[str, workers.Worker] = {}
-        self.graphs: dict[str, DecodeGraphs | None] = {}
 
     def needed(self) -> int:
         """Bytes of the weights; an error where the device has not so many."""
@@ -65,28 +63,30 @@ class Served:
     @contextmanager
     def started(self) -> Iterator[None]:
         """Workers as the engine has them, over these models in the place of checkpoints."""
-        load, graphs = workers.load_model, workers.decode_graphs
-
-        def noting(model: PreTrainedModel, spec: ModelSpec, cache: Any) -> DecodeGraphs | None:
-            self.graphs[spec.path] = graphs(model, spec, cache)
-            return self.graphs[spec.path]
-
+        load = workers.load_model
         workers.load_model = lambda spec: self.models[spec.path.partition(",")[0]]
-        workers.decode_graphs = noting
         try:
             for name in (*ROLES, *EAGER.values()):
                 kind: Any = "token-classification" if name == "router" else "causal-lm"
-                eager = False if name in EAGER.values() else None
-                how: Any = "eager" if eager is False else "auto"
-                spec = ModelSpec(name, kind=kind, device=self.device, engine=how, cuda_graphs=eager)
+                spec = ModelSpec(
+                    name,
+                    kind=kind,
+                    device=self.device,
+                    engine="eager",
+                    cuda_graphs=name not in EAGER.values(),
+                )
                 self.workers[name] = workers.Worker(spec, None, frozenset(), CONTEXT)  # type: ignore[arg-type]
             yield
         finally:
             for worker in self.workers.values():
                 worker.close()
             self.workers.clear()
-            self.graphs.clear()
-            workers.load_model, workers.decode_graphs = load, graphs
+            workers.load_model = load
+
+    def graphs(self, role: str) -> CudaGraphs | None:
+        """The graphs of a worker, once it runs."""
+        scheduler = self.workers[role].scheduler
+        return scheduler.runner.cuda_graphs if scheduler else None  # type: ignore[attr-defined]
 
     def forget(self) -> None:
         """Free the models."""
@@ -95,16 +95,16 @@ class Served:
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
-    def write(self, who: str, ids: list[int], tokens: int, proposal: Sequence[int] = ()) -> Any:
+    def write(self, who: str, ids: list[int], tokens: int, draft_tokens: Sequence[int] = ()) -> Any:
         """Have a model write so many tokens."""
-        return self._ask(who, Write(ids, tokens, proposal=proposal))
+        return self._ask(who, GenerateRequest(ids, tokens, draft_tokens=draft_tokens))
 
     def score(self, ids: list[int], who: str = "router", start: int | None = None) -> Any:
         """Have a model read what follows `start`; the router all at once."""
-        return self._ask(who, Score(ids, start=len(ids) if start is None else start))
+        return self._ask(who, ScoreRequest(ids, start=len(ids) if start is None else start))
 
-    def _ask(self, who: str, request: Write | Score) -> Any:
-        ticket: Ticket[Any] = Ticket(request)
+    def _ask(self, who: str, request: GenerateRequest | ScoreRequest) -> Any:
+        ticket: RequestHandle[Any] = RequestHandle(request)
         self.workers[who].put(ticket)
         return ticket.result()
 

@@ -35,7 +35,7 @@ from langgraph_arbitrage import (
     embedded,
 )
 from langgraph_arbitrage.embedded import Problem, check_answer
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.scorers import load_scorer
 from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.training.metrics import class_accuracy, roc_auc, spearman

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from langgraph_arbitrage import Policy, embedded
 from langgraph_arbitrage.embedded import Problem
-from langgraph_arbitrage.engine import Engine, Score, Write
+from langgraph_arbitrage.engine import Engine, GenerateRequest, ScoreRequest
 from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.team import Answer, Team
 
@@ -66,14 +66,14 @@ def measured(draft_only: Sequence[Answer], rounds: int = 15, tokens: int = 20) -
     for i in range(rounds + 2):
         start = [*ids, *[20 + i] * 8]  # another ending each time, so that it is read
         for role in ("draft", "target"):
-            engines[role].submit(Write(start, max_tokens=1)).result()
-            written = engines[role].submit(Write(start, max_tokens=tokens)).result()
+            engines[role].submit(GenerateRequest(start, max_tokens=1)).result()
+            written = engines[role].submit(GenerateRequest(start, max_tokens=tokens)).result()
             found[role].append(written.seconds / len(written.ids))
             start_more = [*start, *[30 + i] * tokens]
-        one = engines["target"].submit(Write(start_more, max_tokens=1)).result()
+        one = engines["target"].submit(GenerateRequest(start_more, max_tokens=1)).result()
         found["read"].append(one.seconds)
-        engines["reader"].submit(Score(start, start=len(start) - 4)).result()
-        scored = engines["reader"].submit(Score(start_more, start=len(start))).result()
+        engines["reader"].submit(ScoreRequest(start, start=len(start) - 4)).result()
+        scored = engines["reader"].submit(ScoreRequest(start_more, start=len(start))).result()
         found["router"].append(scored.seconds)
     for engine in engines.values():
         engine.close()

@@ -15,7 +15,7 @@ from langgraph_arbitrage.batch.question import Question
 from langgraph_arbitrage.batch.ray_actor import Answers
 from langgraph_arbitrage.batch.ray_settings import RaySettings
 from langgraph_arbitrage.errors import EngineError, MissingExtraError
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) -> Calibration:
     import asyncio
 
-    from langgraph_arbitrage.models import Models
+    from langgraph_arbitrage.models.pair import Models
     from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.training import (
         TrainingRecord,
@@ -129,7 +129,7 @@ def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) 
 def _from_questions(args: argparse.Namespace, folder: Path, config: CalibrateConfig) -> Calibration:
     import asyncio
 
-    from langgraph_arbitrage.models import Models
+    from langgraph_arbitrage.models.pair import Models
     from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.scorers import load_scorer
     from langgraph_arbitrage.training import Calibrator, TrainingRecord, unseen

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     config, settings = config_of(args, CollectConfig), settings_of(args)
     questions = questions_of(args)
 
-    from langgraph_arbitrage.models import Models
+    from langgraph_arbitrage.models.pair import Models
     from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.scorers import load_scorer
     from langgraph_arbitrage.training import Collector, RowFile, read_rows, summary

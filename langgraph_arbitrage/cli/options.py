@@ -32,7 +32,7 @@ __all__ = [
 
 MODELS = (
     *("draft", "target", "policy", "router", "prm", "threshold"),
-    *("first_steps", "escalate_repeats", "max_target_share", "speculate"),
+    *("first_steps", "escalate_repeats", "max_target_share"),
     *("device", "dtype", "engine", "cuda_graphs", "draft_kwargs", "target_kwargs", "chat_template"),
 )
 LIMITS = ("max_tokens", "max_steps")
@@ -92,7 +92,6 @@ _KINDS: dict[str, dict[str, Any]] = {
     "max_target_tokens": {"type": int, "metavar": "N"},
     "max_seconds": {"type": float, "metavar": "S"},
     "at_limit": {"choices": ["end", "draft"]},
-    "speculate": {"choices": ["auto", "on", "off"]},
     "timeout": {"type": float, "metavar": "SECONDS"},
     "batch_invariant": {"action": "store_true", "default": None},
     "temperature": {"type": float, "metavar": "T"},

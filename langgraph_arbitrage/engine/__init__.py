@@ -1,42 +1,40 @@
-"""The engine: local Hugging Face models that write and score steps.
+"""The engine: local Hugging Face models that generate and score steps, many requests at a time.
 
-Alone in importing torch and transformers, and knows nothing of LangChain or LangGraph.
-One owner a resource: `SlotTable` says who holds which slot, `SlotCache` holds the tensors,
-a backend calls the model, `Scheduler` says who runs, `Worker` owns the thread.
+It imports neither LangChain nor LangGraph. One owner per resource: `Engine` is one loaded model,
+`Scheduler` decides which sequences run, `ModelRunner` is the only caller of the model, `KVCache`
+holds the tensors.
 """
 
-from langgraph_arbitrage.engine.engine import Engine
+from langgraph_arbitrage.engine.engine import Engine, acquire, release
 from langgraph_arbitrage.engine.footprint import Footprint
-from langgraph_arbitrage.engine.registry import acquire, release
 from langgraph_arbitrage.engine.requests import (
-    Expected,
-    Finish,
+    FinishReason,
+    GenerateOutput,
+    GenerateRequest,
     Grammar,
-    Reading,
-    Sampling,
-    Score,
-    Write,
-    Written,
+    RequestHandle,
+    SamplingParams,
+    ScoreOutput,
+    ScoreRequest,
+    TokenListener,
 )
-from langgraph_arbitrage.engine.spec import ModelSpec
-from langgraph_arbitrage.engine.ticket import Listener, Ticket
-from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
+from langgraph_arbitrage.models.spec import ModelSpec
+from langgraph_arbitrage.models.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "Engine",
-    "Expected",
-    "Finish",
+    "FinishReason",
     "Footprint",
+    "GenerateOutput",
+    "GenerateRequest",
     "Grammar",
-    "Listener",
     "ModelSpec",
-    "Reading",
-    "Sampling",
-    "Score",
-    "Ticket",
+    "RequestHandle",
+    "SamplingParams",
+    "ScoreOutput",
+    "ScoreRequest",
+    "TokenListener",
     "Tokenizer",
-    "Write",
-    "Written",
     "acquire",
     "load_tokenizer",
     "release",

@@ -1,70 +1,233 @@
-"""Attention of one batch over keys of several lengths.
+"""Attention over the KV cache, and which kernel computes it.
 
-Rows of several arenas go through the model together. Everything but attention treats each row by
-itself; attention reads each arena's rows up to the longest of them, and no further.
+A forward takes the tokens of all its sequences packed in one row [1, T]. Every layer treats tokens
+independently, except attention, which here reads each sequence's own slot up to its own length:
+nothing is padded, and sequences never see each other.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
 
-__all__ = ["join_arenas"]
+from langgraph_arbitrage.engine.transfer import on_device
+
+__all__ = ["Layout", "PackedLayout", "active_layout", "grouped_attention", "use_cache_attention"]
 
 NAME = "langgraph_arbitrage"
-PLAIN = "sdpa"
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+
+_thread = threading.local()
 
 
-def join_arenas(model: PreTrainedModel, *, joined: bool) -> bool:
-    """Let a model attend to rows of several arenas in one forward, or no longer.
+class Layout(Protocol):
+    """Where the tokens of a forward are in the cache."""
 
-    Returns:
-        Whether it does so now: only torch's attention is replaced, by a function that calls it.
-        Models that use what the cache returns in other ways are found out by the capability check.
+    def store(self, room: Tensor, states: Tensor) -> None:
+        """Write states [1, H, T, D] into a layer's tensor [S, L, H, D]."""
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
+        """Attention of queries [1, Hq, T, D] over keys and values [S, L, H, D]: [1, T, Hq, D]."""
+
+
+@contextmanager
+def active_layout(layout: Layout) -> Iterator[None]:
+    """Let the model's attention layers on this thread use a layout."""
+    _thread.layout = layout
+    try:
+        yield
+    finally:
+        _thread.layout = None
+
+
+def use_cache_attention(model: PreTrainedModel) -> None:
+    """Have a model's attention layers read from the KV cache.
+
+    Transformers makes no mask for an attention function without a mask function.
+
+    Raises:
+        ValueError: The model does not use transformers' attention interface, or has layers other
+            than full and sliding-window attention.
     """
-    if model.config.get_text_config()._attn_implementation not in (PLAIN, NAME):
-        return False
-    model.set_attn_implementation(NAME if joined else PLAIN)
-    return joined
+    text = model.config.get_text_config()
+    other = set(getattr(text, "layer_types", None) or []) - KNOWN_LAYERS
+    if other:
+        raise ValueError(f"it has layers of type {', '.join(sorted(other))}")
+    model.set_attn_implementation(NAME)
+    if text._attn_implementation != NAME:
+        raise ValueError(f"{type(model).__name__} has an attention function of its own")
 
 
 def attend(
     module: torch.nn.Module,
     query: Tensor,
-    key: Tensor | tuple[Tensor, ...],
-    value: Tensor | tuple[Tensor, ...],
+    key: Tensor,
+    value: Tensor,
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """`scaled_dot_product_attention`, arena by arena where the cache returned several.
+    """The attention function that transformers calls: [1, T, Hq, D], and no weights.
 
-    Args:
-        module: The model's attention layer.
-        query: [B, H, Q, D]; the rows of the first arena first.
-        key: [B, H, view, D], or one such tensor for the rows of each arena.
-        value: Like `key`.
-        attention_mask: Additive mask, [B, 1, Q, longest view]; None where there is one row.
-        kwargs: As transformers passes them.
-
-    Returns:
-        [B, Q, H, D], and no weights.
+    Outside of the engine (a plain forward for comparison), keys and values are [B, H, T, D] as
+    usual, and a causal mask is made here.
     """
-    if isinstance(key, Tensor) or isinstance(value, Tensor):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[arg-type]
-    assert attention_mask is not None  # noqa: S101 - several rows always have one
-    found, first = [], 0
-    for keys, values in zip(key, value, strict=True):
-        rows = slice(first, first + keys.shape[0])
-        mask = attention_mask[rows, ..., : keys.shape[2]]
-        found.append(sdpa_attention_forward(module, query[rows], keys, values, mask, **kwargs)[0])
-        first += keys.shape[0]
-    return torch.cat(found), None
+    options = {
+        "scale": kwargs.get("scaling"),
+        "window": kwargs.get("sliding_window"),
+        "softcap": kwargs.get("softcap"),
+        "sinks": kwargs.get("s_aux"),
+    }
+    if kwargs.get("position_bias") is not None:
+        raise ValueError("a position bias is not supported")
+    return _thread.layout.attend(query, key, value, **options), None
 
 
 AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+class PackedLayout:
+    """Tokens of several sequences, one after the other: T tokens of B sequences.
+
+    Args:
+        slots: Slot of each sequence.
+        starts: Position of its first token.
+        counts: Its number of tokens.
+        length: Positions of a slot (L).
+    """
+
+    def __init__(
+        self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], length: int
+    ) -> None:
+        self.rows = list(zip(slots, starts, counts, strict=True))
+        self._length = length
+        self._masks: dict[tuple[Any, ...], Tensor] = {}
+        self._places: dict[torch.device, Tensor] = {}
+
+    @cached_property
+    def positions(self) -> list[int]:
+        """Position of each token in its sequence, [T]."""
+        return [p for _, start, n in self.rows for p in range(start, start + n)]
+
+    def store(self, room: Tensor, states: Tensor) -> None:
+        """Write states [1, H, T, D] into a layer's tensor [S, L, H, D]."""
+        new = states[0].transpose(0, 1)  # [T, H, D]
+        if len(self.rows) == 1:
+            ((slot, start, n),) = self.rows
+            room[slot, start : start + n] = new
+            return
+        places = self._places.get(room.device)
+        if places is None:
+            flat = [slot * self._length + p for slot, start, n in self.rows
+                    for p in range(start, start + n)]  # fmt: skip
+            self._places[room.device] = places = on_device(flat, room.device)
+        room.flatten(0, 1).index_copy_(0, places, new)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
+        """Each sequence's queries over its own slot."""
+        out, first = [], 0
+        window: int | None = options.pop("window")
+        for slot, start, n in self.rows:
+            end = start + n
+            low = max(0, start + 1 - window) if window else 0
+            k = keys[slot, low:end].transpose(0, 1)  # [H, end - low, D]
+            v = values[slot, low:end].transpose(0, 1)
+            q = query[0, :, first : first + n]  # [Hq, n, D]
+            mask = None if n == 1 else self._mask(n, start - low, window, query)
+            out.append(grouped_attention(q, k, v, mask, **options))
+            first += n
+        joined = out[0] if len(out) == 1 else torch.cat(out)
+        return joined[None]
+
+    def _mask(self, n: int, offset: int, window: int | None, like: Tensor) -> Tensor:
+        """Additive causal mask [n, offset + n], with the window if there is one."""
+        key = n, offset, window, like.device
+        mask = self._masks.get(key)
+        if mask is None:
+            queries = torch.arange(offset, offset + n, device=like.device)[:, None]
+            kept = torch.arange(offset + n, device=like.device)
+            hidden = kept > queries
+            if window:
+                hidden |= kept <= queries - window
+            mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+            self._masks[key] = mask.masked_fill_(hidden, -torch.inf)
+        return mask
+
+
+def grouped_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Attention of grouped queries, without copying keys and values to each query head.
+
+    Args:
+        query: [Hq, n, D], or [B, Hq, n, D].
+        keys: [H, K, D], or [B, H, K, D]; Hq is a multiple of H.
+        values: Like `keys`.
+        mask: Additive, [n, K] or [B, 1, n, K]; None where all keys are visible.
+        scale: Of the scores; 1/√D by default.
+        softcap: Limits the scores to ±softcap (Gemma 2).
+        sinks: A score for "no token" of each query head, [Hq] (gpt-oss).
+
+    Returns:
+        [n, Hq, D], or [B, n, Hq, D].
+    """
+    if query.dim() == 3:
+        batched = mask if mask is None else mask[None, None]
+        return grouped_attention(
+            query[None],
+            keys[None],
+            values[None],
+            batched,
+            scale=scale,
+            softcap=softcap,
+            sinks=sinks,
+        )[0]
+    b, hq, n, d = query.shape
+    h = keys.shape[1]
+    grouped = query.reshape(b, h, hq // h * n, d)  # the queries of a group side by side
+    if mask is not None and hq > h:
+        mask = mask.repeat(1, 1, hq // h, 1)
+    if softcap is None and sinks is None:
+        found = scaled_dot_product_attention(grouped, keys, values, mask, scale=scale)
+    else:
+        found = _scores_attention(grouped, keys, values, mask, scale, softcap, sinks, n)
+    return found.reshape(b, hq, n, -1).transpose(1, 2)
+
+
+def _scores_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+    n: int,
+) -> Tensor:
+    """Attention by explicit scores, for what the fused kernels do not know."""
+    scores = query @ keys.transpose(-1, -2) * (scale or query.shape[-1] ** -0.5)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    if sinks is None:
+        return scores.float().softmax(-1).to(values.dtype) @ values
+    h = keys.shape[1]
+    sink = sinks.view(1, h, -1, 1).expand(-1, -1, -1, n).reshape(1, h, -1, 1)
+    scores = torch.cat((scores, sink.expand(len(scores), -1, -1, -1).to(scores.dtype)), dim=-1)
+    weights = scores.float().softmax(-1)[..., :-1].to(values.dtype)
+    return weights @ values

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
-from langgraph_arbitrage.engine.checkpoint import (
+from langgraph_arbitrage.decoding.grammar import check_grammar, grammar_marks
+from langgraph_arbitrage.engine.footprint import Footprint, footprint
+from langgraph_arbitrage.engine.requests import (
+    GenerateOutput,
+    GenerateRequest,
+    RequestHandle,
+    ScoreOutput,
+    ScoreRequest,
+    TokenListener,
+)
+from langgraph_arbitrage.engine.worker import Worker
+from langgraph_arbitrage.errors import ContextLengthError, EngineClosedError, SettingsError
+from langgraph_arbitrage.forks import ForkLock
+from langgraph_arbitrage.models.checkpoint import (
     check_device_map,
     check_memory,
     choose_device,
@@ -16,21 +31,19 @@ from langgraph_arbitrage.engine.checkpoint import (
     end_ids,
     load_config,
 )
-from langgraph_arbitrage.engine.constraint import check_grammar, grammar_marks
-from langgraph_arbitrage.engine.footprint import Footprint, footprint
-from langgraph_arbitrage.engine.quantization import check_quantization
-from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
-from langgraph_arbitrage.engine.spec import ModelSpec
-from langgraph_arbitrage.engine.ticket import Listener, Ticket
-from langgraph_arbitrage.engine.tokenizer import Tokenizer, load_tokenizer
-from langgraph_arbitrage.engine.worker import Worker
-from langgraph_arbitrage.errors import ContextLengthError, EngineClosedError, SettingsError
-from langgraph_arbitrage.forks import ForkLock
+from langgraph_arbitrage.models.quantization import check_quantization
+from langgraph_arbitrage.models.spec import ModelSpec
+from langgraph_arbitrage.models.tokenizer import Tokenizer, load_tokenizer
+from langgraph_arbitrage.remote.address import address_of
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine.remote_worker import RemoteWorker
+    from langgraph_arbitrage.remote.worker import RemoteWorker
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "acquire", "release"]
+
+_registry_lock = threading.RLock()
+_engines: dict[ModelSpec, Engine] = {}
+_users: dict[ModelSpec, int] = {}
 
 
 class Engine:
@@ -41,10 +54,10 @@ class Engine:
 
     Example:
         >>> from langgraph_arbitrage import embedded
-        >>> from langgraph_arbitrage.engine import Engine, ModelSpec, Write
+        >>> from langgraph_arbitrage.engine import Engine, GenerateRequest, ModelSpec
         >>> engine = Engine(ModelSpec(embedded.DRAFT))
         >>> ids = engine.tokenizer.render([{"role": "user", "content": "Hello!"}])
-        >>> engine.submit(Write(ids, max_tokens=8)).result().finish in ("end", "length")
+        >>> engine.submit(GenerateRequest(ids, max_tokens=8)).result().finish in ("end", "length")
         True
         >>> engine.close()
 
@@ -94,7 +107,7 @@ class Engine:
 
     @property
     def backend(self) -> str | None:
-        """`slot` or `plain`, once the model is loaded; `remote` where a server has it."""
+        """`slot` (batched) or `plain` once the model is loaded; `remote` for one on a server."""
         return self._started.backend_name if self._started else None
 
     @property
@@ -105,25 +118,34 @@ class Engine:
 
     @overload
     def submit(
-        self, request: Write, listener: Listener | None = None, *, under_way: bool = False
-    ) -> Ticket[Written]: ...
+        self,
+        request: GenerateRequest,
+        listener: TokenListener | None = None,
+        *,
+        continues: bool = False,
+    ) -> RequestHandle[GenerateOutput]: ...
     @overload
     def submit(
-        self, request: Score, listener: Listener | None = None, *, under_way: bool = False
-    ) -> Ticket[Reading]: ...
+        self,
+        request: ScoreRequest,
+        listener: TokenListener | None = None,
+        *,
+        continues: bool = False,
+    ) -> RequestHandle[ScoreOutput]: ...
     def submit(
         self,
-        request: Write | Score,
-        listener: Listener | None = None,
+        request: GenerateRequest | ScoreRequest,
+        listener: TokenListener | None = None,
         *,
-        under_way: bool = False,
-    ) -> Ticket[Written] | Ticket[Reading]:
+        continues: bool = False,
+    ) -> RequestHandle[GenerateOutput] | RequestHandle[ScoreOutput]:
         """Queue a request: first come, first served.
 
         Args:
-            request: What is asked.
-            listener: Called with each new token id on a thread of the worker.
-            under_way: It goes on with an answer that was begun: never refused for a full queue.
+            request: The request.
+            listener: Called with each new token id on the engine's thread.
+            continues: Whether it continues an answer in progress, which a full queue never
+                refuses.
 
         Raises:
             ContextLengthError: The request's ids do not fit the context.
@@ -133,11 +155,11 @@ class Engine:
             MissingExtraError: It has a grammar, and llguidance is not installed.
         """
         self._check(request)
-        if isinstance(request, Write) and request.grammar is not None:
+        if isinstance(request, GenerateRequest) and request.grammar is not None:
             self.check_grammar(request.grammar.lark)
-        ticket: Ticket[Written] = Ticket(request, listener)
-        self._worker.put(ticket, under_way=under_way)
-        return ticket
+        handle: RequestHandle[GenerateOutput] = RequestHandle(request, listener)
+        self._worker.put(handle, continues=continues)
+        return handle
 
     def grammar_marks(self) -> dict[str, int]:
         """Tokens that a grammar has to name by their ids, as `<[id]>`, by their text.
@@ -157,14 +179,14 @@ class Engine:
         """
         check_grammar(self.tokenizer, self._end_ids, lark)
 
-    def _check(self, request: Write | Score) -> None:
+    def _check(self, request: GenerateRequest | ScoreRequest) -> None:
         n = len(request.ids)
         if not n:
             raise SettingsError(f"{self.spec.name} was asked to go on from no tokens at all")
         self._check_ids(request.ids)
-        if isinstance(request, Score) and not 1 <= request.start <= n:
+        if isinstance(request, ScoreRequest) and not 1 <= request.start <= n:
             raise SettingsError(f"start={request.start} is outside the {n} tokens to score")
-        if isinstance(request, Write):
+        if isinstance(request, GenerateRequest):
             if request.max_tokens < 1:
                 raise SettingsError(f"max_tokens must be at least 1, not {request.max_tokens}")
             patterns = (
@@ -172,13 +194,13 @@ class Engine:
                 *request.stop,
                 *(p for span in request.spans for p in span),
             )
-            if request.proposal:
-                self._check_ids(request.proposal)
+            if request.draft_tokens:
+                self._check_ids(request.draft_tokens)
             if "" in patterns:
                 raise SettingsError(
                     "a separator, a stop string or a mark of a span is empty; leave it out"
                 )
-        room = n + isinstance(request, Write)
+        room = n + isinstance(request, GenerateRequest)
         if self.context is not None and room > self.context:
             raise ContextLengthError(
                 f"{n} tokens do not fit {self.spec.name}, which reads {self.context}. "
@@ -196,9 +218,63 @@ class Engine:
             )
 
     def close(self) -> None:
-        """Unload the model; whoever waits gets `EngineClosedError`."""
+        """Unload the model; pending requests get `EngineClosedError`."""
         with self._lock:
             self._closed = True
             worker = self._started
         if worker is not None:
             worker.close()
+
+
+def acquire(spec: ModelSpec) -> Engine:
+    """The engine of a spec, shared by its users in this process; give it back with `release`."""
+    with _registry_lock:
+        engine = _engines.get(spec)
+        if engine is None:
+            engine = _engines[spec] = _new_engine(spec)
+        _users[spec] = _users.get(spec, 0) + 1
+        return engine
+
+
+def _new_engine(spec: ModelSpec) -> Engine:
+    """The engine of a local model, or of one on a server."""
+    address = address_of(spec.path)
+    if address is None:
+        return Engine(spec)
+    from langgraph_arbitrage.remote.engine import RemoteEngine
+
+    return RemoteEngine(spec, address)
+
+
+def release(engine: Engine) -> None:
+    """Give an engine back; its last user closes it."""
+    with _registry_lock:
+        spec = engine.spec
+        if _engines.get(spec) is not engine:
+            return
+        _users[spec] -= 1
+        if _users[spec] > 0:
+            return
+        del _engines[spec], _users[spec]
+    engine.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread in native code when the interpreter ends would abort the process."""
+    with _registry_lock:
+        engines = list(_engines.values())
+        _engines.clear()
+        _users.clear()
+    for engine in engines:
+        engine.close()
+
+
+if hasattr(os, "register_at_fork"):
+    # Held over the fork, so that the child finds the tables whole. An engine in the child starts
+    # a worker of its own at its first request.
+    os.register_at_fork(
+        before=_registry_lock.acquire,
+        after_in_parent=_registry_lock.release,
+        after_in_child=_registry_lock.release,
+    )

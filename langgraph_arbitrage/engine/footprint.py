@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from langgraph_arbitrage.engine.packed_linear import parameters
+from langgraph_arbitrage.engine.cpu import parameters
 
 __all__ = ["Footprint", "footprint"]
 

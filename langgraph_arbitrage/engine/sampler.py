@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from langgraph_arbitrage.engine.requests import Sampling
+from langgraph_arbitrage.engine.requests import SamplingParams
 from langgraph_arbitrage.engine.transfer import on_device, read
 
 __all__ = ["choose", "warp"]
 
 
 def choose(
-    logits: Tensor, samplings: Sequence[Sampling], randoms: Sequence[random.Random]
+    logits: Tensor, samplings: Sequence[SamplingParams], randoms: Sequence[random.Random]
 ) -> tuple[list[int], list[float]]:
     """Choose one token a row, on the logits' device; the host waits for it once, at the end.
 
@@ -45,7 +45,7 @@ def choose(
     return read(ids, -surprisals)
 
 
-def warp(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+def warp(logits: Tensor, samplings: Sequence[SamplingParams]) -> Tensor:
     """Probabilities after temperature, top-k and top-p, in that order; shape [B, V]."""
     logits = logits / _column([s.temperature for s in samplings], logits)
     vocabulary = logits.shape[-1]

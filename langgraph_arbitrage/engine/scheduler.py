@@ -1,328 +1,305 @@
-"""Who runs: rows join and leave between tokens, and nobody waits for another's step to end."""
+"""Which sequences run: they join and leave between two forwards, and none waits for another's step.
+
+Each step computes one token of every decoding sequence and fills the rest of the forward with
+prompts, in order of arrival.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from collections import abc, deque
+from typing import Any, Protocol
 
-from langgraph_arbitrage.engine.ahead import Ahead, next_step
-from langgraph_arbitrage.engine.backend import Backend
-from langgraph_arbitrage.engine.constraint import Constraint
-from langgraph_arbitrage.engine.cores import Cores
-from langgraph_arbitrage.engine.crew import Baton, Crew
-from langgraph_arbitrage.engine.outcomes import Outcomes, stops_at
-from langgraph_arbitrage.engine.requests import Reading, Score, Write, Written
-from langgraph_arbitrage.engine.row import Batch, Row
-from langgraph_arbitrage.engine.step_ends import step_ends
-from langgraph_arbitrage.engine.ticket import Ticket
-from langgraph_arbitrage.engine.tokenizer import Tokenizer
+import torch
+from torch import Tensor
+
+from langgraph_arbitrage.decoding.grammar import GrammarState
+from langgraph_arbitrage.decoding.stop_rule import stop_rule
+from langgraph_arbitrage.engine.kv_cache import common_prefix
+from langgraph_arbitrage.engine.requests import (
+    GenerateRequest,
+    RequestHandle,
+    ScoreOutput,
+    ScoreRequest,
+)
+from langgraph_arbitrage.engine.sampler import choose
+from langgraph_arbitrage.engine.sequence import Batch, Sequence, Slot
+from langgraph_arbitrage.engine.transfer import on_device
 from langgraph_arbitrage.errors import NotEnoughMemoryError
+from langgraph_arbitrage.models.tokenizer import Tokenizer
 
-__all__ = ["Scheduler", "run_all"]
+__all__ = ["Runner", "Scheduler", "SlotCache"]
 
-TOGETHER = 2  # tokens that several rows write at once: what one writes behind its end is lost
-HOME = 3  # rows more that a hand may have and still get one whose beginning it holds
+MIN_CHUNK = 32  # prompt tokens that are computed beside any number of decoding sequences
+WORTH_WAITING = 16  # a prefix this long that another sequence is computing is waited for
+
+
+class SlotCache(Protocol):
+    """Hands out slots (`KVCache`, or the single slot of a plain runner)."""
+
+    max_slots: int
+
+    def allocate(self, ids: abc.Sequence[int], limit: int) -> Slot | None:
+        """A slot that holds a prefix of `ids`, up to `limit` tokens; None while all are busy."""
+
+    def reserve(self, tokens: int) -> None:
+        """Have room for a sequence of so many tokens, or raise `NotEnoughMemoryError`."""
+
+    def release(self, slot: Slot) -> None:
+        """Free a slot."""
+
+    def cached(self, ids: abc.Sequence[int]) -> int:
+        """Most leading tokens of `ids` that some slot holds."""
+
+    def clear(self) -> None:
+        """Forget all slots."""
+
+
+class Runner(Protocol):
+    """Turns batches into logits (`ModelRunner` or `PlainRunner`)."""
+
+    name: str
+    verifies_drafts: bool
+    tokens_per_forward: int
+
+    @property
+    def cache(self) -> SlotCache:
+        """The slots."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits of the batch's wanted positions, [W, V], or [W, labels]."""
 
 
 class Scheduler:
-    """Takes tickets, runs their rows in batches, resolves their futures.
+    """Runs requests in batches on one model and resolves their handles.
 
-    One thread at a time: the hand that holds the baton, which only a backend lays down.
+    Args:
+        runner: Computes batches.
+        tokenizer: The model's.
+        end_ids: Tokens that end an answer.
+        context: Context length; None without a limit.
+        classifies: Whether the model answers with labels.
+        batch_invariant: Run one sequence at a time, each computed from its start.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        runner: Runner,
         tokenizer: Tokenizer,
         end_ids: frozenset[int],
         context: int | None,
         *,
         classifies: bool = False,
+        batch_invariant: bool = False,
     ) -> None:
-        self.backend = backend
+        self.runner = runner
         self.tokenizer = tokenizer
+        self.end_ids = end_ids
         self.context = context
-        self.outcomes = Outcomes(end_ids, context, classifies)
-        self.waiting: deque[Row] = deque()
-        self.running: list[Row] = []
-        self.baton = Baton()
-        self.crew: Crew | None = None
-        """Hands beside the first, where there are any."""
-        self.ahead = Ahead()
-        self._awake = {0}
-
-    @property
-    def rows(self) -> int:
-        """Requests that run or wait."""
-        return len(self.running) + len(self.waiting)
+        self.classifies = classifies
+        self.batch_invariant = batch_invariant
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do."""
-        return self.rows > 0
+        """Whether any request runs or waits."""
+        return bool(self.running or self.waiting)
 
-    def add(self, ticket: Ticket[Any]) -> None:
-        """Queue a ticket: first come, first served. The first hand's next `step` calls its hand."""
-        with self.baton:
-            begun = self.ahead.asked(ticket)
-            if begun is not None:
-                if begun.ticket is not ticket:  # it is written already
-                    self._hand_out(begun, ticket)
-                return
+    def add(self, handle: RequestHandle[Any]) -> None:
+        """Queue a request: first come, first served. An invalid one fails alone."""
         try:
-            row = self._row(ticket)
-        except Exception as error:  # of a grammar, of a tokenizer: nobody else's
-            ticket.fail(error)
-            return
-        with self.baton:
-            if self.rows >= self.backend.max_rows:
-                self.ahead.give_one_up()
-            self._queue(row)
+            self.waiting.append(self._sequence(handle))
+        except Exception as error:  # of a grammar or a tokenizer
+            handle.fail(error)
 
-    def _queue(self, row: Row) -> None:
-        row.hand = self._hand_for(row)
-        self.waiting.append(row)
+    def step(self) -> None:
+        """Run one forward."""
+        batch = self.schedule()
+        if batch.sequences:
+            logits = self.runner.forward(batch)
+            self.process(batch, logits)
 
-    def _row(self, ticket: Ticket[Any]) -> Row:
-        request = ticket.request
-        if isinstance(request, Score):
+    def fail(self, error: BaseException) -> None:
+        """End every request with an error."""
+        lost = [*self.running, *self.waiting]
+        for sequence in tuple(self.running):
+            self._stop(sequence)
+        self.waiting.clear()
+        for sequence in lost:
+            sequence.handle.fail(error)
+
+    # --- schedule ------------------------------------------------------------------------
+
+    def schedule(self) -> Batch:
+        """Drop cancelled requests, admit waiting ones, choose what to compute next."""
+        self._drop_cancelled()
+        self._reserve_memory()
+        self._admit()
+        if self.batch_invariant and self.running:
+            self.running.append(self.running.pop(0))
+            first = self.running[-1]
+            return Batch([first], [first.chunk(self.runner.tokens_per_forward)])
+        decoding = [s for s in self.running if s.remaining == 1]
+        batch = Batch(decoding, [1] * len(decoding))
+        budget = max(self.runner.tokens_per_forward - len(decoding), MIN_CHUNK)
+        for sequence in self.running:
+            if sequence.remaining > 1 and budget > 0:
+                count = sequence.chunk(budget)
+                if count <= budget or not batch.counts or max(batch.counts) == 1:
+                    batch.sequences.append(sequence)
+                    batch.counts.append(count)
+                    budget -= count
+        return batch
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [s for s in self.running if s.handle.cancelled]:
+            self._stop(sequence)
+            sequence.handle.fail()
+        for sequence in [s for s in self.waiting if s.handle.cancelled]:
+            self.waiting.remove(sequence)
+            sequence.handle.fail()
+
+    def _reserve_memory(self) -> None:
+        """Sequences that no longer fit in memory beside the others wait again, first in line."""
+        for sequence in list(self.running):
+            try:
+                self.runner.cache.reserve(len(sequence.tokens))
+            except NotEnoughMemoryError:
+                self._stop(sequence)
+                self.waiting.appendleft(sequence)
+
+    def _admit(self) -> None:
+        while self.waiting:
+            sequence = self.waiting[0]
+            if self._prefix_is_being_computed(sequence):
+                return
+            try:
+                limit = 0 if self.batch_invariant else len(sequence.tokens) - sequence.wanted
+                slot = self.runner.cache.allocate(sequence.tokens, limit)
+            except NotEnoughMemoryError as error:
+                if self.running:
+                    return  # there may be memory once they have left
+                self.waiting.popleft()
+                sequence.handle.fail(error)
+                continue
+            if slot is None:
+                return
+            self.waiting.popleft()
+            sequence.start(slot)
+            self.running.append(sequence)
+
+    def _prefix_is_being_computed(self, sequence: Sequence) -> bool:
+        """Whether a running sequence is computing a long common prefix, which is copied later."""
+        computing = [s for s in self.running if s.remaining >= WORTH_WAITING]
+        if not computing or self.batch_invariant:
+            return False
+        cached = self.runner.cache.cached(sequence.tokens)
+        return any(
+            common_prefix(s.tokens, sequence.tokens) - max(cached, len(s.slot.tokens))
+            >= WORTH_WAITING
+            for s in computing
+        )
+
+    def _stop(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.runner.cache.release(sequence.slot)
+
+    # --- process -------------------------------------------------------------------------
+
+    def process(self, batch: Batch, logits: Tensor) -> None:
+        """Choose tokens and read scores from logits [W, V]; resolve the requests that end."""
+        generating: list[tuple[Sequence, range]] = []
+        first = 0
+        for sequence, wanted in zip(batch.sequences, batch.wanted, strict=True):
+            places = range(first, first + wanted)
+            first += wanted
+            if not wanted:
+                continue  # more of its prompt is to come
+            if isinstance(sequence.request, GenerateRequest):
+                generating.append((sequence, places))
+            else:
+                rows = logits[places.start : places.stop]
+                self._finish(sequence, self._score(sequence, sequence.request, rows))
+        if generating:
+            self._generate(generating, logits)
+
+    def _generate(self, generating: list[tuple[Sequence, range]], logits: Tensor) -> None:
+        places = [place for _, places in generating for place in places]
+        if len(places) < len(logits):
+            logits = logits.index_select(0, on_device(places, logits.device))
+        owners = [s for s, places in generating for _ in places]
+        for row, sequence in enumerate(owners):
+            if sequence.grammar is not None:
+                sequence.grammar.restrict(logits[row])
+        requests = [s.request for s in owners]
+        samplings = [r.sampling for r in requests if isinstance(r, GenerateRequest)]
+        tokens, logprobs = choose(logits, samplings, [s.random for s in owners])
+        first = 0
+        for sequence, wanted in generating:
+            end = first + len(wanted)
+            if sequence.grammar is not None:
+                tokens[first], logprobs[first] = sequence.grammar.take(tokens[first])
+            finish = sequence.accept(tokens[first:end], logprobs[first:end])
+            first = end
+            if finish is not None:
+                self._finish(sequence, sequence.generated(finish))
+
+    def _score(self, sequence: Sequence, request: ScoreRequest, logits: Tensor) -> ScoreOutput:
+        """The output of a `ScoreRequest` from its logits, [W, V], or [1, labels]."""
+        if self.classifies:
+            return sequence.scored(logits=logits[-1].float().tolist())
+        if request.choices:
+            return sequence.scored(logits=logits[-1][list(request.choices)].float().tolist())
+        scored = on_device(request.ids[request.start :], logits.device)  # [n]
+        if not len(scored):
+            return sequence.scored()
+        spread = logits[-len(scored) :].float().log_softmax(dim=-1)  # [n, V]
+        entropies = torch.special.entr(spread.exp()).sum(dim=-1)
+        return sequence.scored(
+            logprobs=spread.gather(-1, scored[:, None]).squeeze(-1).tolist(),
+            entropies=entropies.tolist(),
+        )
+
+    def _finish(self, sequence: Sequence, output: Any) -> None:
+        self._stop(sequence)
+        sequence.handle.resolve(output)
+
+    # --- new sequences -------------------------------------------------------------------
+
+    def _sequence(self, handle: RequestHandle[Any]) -> Sequence:
+        request = handle.request
+        if isinstance(request, ScoreRequest):
             scored = len(request.ids) - request.start
-            if self.outcomes.classifies or request.choices or not scored:
-                return Row(ticket)
-            # A token is judged where the one before it is read.
-            return Row(ticket, trailing=scored, unread=1)
-        ends = None
+            if self.classifies or request.choices or not scored:
+                return Sequence(handle)
+            # A token is scored by the logits at the one before it.
+            return Sequence(handle, wanted=scored, unread=1)
+        rule = None
         if request.separators or request.stop or request.spans:
-            ends = step_ends(self.tokenizer, request.separators, request.stop, request.spans)
-        constraint, proposal = self._constraint(request), self._proposal(request)
-        return Row(ticket, ends, constraint=constraint, proposal=proposal)
+            rule = stop_rule(self.tokenizer, request.separators, request.stop, request.spans)
+        return Sequence(
+            handle,
+            self.end_ids,
+            self.context,
+            stop_rule=rule,
+            grammar=self._grammar(request),
+            draft_tokens=self._draft_tokens(request),
+        )
 
-    def _hand_for(self, row: Row) -> int:
-        """The hand with the fewest rows; but rather that which holds the row's beginning."""
-        hands = 1 if self.crew is None else self.crew.hands(self.rows + 1)
-        if hands == 1:
-            return 0
-        rows = [0] * hands
-        for other in (*self.running, *self.waiting):
-            if other.hand < hands:
-                rows[other.hand] += 1
-        home = self.backend.home(row.tokens)
-        return min(range(hands), key=lambda hand: rows[hand] - HOME * (hand == home))
-
-    def _proposal(self, request: Write) -> Sequence[int]:
-        """What of a proposed step can be verified: by a cache that rolls back, without grammar."""
-        if request.grammar is not None or self.backend.name != "slot":
+    def _draft_tokens(self, request: GenerateRequest) -> abc.Sequence[int]:
+        """The draft tokens that can be verified: none under a grammar or on the plain runner."""
+        if request.grammar is not None or not self.runner.verifies_drafts:
             return ()
         room = request.max_tokens
         if self.context is not None:
             room = min(room, self.context - len(request.ids))
-        return request.proposal[:room]
+        return request.draft_tokens[:room]
 
-    def _constraint(self, request: Write) -> Constraint | None:
+    def _grammar(self, request: GenerateRequest) -> GrammarState | None:
         grammar = request.grammar
         if grammar is None:
             return None
         room = grammar.room
         if self.context is not None:
             room = min(room, self.context - len(request.ids))
-        return Constraint(self.tokenizer, self.outcomes.end_ids, grammar, request.ids, room)
-
-    def step(self, hand: int = 0, cores: Cores | None = None) -> bool:
-        """Let rows go and come, then feed every running row of a hand once.
-
-        Returns:
-            Whether some of them go on; else the hand is woken when there is more to do.
-        """
-        with self.baton:
-            self._awake.add(hand)
-            if hand and self.crew is not None and self.crew.retired:
-                self._hand_over(hand)
-                return False
-            self._drop_cancelled(hand)
-            self._make_room(hand)
-            if self.waiting:
-                self._admit(hand)
-            self._call_others(hand)
-            rows = self._rows_of(hand)
-            for batch in self.backend.batches(rows):
-                if cores is not None:
-                    cores.use(len(batch.rows) if self._alone(hand) else 0)  # else each has a core
-                with batch.forward():
-                    self._feed(batch, alone=len(rows) == 1)
-            self._call_others(hand)
-            goes_on = bool(self._rows_of(hand) or (self.waiting and not self.running))
-            if not goes_on:
-                self._awake.discard(hand)
-            return goes_on
-
-    def _rows_of(self, hand: int) -> list[Row]:
-        if self.crew is None:
-            return self.running
-        return [row for row in self.running if row.hand == hand]
-
-    def _alone(self, hand: int) -> bool:
-        return self.crew is None or all(row.hand == hand for row in self.running)
-
-    def _hand_over(self, hand: int) -> None:
-        """Leave all rows to the first hand."""
-        for row in (*self.running, *self.waiting):
-            if row.hand == hand:
-                row.hand = 0
-        self._awake.discard(hand)
-        self._call(0)
-
-    def _call_others(self, hand: int) -> None:
-        """Let other hands know whose rows wait: a slot may be free now."""
-        for other in {row.hand for row in self.waiting} - {hand}:
-            self._call(other)
-
-    def _call(self, hand: int) -> None:
-        """Wake a hand, or have it look around soon."""
-        if self.crew is None:
-            return
-        if hand not in self._awake:
-            self._awake.add(hand)
-            self.crew.wake(hand)
-        elif len(self.running) < self.backend.max_rows:
-            self.crew.call(hand)
-
-    def fail(self, error: BaseException) -> None:
-        """End everything with an error."""
-        lost = [*self.running, *self.waiting]
-        for row in tuple(self.running):
-            self._leave(row)
-        self.waiting.clear()
-        for row in lost:
-            row.ticket.fail(error)
-
-    def _drop_cancelled(self, hand: int) -> None:
-        for row in [r for r in self._rows_of(hand) if r.ticket.cancelled]:
-            self._leave(row)
-            row.ticket.fail()
-        for row in [r for r in self.waiting if r.ticket.cancelled]:
-            self.waiting.remove(row)
-            row.ticket.fail()
-
-    def _make_room(self, hand: int) -> None:
-        """Rows for which there is no memory beside the others wait again, first in the queue."""
-        for row in list(self._rows_of(hand)):
-            try:
-                self.backend.make_room(row)
-            except NotEnoughMemoryError:
-                self._leave(row)
-                self.waiting.appendleft(row)
-
-    def _admit(self, hand: int) -> None:
-        """First come, first served: rows before those of this hand keep a place for theirs."""
-        kept = 0
-        for row in list(self.waiting):
-            if len(self.running) + kept >= self.backend.max_rows:
-                return
-            if row.hand != hand:
-                kept += 1
-                continue
-            try:
-                admitted = self.backend.admit(row, self.running)
-            except NotEnoughMemoryError as error:
-                if self.running:
-                    return  # once they have left there may be
-                self.waiting.remove(row)
-                row.ticket.fail(error)
-                continue
-            if admitted:
-                self.waiting.remove(row)
-                self.running.append(row)
-
-    def _leave(self, row: Row) -> None:
-        self.running.remove(row)
-        self.backend.leave(row)
-
-    def _answer(self, row: Row, answer: Written | Reading) -> None:
-        following = self._following(row, answer)
-        if following is None:
-            self._leave(row)
-        row.ticket.resolve(answer)
-        if following is not None:  # in the same slot: it holds all but the last token
-            begun = self._begun(following)
-            begun.hand = row.hand
-            begun.take(row.slot, len(row.slot.ids))
-            self.running[self.running.index(row)] = begun
-
-    def _hand_out(self, row: Row, ticket: Ticket[Any]) -> None:
-        """Answer with a step that was written before it was asked for."""
-        answer = replace(row.ticket.result(0), seconds=ticket.seconds)
-        row.ticket = ticket
-        ticket.resolve(answer)
-        following = self._following(row, answer)
-        if following is not None:
-            self._queue(self._begun(following))
-
-    def _following(self, row: Row, answer: Written | Reading) -> Write | None:
-        """The step to begin before it is asked for."""
-        if isinstance(answer, Reading) or not self.backend.goes_on or self.ahead.is_unasked(row):
-            return None
-        request, ticket = row.request, row.ticket
-        assert isinstance(request, Write)  # noqa: S101 - by its answer
-        if ticket.listener is not None or ticket.cancelled:
-            return None
-        certain = request.ahead == "certain"
-        others_first = bool(self.waiting) if certain else not self._idles(row)
-        if others_first:
-            return None
-        following = next_step(request, answer)
-        full = following and self.context is not None and len(following.ids) >= self.context
-        return None if full else following
-
-    def _idles(self, row: Row) -> bool:
-        """Whether the core has nothing else to do once this row is answered."""
-        others = self.rows - (row in self.running)
-        return not others and self.crew is not None and self.crew.has_time
-
-    def _begun(self, request: Write) -> Row:
-        row = self._row(Ticket(request))
-        if (crew := self.crew) is not None:
-            row.ticket.halt = lambda: crew.call(row.hand)
-        self.ahead.begin(row)
-        return row
-
-    def _feed(self, batch: Batch, *, alone: bool) -> None:
-        """Feed a batch, `alone` where it is the hand's only row; answer the rows that end by it."""
-        written = self._decoded(batch, alone=alone)
-        if written:
-            answers = self.outcomes.of_loop(batch, written)
-        else:
-            answers = self.outcomes.of_logits(batch, self.backend.forward(batch))
-        for row, answer in answers:
-            self._answer(row, answer)
-
-    def _decoded(self, batch: Batch, *, alone: bool) -> list[tuple[list[int], list[float]]]:
-        """Several tokens of each row at once; none where somebody needs to look at each.
-
-        A row that has the hand to itself writes up to its end, and may read its prompt before.
-        """
-        rows = batch.rows
-        own = any(row.hand == rows[0].hand for row in self.waiting)
-        waits = own and len(self.running) < self.backend.max_rows
-        whole = alone and batch.counts[0] == rows[0].remaining  # all it reads, by this forward
-        ready = whole or all(row.remaining == 1 for row in rows)
-        if waits or not ready or not all(row.writes_greedily for row in rows):
-            return []
-        if batch.width == 1:
-            for row in rows:
-                row.start_decoding()
-        room = min(row.room(self.context) for row in rows)
-        ends = rows[0].ends if len(rows) == 1 else None
-        stops = ends.table if ends is not None else partial(stops_at, self.outcomes.end_ids)
-        return self.backend.decode(batch, room if alone else min(room, TOGETHER), stops)
-
-
-def run_all(scheduler: Scheduler, tickets: Sequence[Ticket[Any]]) -> list[Any]:
-    """Run tickets to their end on the caller's thread (the capability check does so)."""
-    for ticket in tickets:
-        scheduler.add(ticket)
-    while scheduler.busy:
-        scheduler.step()
-    return [t.result(0) for t in tickets]
+        return GrammarState(self.tokenizer, self.end_ids, grammar, request.ids, room)

@@ -12,12 +12,12 @@ from langchain_core.messages import HumanMessage
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
-from langgraph_arbitrage.engine.checkpoint import end_ids
-from langgraph_arbitrage.engine.cores import SMALL
-from langgraph_arbitrage.engine.loader import load_model
+from langgraph_arbitrage.engine.cpu import threads_for
 from langgraph_arbitrage.errors import RequestCancelledError
 from langgraph_arbitrage.evaluation.reply import Reply, StepRow
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.checkpoint import end_ids
+from langgraph_arbitrage.models.loading import load_model
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.policies import AlwaysTarget
 from langgraph_arbitrage.settings import ArbitrageSettings
@@ -79,8 +79,8 @@ class AssistedAnswerer:
 
     def _answer(self, prompt: str, scope: CancelScope) -> Reply:
         draft, target = self._loaded()
-        if target.device.type == "cpu" and target.num_parameters() <= SMALL:
-            torch.set_num_threads(1)
+        if target.device.type == "cpu":
+            torch.set_num_threads(threads_for(target.num_parameters()))
         start = time.perf_counter()
         ids = self._prompt(prompt)
         self._forwards.update(draft=0, target=0)

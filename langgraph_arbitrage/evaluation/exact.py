@@ -10,7 +10,7 @@ from langgraph_arbitrage.embedded import Problem, check_step
 from langgraph_arbitrage.policies import Policy, StepView
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["ExactOracle"]
 
@@ -27,7 +27,7 @@ class ExactOracle(Policy):
     problems: Mapping[str, Problem] = field(repr=False, compare=False)
     """The problems by their questions."""
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         """Δ: 1, 0 or −1."""
         assert view.draft is not None  # noqa: S101 - both have written
         assert view.target is not None  # noqa: S101

@@ -26,7 +26,7 @@ from langgraph_arbitrage.evaluation.points import ASSISTED, Lineup, Point
 from langgraph_arbitrage.evaluation.reply import Answerer, GraphAnswerer, answered
 from langgraph_arbitrage.evaluation.step_scores import StepScores
 from langgraph_arbitrage.journal import Journal
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.names import public_name
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.team import Team

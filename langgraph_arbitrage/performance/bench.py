@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from langgraph_arbitrage.engine import Engine, Footprint
-from langgraph_arbitrage.engine.cores import threads_alone
+from langgraph_arbitrage.engine.cpu import threads_for
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.performance.costs import decode_seconds, scoring_seconds, writer_costs
 from langgraph_arbitrage.performance.device import Rates, measured_rates
 from langgraph_arbitrage.performance.forecast import Forecast
@@ -214,7 +214,7 @@ class _Measurement:
 
 
 def _rates(engine: Engine, size: Footprint) -> Rates:
-    threads = engine.spec.threads or threads_alone(size.parameters)
+    threads = engine.spec.threads or threads_for(size.parameters)
     return measured_rates(size.device, size.dtype, size.weights, threads)
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from langgraph_arbitrage.engine import Engine, Score, Write
+from langgraph_arbitrage.engine import Engine, GenerateRequest, ScoreRequest
 from langgraph_arbitrage.performance.forecast import ReadCost
 
 __all__ = ["WriterCosts", "decode_seconds", "scoring_seconds", "writer_costs"]
@@ -35,14 +35,15 @@ def writer_costs(engine: Engine, prompt: Sequence[int], step: int, rounds: int) 
     """
     strangers = _Strangers(engine, prompt)
     unread = _median(
-        lambda: engine.submit(Write(strangers.ids(len(prompt)), 1)).result().seconds, rounds
+        lambda: engine.submit(GenerateRequest(strangers.ids(len(prompt)), 1)).result().seconds,
+        rounds,
     )
     token, reads = decode_seconds(engine, prompt, 4 * step, rounds), []
     for n in (step, 4 * step):
-        engine.submit(Write(prompt, 1)).result()
+        engine.submit(GenerateRequest(prompt, 1)).result()
         more = _median(
             lambda n=n: (  # type: ignore[misc]
-                engine.submit(Write([*prompt, *strangers.ids(n)], 1)).result().seconds
+                engine.submit(GenerateRequest([*prompt, *strangers.ids(n)], 1)).result().seconds
             ),
             rounds,
         )
@@ -57,7 +58,7 @@ def decode_seconds(
     asked = [list(prompt), *(_Strangers(engine, prompt).ids(len(prompt)) for _ in range(batch - 1))]
 
     def once() -> float:
-        tickets = [engine.submit(Write(ids, max_tokens=tokens)) for ids in asked]
+        tickets = [engine.submit(GenerateRequest(ids, max_tokens=tokens)) for ids in asked]
         written = [t.result() for t in tickets]
         return max(w.seconds for w in written) / max(len(w.ids) for w in written)
 
@@ -68,7 +69,9 @@ def decode_seconds(
 def scoring_seconds(engine: Engine, tokens: int, rounds: int) -> float:
     """Seconds in which a scorer reads a text that it has not seen."""
     strangers = _Strangers(engine, ())
-    return _median(lambda: engine.submit(Score(strangers.ids(tokens))).result().seconds, rounds + 1)
+    return _median(
+        lambda: engine.submit(ScoreRequest(strangers.ids(tokens))).result().seconds, rounds + 1
+    )
 
 
 class _Strangers:

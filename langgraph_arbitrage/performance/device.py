@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from langgraph_arbitrage.engine.packed_linear import PackedLinear
+from langgraph_arbitrage.engine.cpu import PackedLinear
 
 __all__ = ["Rates", "measured_rates"]
 

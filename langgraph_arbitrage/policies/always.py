@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from langgraph_arbitrage.policies.base import Policy, StepView
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["AlwaysDraft", "AlwaysTarget"]
 
@@ -20,7 +20,7 @@ class AlwaysDraft(Policy):
 
     needs_target: ClassVar[bool] = False
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> None:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> None:
         """There is nothing to judge."""
         return
 
@@ -35,7 +35,7 @@ class AlwaysTarget(Policy):
 
     needs_draft: ClassVar[bool] = False
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> None:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> None:
         """There is nothing to judge."""
         return
 

@@ -11,7 +11,7 @@ from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies.calibration import parse
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["Ask", "AskTarget", "Decision", "PastStep", "Policy", "StepText", "StepView", "Writer"]
 
@@ -70,7 +70,7 @@ class StepView:
 
 @dataclass(frozen=True)
 class Ask:
-    """A question to a scorer, answered with an engine's `Reading`."""
+    """A question to a scorer, answered with an engine's `ScoreOutput`."""
 
     model: str
     """Checkpoint of the scorer."""
@@ -83,7 +83,7 @@ class Ask:
     """With a causal LM: how many pieces at the end have their tokens scored."""
     choices: tuple[str, ...] = ()
     """With a causal LM: texts of one token each that are weighed against each other as what comes
-    next; then `Reading.logits` has one number for each, and no tokens are scored."""
+    next; then `ScoreOutput.logits` has one number for each, and no tokens are scored."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class AskTarget:
     reply: str
     """How the target's reply begins."""
     choices: tuple[str, ...]
-    """How it may go on, a token each; `Reading.logits` has one number for each."""
+    """How it may go on, a token each; `ScoreOutput.logits` has one number for each."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Policy(ABC):
         """Most tokens that the target may write of this step; None leaves it to the limits."""
         return None
 
-    def decide(self, view: StepView, answers: Sequence[Reading]) -> Decision:
+    def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
         """Judge a step: the score, and the rule applied to it.
 
         Args:
@@ -175,7 +175,7 @@ class Policy(ABC):
         return Decision(score, self.escalates(score))
 
     @abstractmethod
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float | None:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float | None:
         """The number that decides; None where the policy does not go by a number."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies.base import Policy, StepView, check_range
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["DraftConfidence"]
 
@@ -39,7 +39,7 @@ class DraftConfidence(Policy):
     def __post_init__(self) -> None:
         check_range(self, "threshold")
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         """Mean over the step's tokens of exp(log-probability), under the draft itself."""
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
         logprobs = view.draft.logprobs

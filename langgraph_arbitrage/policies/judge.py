@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from langgraph_arbitrage.policies.base import AskTarget, Policy, StepView, check_range
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["Judge"]
 
@@ -46,7 +46,7 @@ class Judge(Policy):
         """One, to the target."""
         return [AskTarget(QUESTION, REPLY, DIGITS)]
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         """The expected grade, in [0, 9]."""
         logits = answers[0].logits
         highest = max(logits)

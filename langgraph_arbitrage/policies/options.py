@@ -24,7 +24,7 @@ from langgraph_arbitrage.policies.base import (
 )
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["Budget", "EscalateRepeats", "FirstSteps", "PolicyOption", "check_count"]
 
@@ -67,7 +67,7 @@ class PolicyOption(Policy):
         """The policy's, unless the option decides by itself."""
         return () if self._decided(view) else self.policy.asks(view)
 
-    def decide(self, view: StepView, answers: Sequence[Reading]) -> Decision:
+    def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
         """The policy's decision, unless the option decides by itself."""
         return self._decided(view) or self.policy.decide(view, answers)
 
@@ -75,7 +75,7 @@ class PolicyOption(Policy):
         """What the option decides of a draft's step without asking."""
         return None
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float | None:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float | None:
         """The policy's score."""
         return self.policy.score(view, answers)
 

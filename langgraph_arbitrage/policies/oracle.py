@@ -10,7 +10,7 @@ from langgraph_arbitrage.policies.base import Ask, Decision, StepView, check_ran
 from langgraph_arbitrage.policies.scored import ScoredPolicy
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
     from langgraph_arbitrage.scorers import Judgement, Role
 
 __all__ = ["Oracle"]
@@ -46,19 +46,19 @@ class Oracle(ScoredPolicy):
         texts = dict.fromkeys((view.draft.text, view.target.text))
         return [self.scorer.ask(view.question, view.history, text) for text in texts]
 
-    def decide(self, view: StepView, answers: Sequence[Reading]) -> Decision:
+    def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
         """Compare, and note what the scorer notes of the step that is taken."""
         ours, theirs = self._both(view, answers)
         advantage = theirs.value - ours.value
         escalate = self.escalates(advantage)
         return Decision(advantage, escalate, theirs.memory if escalate else ours.memory)
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         """Δ in [−1, 1]."""
         ours, theirs = self._both(view, answers)
         return theirs.value - ours.value
 
-    def _both(self, view: StepView, answers: Sequence[Reading]) -> tuple[Judgement, Judgement]:
+    def _both(self, view: StepView, answers: Sequence[ScoreOutput]) -> tuple[Judgement, Judgement]:
         return self._judged(view, answers[0]), self._judged(view, answers[-1])
 
     def escalates(self, score: float | None) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from langgraph_arbitrage.policies.base import Policy, StepView, check_range
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["Random"]
 
@@ -33,7 +33,7 @@ class Random(Policy):
     def __post_init__(self) -> None:
         check_range(self, "rate")
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         """A number drawn uniformly from [0, 1)."""
         return random.Random(f"{self.seed}/{view.question}/{view.index}").random()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from langgraph_arbitrage.policies.base import Ask, Decision, Kind, Policy, StepView
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
     from langgraph_arbitrage.scorers import Judgement, Role, StepScorer
 
 __all__ = ["ScoredPolicy"]
@@ -50,16 +50,16 @@ class ScoredPolicy(Policy):
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
         return [self.scorer.ask(view.question, view.history, view.draft.text)]
 
-    def decide(self, view: StepView, answers: Sequence[Reading]) -> Decision:
+    def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
         """Judge, and note for later steps what the scorer notes."""
         judged = self._judged(view, answers[0])
         return Decision(judged.value, self.escalates(judged.value), judged.memory)
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         """The scorer's value in [0, 1]."""
         return self._judged(view, answers[0]).value
 
-    def _judged(self, view: StepView, answer: Reading) -> Judgement:
+    def _judged(self, view: StepView, answer: ScoreOutput) -> Judgement:
         return self.scorer.judge(view.history, answer)
 
     def with_threshold(self, threshold: float | str) -> Self:

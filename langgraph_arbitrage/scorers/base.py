@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from langgraph_arbitrage.policies.base import Ask, Kind, PastStep
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["Judgement", "Role", "StepScorer", "softmax"]
 
@@ -64,7 +64,7 @@ class StepScorer(ABC):
         """What the model is to read to judge `step` after `history`."""
 
     @abstractmethod
-    def judge(self, history: Sequence[PastStep], reading: Reading) -> Judgement:
+    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
         """What the reading of that ask says of the step."""
 
     @classmethod

@@ -16,7 +16,7 @@ from langgraph_arbitrage.policies.base import Ask, PastStep
 from langgraph_arbitrage.scorers.base import Judgement, StepScorer, softmax
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["QwenScorer"]
 
@@ -41,7 +41,7 @@ class QwenScorer(StepScorer):
             pieces += [text.strip(), MARK]
         return Ask(self.model, tuple(pieces), self.kind)
 
-    def judge(self, history: Sequence[PastStep], reading: Reading) -> Judgement:
+    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
         """The probability of label 1."""
         return Judgement(softmax(reading.logits)[1])
 

@@ -25,7 +25,7 @@ from langgraph_arbitrage.policies.base import Ask, PastStep
 from langgraph_arbitrage.scorers.base import Judgement, Role, StepScorer
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["CONFIG", "FEATURES", "SurpriseHead", "SurpriseScorer", "surprise_features"]
 
@@ -47,7 +47,7 @@ FEATURES = (
 """What is read off a step, in this order."""
 
 
-def surprise_features(history: Sequence[PastStep], reading: Reading) -> list[float]:
+def surprise_features(history: Sequence[PastStep], reading: ScoreOutput) -> list[float]:
     """The features of a step. A step without text is as sure as can be.
 
     Args:
@@ -124,7 +124,7 @@ class SurpriseScorer(StepScorer):
         pieces = (start, *(past.text for past in history), step)
         return Ask(self.reads, pieces, self.kind, scored=1)
 
-    def judge(self, history: Sequence[PastStep], reading: Reading) -> Judgement:
+    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
         """The head's probability; the lowest log-probability is noted for the steps after."""
         features = surprise_features(history, reading)
         return Judgement(0.5 if self.head is None else self.head(features), (features[1],))

@@ -15,7 +15,7 @@ from langgraph_arbitrage.policies.base import Ask, PastStep
 from langgraph_arbitrage.scorers.base import Judgement, StepScorer, softmax
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["MathShepherdScorer", "RLHFlowScorer"]
 
@@ -45,7 +45,7 @@ class RLHFlowScorer(StepScorer):
             pieces += [between, text.strip(), after] if i else [f" {text.strip()}", after]
         return Ask(self.model, tuple(pieces), self.kind, choices=("+", "-"))
 
-    def judge(self, history: Sequence[PastStep], reading: Reading) -> Judgement:
+    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
         """P(+) / (P(+) + P(-))."""
         return Judgement(softmax(reading.logits)[0])
 
@@ -88,6 +88,6 @@ class MathShepherdScorer(StepScorer):
             blank = "\n"
         return Ask(self.model, tuple(pieces), self.kind, choices=(" +", " -"))
 
-    def judge(self, history: Sequence[PastStep], reading: Reading) -> Judgement:
+    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
         """P(+) / (P(+) + P(-))."""
         return Judgement(softmax(reading.logits)[0])

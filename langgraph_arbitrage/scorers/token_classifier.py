@@ -17,7 +17,7 @@ from langgraph_arbitrage.policies.base import Ask, PastStep, Writer
 from langgraph_arbitrage.scorers.base import Judgement, Role, StepScorer, softmax
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["CONFIG", "SequenceScorer", "TokenScorer"]
 
@@ -54,7 +54,7 @@ class TokenScorer(StepScorer):
         # The last step of an answer lacks the separator at which heads were trained.
         return tag + (text if text.endswith("\n") else text + SEPARATOR)
 
-    def judge(self, history: Sequence[PastStep], reading: Reading) -> Judgement:
+    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
         """Softmax over the labels, summed over the upper half; sigmoid of a single label."""
         if len(reading.logits) == 1:
             return Judgement(softmax([0.0, reading.logits[0]])[1])

@@ -16,7 +16,7 @@ from langgraph_arbitrage.policies.base import Ask, PastStep
 from langgraph_arbitrage.scorers.base import Judgement, Role, StepScorer, softmax
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import Reading
+    from langgraph_arbitrage.engine import ScoreOutput
 
 __all__ = ["ValueHeadScorer"]
 
@@ -45,7 +45,7 @@ class ValueHeadScorer(StepScorer):
                 pieces += [line, "\n"]
         return Ask(self.model, tuple(pieces), self.kind)
 
-    def judge(self, history: Sequence[PastStep], reading: Reading) -> Judgement:
+    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
         """σ(value)."""
         return Judgement(softmax([0.0, reading.logits[0]])[1])
 

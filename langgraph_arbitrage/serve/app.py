@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.names import public_name
 from langgraph_arbitrage.openai_forms import ChunkForm, chat_completion
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget

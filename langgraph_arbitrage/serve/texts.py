@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from langgraph_arbitrage.answer import AnswerStream, answer_text
-from langgraph_arbitrage.engine import Engine, Sampling, Write, Written
+from langgraph_arbitrage.engine import Engine, GenerateOutput, GenerateRequest, SamplingParams
 from langgraph_arbitrage.errors import MessageError
 from langgraph_arbitrage.nodes.drive import Call, answers_in_loop
 from langgraph_arbitrage.serve.bodies import TextBody
@@ -78,13 +78,13 @@ class TextCompletion:
         if self._body.tells_usage:
             put({**self._head, "choices": [], "usage": self._usage(written)})
 
-    async def _written(self, on_token: Callable[[int], None] | None) -> Written:
+    async def _written(self, on_token: Callable[[int], None] | None) -> GenerateOutput:
         body = self._body
-        request = Write(
+        request = GenerateRequest(
             self._prompt,
             max_tokens=body.max_tokens or MAX_TOKENS,
             stop=body.stops,
-            sampling=Sampling(
+            sampling=SamplingParams(
                 temperature=1.0 if body.temperature is None else body.temperature,
                 top_p=1.0 if body.top_p is None else body.top_p,
                 top_k=body.top_k or 0,
@@ -97,7 +97,9 @@ class TextCompletion:
     def _text(self, ids: list[int]) -> str:
         return self._engine.tokenizer.decode_after(self._prompt[-1:], ids)
 
-    def _choice(self, text: str, ids: list[int], written: Written | None = None) -> dict[str, Any]:
+    def _choice(
+        self, text: str, ids: list[int], written: GenerateOutput | None = None
+    ) -> dict[str, Any]:
         """A choice with a part of the text and its tokens; the last has the log-probabilities."""
         choice: dict[str, Any] = {
             "index": 0,
@@ -120,13 +122,13 @@ class TextCompletion:
             }
         return choice
 
-    def _usage(self, written: Written) -> dict[str, Any]:
+    def _usage(self, written: GenerateOutput) -> dict[str, Any]:
         n, new = len(self._prompt), len(written.ids)
         return {
             "prompt_tokens": n,
             "completion_tokens": new,
             "total_tokens": n + new,
-            "prompt_tokens_details": {"cached_tokens": written.cached},
+            "prompt_tokens_details": {"cached_tokens": written.cached_tokens},
         }
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Literal, TypeVar
 
 from langgraph_arbitrage.errors import ContextLengthError, DataError
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.names import public_name
 from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.policies.calibration import Calibration, Operation

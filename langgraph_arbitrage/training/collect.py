@@ -10,7 +10,7 @@ from statistics import fmean
 
 from langgraph_arbitrage.answer_state import step_seed
 from langgraph_arbitrage.errors import ContextLengthError, SettingsError
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.names import public_name
 from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.scorers import StepScorer

@@ -8,7 +8,7 @@ from langchain_core.messages import HumanMessage
 
 from langgraph_arbitrage.answer_state import step_seed
 from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.nodes.commit import commit
 from langgraph_arbitrage.nodes.drive import Call, answers_in_loop, driven
 from langgraph_arbitrage.nodes.route import route

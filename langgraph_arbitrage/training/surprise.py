@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.names import local_path, public_name
 from langgraph_arbitrage.scorers import SurpriseHead, SurpriseScorer, surprise_features
 from langgraph_arbitrage.settings import ArbitrageSettings

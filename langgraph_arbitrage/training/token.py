@@ -23,9 +23,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from langgraph_arbitrage.engine import ModelSpec, Reading, Tokenizer, load_tokenizer
+from langgraph_arbitrage.engine import ModelSpec, ScoreOutput, Tokenizer, load_tokenizer
 from langgraph_arbitrage.errors import CheckpointError, DataError
-from langgraph_arbitrage.models import piece_ids
+from langgraph_arbitrage.models.pair import piece_ids
 from langgraph_arbitrage.names import local_path
 from langgraph_arbitrage.scorers import TokenScorer
 from langgraph_arbitrage.training.configs import TokenConfig
@@ -86,7 +86,10 @@ class TokenTrainer:
         logits = trainer.predict(unlabelled).predictions
         if trainer.is_world_process_zero():
             self._save(trainer, dtype)
-        readings = (Reading(row.tolist(), [], [], fed=0, cached=0, seconds=0.0) for row in logits)
+        readings = (
+            ScoreOutput(row.tolist(), [], [], computed_tokens=0, cached_tokens=0, seconds=0.0)
+            for row in logits
+        )
         return [self.scorer.judge((), reading).value for reading in readings]
 
     def _labels(self, examples: Sequence[Example]) -> list[int]:

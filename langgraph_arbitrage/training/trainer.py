@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
-from langgraph_arbitrage.engine.checkpoint import context_length, load_config
 from langgraph_arbitrage.errors import ArbitrageError, DataError
-from langgraph_arbitrage.models import piece_ids
+from langgraph_arbitrage.models.checkpoint import context_length, load_config
+from langgraph_arbitrage.models.pair import piece_ids
 from langgraph_arbitrage.names import local_path, public_name
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.training.card import TrainingRecord, write_card

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from langgraph_arbitrage.embedded import check_step
-from langgraph_arbitrage.engine import Reading
+from langgraph_arbitrage.engine import ScoreOutput
 from langgraph_arbitrage.errors import DataError
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.nodes.drive import Call, answers_in_loop
 from langgraph_arbitrage.policies import PastStep
 from langgraph_arbitrage.scorers import Judgement, StepScorer
@@ -82,7 +82,7 @@ class Judged:
 
     history: tuple[PastStep, ...]
     """The steps before, with what the scorer noted at each."""
-    reading: Reading
+    reading: ScoreOutput
     judgement: Judgement
 
 

@@ -14,7 +14,7 @@ import runpy, sys
 for name in ("langgraph", "langchain_core", "langchain"):
     sys.modules[name] = None  # as if it were not installed
 sys.path.append(sys.argv[1])
-from langgraph_arbitrage.engine.cuda_capture import CAPTURES
+from langgraph_arbitrage.engine.cuda_graphs import CAPTURES
 from tape import taped
 CAPTURES["cpu"] = lambda device: taped  # what stands for graphs in the tests of the engine
 sys.argv = sys.argv[2:]

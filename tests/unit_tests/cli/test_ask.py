@@ -108,8 +108,7 @@ def test_compare_as_json_holds_all_three_answers(arbitrage, models):
 
 
 def test_no_answer_gains_from_what_another_one_left_in_the_cache(arbitrage, models):
-    steps = (*STEPS, "--speculate", "off")  # else costs decide what the draft guesses
-    argv = ("ask", QUESTION, QUESTION, *models, *steps, "--compare", "--json")
+    argv = ("ask", QUESTION, QUESTION, *models, *STEPS, "--compare", "--json")
     first, second = (json.loads(line) for line in arbitrage(*argv)[1].splitlines())
     for one, other in (
         (first, second),

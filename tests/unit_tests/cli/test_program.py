@@ -60,13 +60,13 @@ def test_how_a_model_is_loaded_is_given_as_json_and_graphs_as_a_switch():
     found = settings_of(_parser().parse_args(argv))
     assert found.draft_kwargs == {"quantization_config": {"load_in_4bit": True}}
     assert found.target_kwargs == {"device_map": "auto"}
-    assert found.cuda_graphs is None
+    assert found.cuda_graphs is False
     for flag, value in (("--cuda-graphs", True), ("--no-cuda-graphs", False)):
         assert settings_of(_parser().parse_args(["ask", flag, "Hi"])).cuda_graphs is value
 
 
 def test_what_is_not_here_is_told_in_one_line_before_anything_is_loaded(arbitrage, monkeypatch):
-    from langgraph_arbitrage.engine import memory
+    from langgraph_arbitrage.models import memory
 
     monkeypatch.setitem(sys.modules, "torchao", None)  # as if it were not installed
     int8 = '{"quantization_config": {"quant_method": "torchao", "quant_type": "int8"}}'

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from langgraph_arbitrage.engine import Engine, ModelSpec, Write, checkpoint, memory
-from langgraph_arbitrage.engine.slot_cache import Place
-from langgraph_arbitrage.engine.slots import Arena
+from langgraph_arbitrage.engine import Engine, GenerateRequest, ModelSpec
+from langgraph_arbitrage.engine.attention import PackedLayout
 from langgraph_arbitrage.errors import (
     ArbitrageError,
     CheckpointError,
     NotEnoughMemoryError,
     SettingsError,
 )
+from langgraph_arbitrage.models import checkpoint, memory
 from tiny import generate, make, random_ids
 
 PATH = make("llama")
@@ -90,7 +90,7 @@ def test_weights_of_another_shape_are_told(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 32, "head_dim": 8}))
     engine = Engine(ModelSpec(str(folder)))
     with pytest.raises(ArbitrageError, match="spoiled"):
-        engine.submit(Write([7], 1)).result()
+        engine.submit(GenerateRequest([7], 1)).result()
     engine.close()
 
 
@@ -137,18 +137,20 @@ def test_a_model_that_is_spread_over_memory_and_disk_writes_the_same(
     places |= {"lm_head": "cpu", "model.layers.0": "cpu"}
     places |= dict.fromkeys(("model.layers.1", "model.layers.2"), "disk")
     engine = fresh(path, model_kwargs={"device_map": places, "offload_folder": str(tmp_path)})
-    found = [engine.submit(Write(random_ids(n), 6)) for n in (5, 9)]
+    found = [engine.submit(GenerateRequest(random_ids(n), 6)) for n in (5, 9)]
     assert [t.result().ids for t in found] == [generate(path, random_ids(n), 6) for n in (5, 9)]
     assert engine.backend == "slot"
 
 
-def test_a_place_follows_a_layer_to_its_device() -> None:
-    rows = torch.tensor([0, 3])
-    place = Place(Arena(128), 4, slice(0, 2), rows, 7, rows[:, None], rows[:, None])
-    there = place.on(torch.device("meta"))
-    assert {t.device.type for t in (there.rows, there.row_ids, there.positions)} == {"meta"}
-    assert (there.arena, there.view) == (Arena(128), 7)
-    assert place.on(torch.device("cpu")) is place
+def test_places_in_the_cache_follow_a_layer_to_its_device() -> None:
+    layout = PackedLayout([0, 3], [4, 0], [1, 2], length=16)
+    for device in ("cpu", "meta"):
+        room = torch.zeros(4, 16, 2, 4, device=device)
+        layout.store(room, torch.ones(1, 2, 3, 4, device=device))
+    assert {d.type: p.device.type for d, p in layout._places.items()} == {
+        "cpu": "cpu",
+        "meta": "meta",
+    }
 
 
 def test_bytes_needed_are_those_of_the_dtype(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from langgraph_arbitrage.engine import Engine, Score, Write
+from langgraph_arbitrage.engine import Engine, GenerateRequest, ScoreRequest
 from tiny import make, random_ids
 
 Make = Callable[..., Engine]
@@ -15,10 +15,10 @@ PATH = make("llama", endless=True)
 
 def asked(engine: Engine, prompts: list[list[int]]) -> list[list[float]]:
     """Two steps and a score of each, all prompts at once; their log-probabilities."""
-    firsts = [engine.submit(Write(p, 10)) for p in prompts]
+    firsts = [engine.submit(GenerateRequest(p, 10)) for p in prompts]
     wholes = [p + t.result().ids for p, t in zip(prompts, firsts, strict=True)]
-    seconds = [engine.submit(Write(w, 6)) for w in wholes]
-    scores = [engine.submit(Score(w, start=len(w) - 8)) for w in wholes]
+    seconds = [engine.submit(GenerateRequest(w, 6)) for w in wholes]
+    scores = [engine.submit(ScoreRequest(w, start=len(w) - 8)) for w in wholes]
     return [
         first.result().logprobs + second.result().logprobs + score.result().logprobs
         for first, second, score in zip(firsts, seconds, scores, strict=True)
@@ -53,8 +53,8 @@ def test_the_ordinary_engine_is_the_same_but_for_rounding(fresh: Make) -> None:
 def test_exactness_costs_reading_again(fresh: Make, fed: Counter[int]) -> None:
     engine = fresh(PATH, batch_invariant=True)
     ids = random_ids(30)
-    first = engine.submit(Write(ids, 5)).result()
+    first = engine.submit(GenerateRequest(ids, 5)).result()
     fed.clear()
-    second = engine.submit(Write(ids + first.ids, 5)).result()
-    assert (second.cached, second.fed) == (0, 35 + 4)
+    second = engine.submit(GenerateRequest(ids + first.ids, 5)).result()
+    assert (second.cached_tokens, second.computed_tokens) == (0, 35 + 4)
     assert fed[3] == 39

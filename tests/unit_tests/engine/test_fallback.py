@@ -1,4 +1,4 @@
-"""Models that the slot engine does not compute rightly run on the plain one, and say so."""
+"""Models that the batched runner does not compute correctly run on the plain one, visibly."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +11,15 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from langgraph_arbitrage.engine import Engine, Score, Write, worker
-from langgraph_arbitrage.engine.masks import Masks
-from langgraph_arbitrage.engine.plain_backend import PlainBackend
+from langgraph_arbitrage.engine import Engine, GenerateRequest, ScoreRequest
+from langgraph_arbitrage.engine.attention import PackedLayout
+from langgraph_arbitrage.engine.load_check import LoadCheck
+from langgraph_arbitrage.engine.model_runner import ModelRunner
+from langgraph_arbitrage.engine.plain_runner import PlainRunner
 from langgraph_arbitrage.engine.scheduler import Scheduler
-from langgraph_arbitrage.engine.slot_backend import SlotBackend
 from langgraph_arbitrage.errors import EngineError
 from tiny import QUESTIONS, generate, make, prompt, random_ids
 
@@ -29,17 +29,17 @@ PATH = make("llama")
 
 def assert_equals_generate(engine: Engine) -> None:
     prompts = [prompt(q) for q in QUESTIONS[:3]]
-    tickets = [engine.submit(Write(p, 12)) for p in prompts]
+    tickets = [engine.submit(GenerateRequest(p, 12)) for p in prompts]
     assert [t.result().ids for t in tickets] == [generate(PATH, p, 12) for p in prompts]
 
 
 def test_a_model_whose_masks_are_wrong_falls_back_to_plain(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_visible(self: Masks, position_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(*position_ids.shape, len(keys))[:, None]
+    def all_visible(self: PackedLayout, n: int, offset: int, *_: Any) -> torch.Tensor:
+        return torch.zeros(n, offset + n)
 
-    monkeypatch.setattr(Masks, "of", all_visible)
+    monkeypatch.setattr(PackedLayout, "_mask", all_visible)
     engine = fresh(PATH)
     assert_equals_generate(engine)
     assert engine.backend == "plain"
@@ -48,22 +48,22 @@ def test_a_model_whose_masks_are_wrong_falls_back_to_plain(
 def test_a_model_that_refuses_the_slot_cache_falls_back_to_plain(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: SlotBackend, batch: Any) -> torch.Tensor:
+    def refuse(self: ModelRunner, batch: Any) -> torch.Tensor:
         raise TypeError("unexpected cache class")
 
-    monkeypatch.setattr(SlotBackend, "forward", refuse)
+    monkeypatch.setattr(ModelRunner, "forward", refuse)
     engine = fresh(PATH)
     assert_equals_generate(engine)
     assert engine.backend == "plain"
 
 
 def test_not_a_number_does_not_agree(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = SlotBackend.forward
+    forward = ModelRunner.forward
 
-    def nan(self: SlotBackend, batch: Any) -> torch.Tensor:
+    def nan(self: ModelRunner, batch: Any) -> torch.Tensor:
         return forward(self, batch) * torch.nan
 
-    monkeypatch.setattr(SlotBackend, "forward", nan)
+    monkeypatch.setattr(ModelRunner, "forward", nan)
     engine = fresh(PATH)
     assert_equals_generate(engine)
     assert engine.backend == "plain"
@@ -72,18 +72,18 @@ def test_not_a_number_does_not_agree(fresh: Make, monkeypatch: pytest.MonkeyPatc
 def test_a_model_whose_own_cache_is_wrong_is_read_without_one(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: SlotBackend, batch: Any) -> torch.Tensor:
+    def refuse(self: ModelRunner, batch: Any) -> torch.Tensor:
         raise TypeError("unexpected cache class")
 
-    logits = PlainBackend._logits
+    logits = PlainRunner._logits
 
-    def forgetful(self: PlainBackend, tokens: list[int], keep: int) -> torch.Tensor:
+    def forgetful(self: PlainRunner, tokens: list[int], keep: int) -> torch.Tensor:
         if self.cached:
-            self._cache = None
+            self.cache.model_cache = None
         return logits(self, tokens, keep)
 
-    monkeypatch.setattr(SlotBackend, "forward", refuse)
-    monkeypatch.setattr(PlainBackend, "_logits", forgetful)
+    monkeypatch.setattr(ModelRunner, "forward", refuse)
+    monkeypatch.setattr(PlainRunner, "_logits", forgetful)
     engine = fresh(PATH)
     assert_equals_generate(engine)
     assert engine.backend == "plain"
@@ -99,15 +99,14 @@ def test_a_sliding_window_is_passed_by_the_check(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slot engine that forgot the window would agree on shorter texts."""
-    init = Masks.__init__
+    attend = PackedLayout.attend
 
-    def without_window(self: Masks, model: PreTrainedModel) -> None:
-        init(self, model)
-        self._window = None
+    def without_window(self: PackedLayout, *args: Any, **options: Any) -> torch.Tensor:
+        return attend(self, *args, **options | {"window": None})
 
-    monkeypatch.setattr(Masks, "__init__", without_window)
+    monkeypatch.setattr(PackedLayout, "attend", without_window)
     engine = fresh(make("mistral"))
-    engine.submit(Write([7], 1)).result()
+    engine.submit(GenerateRequest([7], 1)).result()
     assert engine.backend == "plain"
 
 
@@ -115,7 +114,7 @@ def test_a_sliding_window_is_passed_by_the_check(
 def test_the_plain_engine_goes_back_and_on_as_generate(kind: str, fresh: Make) -> None:
     path, engine = make(kind, endless=True), fresh(make(kind, endless=True), engine="plain")
     ids = random_ids(20)
-    own = engine.submit(Write(ids, 10)).result().ids
+    own = engine.submit(GenerateRequest(ids, 10)).result().ids
     for prefix in (
         [*ids, *own],
         [*ids, *own, *random_ids(5, seed=1)],
@@ -123,7 +122,7 @@ def test_the_plain_engine_goes_back_and_on_as_generate(kind: str, fresh: Make) -
         [*ids, *own[:3]],
         ids,
     ):
-        assert engine.submit(Write(prefix, 8)).result().ids == generate(path, prefix, 8)
+        assert engine.submit(GenerateRequest(prefix, 8)).result().ids == generate(path, prefix, 8)
 
 
 def test_the_plain_engine_answers_cancelled_and_waiting_calls(fresh: Make) -> None:
@@ -133,8 +132,8 @@ def test_the_plain_engine_answers_cancelled_and_waiting_calls(fresh: Make) -> No
     def on_token(_: int) -> None:
         tickets[0].cancel()
 
-    tickets.append(engine.submit(Write(ids, 500), on_token))
-    tickets += [engine.submit(Write(random_ids(9, seed=n), 3)) for n in range(3)]
+    tickets.append(engine.submit(GenerateRequest(ids, 500), on_token))
+    tickets += [engine.submit(GenerateRequest(random_ids(9, seed=n), 3)) for n in range(3)]
     for n, ticket in enumerate(tickets[1:]):
         want = generate(make("llama", endless=True), random_ids(9, seed=n), 3)
         assert ticket.result().ids == want
@@ -197,9 +196,9 @@ def test_an_encoder_scores_on_the_plain_engine(bert: tuple[Path, str, Any], engi
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0]
         want = logits if logits.dim() == 1 else logits[-1]
-        found = scorer.submit(Score(ids)).result()
+        found = scorer.submit(ScoreRequest(ids)).result()
         assert found.logits == pytest.approx(want.tolist(), abs=1e-4)
-        assert (found.fed, found.cached) == (len(ids), 0)
+        assert (found.computed_tokens, found.cached_tokens) == (len(ids), 0)
     assert scorer.backend == "plain"
 
 
@@ -208,31 +207,31 @@ def test_the_engine_is_chosen_once_and_taken_again_after_a_failure(
 ) -> None:
     """A check that an ailing model fails would leave it with the slow engine for good."""
     engine, ids = fresh(make("llama")), random_ids(9)
-    want = engine.submit(Write(ids, 3)).result().ids
+    want = engine.submit(GenerateRequest(ids, 3)).result().ids
 
     def on_token(_: int) -> None:
         raise RuntimeError("the model falls over")
 
-    monkeypatch.setattr(worker, "agrees", lambda *_: False)
+    monkeypatch.setattr(LoadCheck, "passes", lambda *_: False)
     with pytest.raises(EngineError):
-        engine.submit(Write(ids, 3), on_token).result()
-    assert engine.submit(Write(ids, 3)).result().ids == want
+        engine.submit(GenerateRequest(ids, 3), on_token).result()
+    assert engine.submit(GenerateRequest(ids, 3)).result().ids == want
     assert engine.backend == "slot"
 
 
 def test_a_check_that_broke_off_is_made_again(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has not agreed yet is not taken by the thread that comes after."""
-    agrees, checks = worker.agrees, []
+    passes, checks = LoadCheck.passes, []
 
-    def breaks_off(scheduler: Scheduler, model: PreTrainedModel) -> bool:
-        checks.append(scheduler.backend.name)
+    def breaks_off(self: LoadCheck, scheduler: Scheduler) -> bool:
+        checks.append(scheduler.runner.name)
         if len(checks) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return agrees(scheduler, model)
+        return passes(self, scheduler)
 
-    monkeypatch.setattr(worker, "agrees", breaks_off)
+    monkeypatch.setattr(LoadCheck, "passes", breaks_off)
     engine = fresh(PATH)
     with pytest.raises(EngineError, match="out of memory"):
-        engine.submit(Write([7], 1)).result()
+        engine.submit(GenerateRequest([7], 1)).result()
     assert_equals_generate(engine)
     assert checks == ["slot", "slot"]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from langgraph_arbitrage import AlwaysTarget, ChatArbitrage
-from langgraph_arbitrage.engine import Engine, Write, acquire, release
-from langgraph_arbitrage.engine.spec import ModelSpec
+from langgraph_arbitrage.engine import Engine, GenerateRequest, acquire, release
 from langgraph_arbitrage.forks import ForkLock
+from langgraph_arbitrage.models.spec import ModelSpec
 from tiny import generate, make, pair, random_ids
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -33,9 +33,11 @@ def in_child(work: Callable[[], bool]) -> bool:
 def test_an_engine_that_was_running_starts_a_worker_of_its_own_in_the_child() -> None:
     engine, ids = Engine(ModelSpec(PATH)), random_ids(9)
     busy = threading.Event()
-    ticket = engine.submit(Write(ids, 400), lambda _: busy.set())
+    ticket = engine.submit(GenerateRequest(ids, 400), lambda _: busy.set())
     assert busy.wait(60)
-    assert in_child(lambda: engine.submit(Write(ids, 5)).result().ids == generate(PATH, ids, 5))
+    assert in_child(
+        lambda: engine.submit(GenerateRequest(ids, 5)).result().ids == generate(PATH, ids, 5)
+    )
     assert ticket.result().ids == generate(PATH, ids, 400)  # the parent goes on
     engine.close()
 
@@ -50,17 +52,17 @@ def test_a_chat_model_that_has_answered_answers_in_the_child() -> None:
 
 def test_engines_are_given_back_in_the_child_as_in_the_parent() -> None:
     engine, ids = acquire(ModelSpec(PATH)), random_ids(9)
-    engine.submit(Write(ids, 2)).result()
+    engine.submit(GenerateRequest(ids, 2)).result()
 
     def work() -> bool:
         same = acquire(ModelSpec(PATH)) is engine
-        answered = engine.submit(Write(ids, 2)).result().ids == generate(PATH, ids, 2)
+        answered = engine.submit(GenerateRequest(ids, 2)).result().ids == generate(PATH, ids, 2)
         release(engine)
         release(engine)
         return same and answered
 
     assert in_child(work)
-    assert engine.submit(Write(ids, 2)).result().ids
+    assert engine.submit(GenerateRequest(ids, 2)).result().ids
     release(engine)
 
 

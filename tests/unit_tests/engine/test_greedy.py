@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from langgraph_arbitrage.engine import Engine, Write
+from langgraph_arbitrage.engine import Engine, GenerateRequest
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, prompt
 
@@ -22,7 +22,9 @@ def write_in_steps(engine: Engine, ids: list[int], new: int = NEW) -> list[list[
     while (written := sum(map(len, steps))) < new:
         so_far = [*ids, *(i for step in steps for i in step)]
         limit = min(LONGEST_STEP, new - written)
-        answer = engine.submit(Write(so_far, max_tokens=limit, separators=(" ",))).result()
+        answer = engine.submit(
+            GenerateRequest(so_far, max_tokens=limit, separators=(" ",))
+        ).result()
         steps.append(answer.ids)
         if answer.finish == "end":
             break
@@ -60,10 +62,10 @@ def test_another_step_from_the_same_prefix_equals_generate(
     """Write, go back, read a foreign step instead, write on: what an escalation does."""
     path, engine = make(kind), fresh(make(kind))
     ids = prompt(QUESTIONS[0])
-    own = engine.submit(Write(ids, max_tokens=9)).result().ids
+    own = engine.submit(GenerateRequest(ids, max_tokens=9)).result().ids
     foreign = prompt(QUESTIONS[1])[:7]
     for prefix in (ids + foreign, ids + own[:4] + foreign, ids + own):
-        assert engine.submit(Write(prefix, max_tokens=12)).result().ids == generate(
+        assert engine.submit(GenerateRequest(prefix, max_tokens=12)).result().ids == generate(
             path, prefix, 12
         )
 
@@ -75,7 +77,9 @@ def test_a_model_in_half_precision_agrees_with_a_plain_forward(
     from transformers import AutoModelForCausalLM
 
     path = make("llama")
-    written = fresh(path, dtype="bfloat16").submit(Write(prompt(QUESTIONS[0]), 20)).result()
+    written = (
+        fresh(path, dtype="bfloat16").submit(GenerateRequest(prompt(QUESTIONS[0]), 20)).result()
+    )
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
     ids = prompt(QUESTIONS[0]) + written.ids
     with torch.no_grad():
@@ -97,7 +101,7 @@ def test_a_model_that_keeps_a_number_of_logits_only_has_slots_in_half_precision(
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     engine = fresh(make("llama", seed=3), dtype="bfloat16", engine="eager")
-    assert len(engine.submit(Write(prompt(QUESTIONS[0]), 5)).result().ids) == 5
+    assert len(engine.submit(GenerateRequest(prompt(QUESTIONS[0]), 5)).result().ids) == 5
     assert engine.backend == "slot"
 
 
@@ -106,14 +110,16 @@ def test_in_half_precision_no_output_head_is_copied(
 ) -> None:
     """For hidden states that are a slice of more, torch's product copies all of the weights."""
     engine = fresh(make("llama"), dtype="bfloat16", engine="eager")
-    first = engine.submit(Write(prompt(QUESTIONS[0]), 5)).result()
+    first = engine.submit(GenerateRequest(prompt(QUESTIONS[0]), 5)).result()
     seen = []
 
     def look(_: object, given: tuple[Any, ...]) -> None:
         (hidden,) = given
         seen.append(hidden.stride() == hidden.clone(memory_format=torch.contiguous_format).stride())
 
-    schedulers[-1].backend.model.lm_head.register_forward_pre_hook(look)  # type: ignore[attr-defined]
-    engine.submit(Write([*prompt(QUESTIONS[0]), *first.ids, *prompt(QUESTIONS[1])], 5)).result()
+    schedulers[-1].runner.model.lm_head.register_forward_pre_hook(look)  # type: ignore[attr-defined]
+    engine.submit(
+        GenerateRequest([*prompt(QUESTIONS[0]), *first.ids, *prompt(QUESTIONS[1])], 5)
+    ).result()
     assert len(seen) == 5
     assert all(seen)

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from langgraph_arbitrage.engine import Engine, ModelSpec, Score, Ticket, Write, acquire, release
+from langgraph_arbitrage.engine import (
+    Engine,
+    GenerateRequest,
+    ModelSpec,
+    RequestHandle,
+    ScoreRequest,
+    acquire,
+    release,
+)
 from langgraph_arbitrage.engine import engine as engine_module
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.errors import (
@@ -32,7 +40,9 @@ LONG = 800
 # --- cancellation ------------------------------------------------------------------------
 
 
-def cancel_after(n: int, engine: Engine, request: Write) -> tuple[Ticket[Any], list[int]]:
+def cancel_after(
+    n: int, engine: Engine, request: GenerateRequest
+) -> tuple[RequestHandle[Any], list[int]]:
     """Submit a request that is cancelled from the worker's own thread at its n-th token."""
     tokens: list[int] = []
     ready = threading.Event()
@@ -49,7 +59,7 @@ def cancel_after(n: int, engine: Engine, request: Write) -> tuple[Ticket[Any], l
 
 
 def test_a_cancelled_row_writes_no_further_token(fresh: Make) -> None:
-    ticket, tokens = cancel_after(3, fresh(PATH), Write(random_ids(9), LONG))
+    ticket, tokens = cancel_after(3, fresh(PATH), GenerateRequest(random_ids(9), LONG))
     with pytest.raises(RequestCancelledError):
         ticket.result()
     assert len(tokens) == 3
@@ -61,13 +71,13 @@ def test_cancelling_frees_the_slot_and_leaves_the_others_alone(
     engine = fresh(PATH)
     ids = random_ids(12, seed=1)
     busy: list[int] = []
-    cancelled, _ = cancel_after(5, engine, Write(random_ids(9), LONG))
+    cancelled, _ = cancel_after(5, engine, GenerateRequest(random_ids(9), LONG))
 
     def on_token(_: int) -> None:
         if cancelled.cancelled:
-            busy.append(len(schedulers[-1].backend.table.busy()))
+            busy.append(sum(slot.busy for slot in schedulers[-1].runner.cache.slots))
 
-    other = engine.submit(Write(ids, 40), on_token).result()
+    other = engine.submit(GenerateRequest(ids, 40), on_token).result()
     with pytest.raises(RequestCancelledError):
         cancelled.result()
     assert other.ids == generate(PATH, ids, 40)
@@ -77,17 +87,17 @@ def test_cancelling_frees_the_slot_and_leaves_the_others_alone(
 
 def test_a_cancelled_request_leaves_the_queue(fresh: Make) -> None:
     engine, seen = fresh(PATH, max_slots=1), []
-    waiting: list[Ticket[Any]] = []
+    waiting: list[RequestHandle[Any]] = []
 
     def on_token(_: int) -> None:
         match len(seen):
             case 0:
-                waiting.append(engine.submit(Write(random_ids(5), 5)))
+                waiting.append(engine.submit(GenerateRequest(random_ids(5), 5)))
             case 3:
                 waiting[0].cancel()
         seen.append(waiting[0].future.done())
 
-    engine.submit(Write(random_ids(9), 10), on_token).result()
+    engine.submit(GenerateRequest(random_ids(9), 10), on_token).result()
     assert not seen[3]
     assert seen[5]  # while the first still runs
     with pytest.raises(RequestCancelledError):
@@ -95,7 +105,7 @@ def test_a_cancelled_request_leaves_the_queue(fresh: Make) -> None:
 
 
 def test_giving_up_waiting_cancels_the_request(fresh: Make) -> None:
-    ticket = fresh(PATH).submit(Write(random_ids(9), LONG))
+    ticket = fresh(PATH).submit(GenerateRequest(random_ids(9), LONG))
     with pytest.raises(TimeoutError):
         ticket.result(timeout=0)
     with pytest.raises(RequestCancelledError):
@@ -103,7 +113,7 @@ def test_giving_up_waiting_cancels_the_request(fresh: Make) -> None:
 
 
 def test_cancelling_an_answered_request_changes_nothing(fresh: Make) -> None:
-    ticket = fresh(PATH).submit(Write(random_ids(9), 3))
+    ticket = fresh(PATH).submit(GenerateRequest(random_ids(9), 3))
     answer = ticket.result()
     ticket.cancel()
     assert ticket.result() is answer
@@ -120,7 +130,7 @@ def test_a_failing_model_fails_every_waiting_call_and_serves_the_next(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = fresh(PATH, max_slots=2)
-    engine.submit(Write([7], 1)).result()
+    engine.submit(GenerateRequest([7], 1)).result()
     forward = LlamaForCausalLM.forward
     inside, may_fail = threading.Event(), threading.Event()
 
@@ -131,16 +141,18 @@ def test_a_failing_model_fails_every_waiting_call_and_serves_the_next(
         raise OutOfLuckError("the device is gone")
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
-    tickets = [engine.submit(Write(random_ids(5 + n), 5)) for n in range(2)]
+    tickets = [engine.submit(GenerateRequest(random_ids(5 + n), 5)) for n in range(2)]
     assert inside.wait(60)
-    tickets += [engine.submit(Write(random_ids(9 + n), 5)) for n in range(3)]  # no slot for these
+    tickets += [
+        engine.submit(GenerateRequest(random_ids(9 + n), 5)) for n in range(3)
+    ]  # no slot for these
     may_fail.set()
     for ticket in tickets:
         name = Path(PATH).name
         with pytest.raises(EngineError, match=f"{name}.*OutOfLuckError.*the device is gone") as e:
             ticket.result()
         assert isinstance(e.value.__cause__, OutOfLuckError)
-    again = engine.submit(Write(random_ids(30), 5)).result()
+    again = engine.submit(GenerateRequest(random_ids(30), 5)).result()
     assert again.ids == generate(PATH, random_ids(30), 5)
 
 
@@ -152,9 +164,9 @@ def test_a_thread_that_is_ended_from_inside_is_told_and_followed_by_another(fres
 
     engine = fresh(PATH)
     with pytest.raises(EngineError, match="SystemExit: somebody calls exit"):
-        engine.submit(Write(random_ids(5), 5), on_token).result(60)
+        engine.submit(GenerateRequest(random_ids(5), 5), on_token).result(60)
     ids = random_ids(9)
-    assert engine.submit(Write(ids, 5)).result(60).ids == generate(PATH, ids, 5)
+    assert engine.submit(GenerateRequest(ids, 5)).result(60).ids == generate(PATH, ids, 5)
 
 
 def test_one_who_asks_again_as_soon_as_the_model_failed_is_answered(
@@ -162,7 +174,7 @@ def test_one_who_asks_again_as_soon_as_the_model_failed_is_answered(
 ) -> None:
     """From the failed future's own callback, which runs on the thread that is about to end."""
     engine, ids = fresh(PATH), random_ids(9)
-    engine.submit(Write([7], 1)).result()
+    engine.submit(GenerateRequest([7], 1)).result()
     forward, again = LlamaForCausalLM.forward, []
 
     def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -170,8 +182,8 @@ def test_one_who_asks_again_as_soon_as_the_model_failed_is_answered(
         raise OutOfLuckError("the device is gone")
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
-    ticket = engine.submit(Write(ids, 5), lambda _: None)
-    ticket.future.add_done_callback(lambda _: again.append(engine.submit(Write(ids, 5))))
+    ticket = engine.submit(GenerateRequest(ids, 5), lambda _: None)
+    ticket.future.add_done_callback(lambda _: again.append(engine.submit(GenerateRequest(ids, 5))))
     with pytest.raises(EngineError, match="the device is gone"):
         ticket.result(60)
     assert again[0].result(60).ids == generate(PATH, ids, 5)
@@ -181,7 +193,7 @@ def test_an_error_that_is_kept_does_not_keep_the_model(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = fresh(PATH)
-    engine.submit(Write([7], 1)).result()
+    engine.submit(GenerateRequest([7], 1)).result()
     model = weakref.ref(engine._started.model)
     forward = LlamaForCausalLM.forward
 
@@ -191,7 +203,7 @@ def test_an_error_that_is_kept_does_not_keep_the_model(
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
     with pytest.raises(EngineError) as kept:
-        engine.submit(Write([8], 1)).result()
+        engine.submit(GenerateRequest([8], 1)).result()
     engine._started._thread and engine._started._thread.join(60)
     gc.collect()
     assert kept.value.__cause__ is not None
@@ -203,22 +215,22 @@ def test_a_failing_listener_does_not_hang_its_caller(fresh: Make) -> None:
         raise OutOfLuckError("nobody listens")
 
     with pytest.raises(EngineError, match="nobody listens"):
-        fresh(PATH).submit(Write(random_ids(5), 5), on_token).result()
+        fresh(PATH).submit(GenerateRequest(random_ids(5), 5), on_token).result()
 
 
 def test_a_request_that_cannot_be_begun_fails_alone(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = Scheduler._row
+    begin = Scheduler._sequence
 
     def failing(self: Scheduler, ticket: Any) -> Any:
         if len(ticket.request.ids) == 6:
             raise LookupError("no such pattern")
         return begin(self, ticket)
 
-    monkeypatch.setattr(Scheduler, "_row", failing)
+    monkeypatch.setattr(Scheduler, "_sequence", failing)
     engine = fresh(PATH)
-    tickets = [engine.submit(Write(random_ids(n), 5)) for n in (5, 6, 7)]
+    tickets = [engine.submit(GenerateRequest(random_ids(n), 5)) for n in (5, 6, 7)]
     with pytest.raises(LookupError, match="no such pattern"):
         tickets[1].future.result(20)
     for n in (5, 7):
@@ -232,9 +244,11 @@ def test_a_load_that_fails_is_told_and_tried_again(fresh: Make, tmp_path: Path) 
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="model cannot be loaded as causal-lm"):
-        engine.submit(Write([7], 1)).result()
+        engine.submit(GenerateRequest([7], 1)).result()
     (folder / "model.safetensors").write_bytes(weights)
-    assert engine.submit(Write(random_ids(9), 5)).result().ids == generate(PATH, random_ids(9), 5)
+    assert engine.submit(GenerateRequest(random_ids(9), 5)).result().ids == generate(
+        PATH, random_ids(9), 5
+    )
 
 
 # --- closing and sharing -----------------------------------------------------------------
@@ -243,15 +257,15 @@ def test_a_load_that_fails_is_told_and_tried_again(fresh: Make, tmp_path: Path) 
 def test_closing_ends_running_and_waiting_calls(fresh: Make) -> None:
     engine = fresh(PATH, max_slots=1)
     started = threading.Event()
-    tickets = [engine.submit(Write(random_ids(9), LONG), lambda _: started.set())]
-    tickets += [engine.submit(Write(random_ids(5 + n), 5)) for n in range(2)]
+    tickets = [engine.submit(GenerateRequest(random_ids(9), LONG), lambda _: started.set())]
+    tickets += [engine.submit(GenerateRequest(random_ids(5 + n), 5)) for n in range(2)]
     assert started.wait(60)
     engine.close()
     for ticket in tickets:
         with pytest.raises(EngineClosedError, match=f"{Path(PATH).name} was closed"):
             ticket.result(timeout=0)
     with pytest.raises(EngineClosedError):
-        engine.submit(Write([7], 1))
+        engine.submit(GenerateRequest([7], 1))
 
 
 def test_closing_ends_the_thread_and_drops_the_model() -> None:
@@ -261,7 +275,7 @@ def test_closing_ends_the_thread_and_drops_the_model() -> None:
     path = make("llama", seed=77, endless=True)
     name = Path(path).name
     engine = Engine(ModelSpec(path))
-    engine.submit(Write([7], 1)).result()
+    engine.submit(GenerateRequest([7], 1)).result()
     assert len(threads()) == 1
     engine.close()
     assert not threads()
@@ -272,7 +286,7 @@ def test_closing_an_engine_that_never_ran_loads_nothing(loads: list[str]) -> Non
     engine = Engine(ModelSpec(PATH))
     engine.close()
     with pytest.raises(EngineClosedError):
-        engine.submit(Write([7], 1)).result()
+        engine.submit(GenerateRequest([7], 1)).result()
     assert not loads
 
 
@@ -282,18 +296,18 @@ def test_the_same_spec_shares_one_model_until_its_last_user_leaves(loads: list[s
     other = acquire(ModelSpec(PATH, max_slots=5))
     assert first is second is not other
     for engine in (first, second):
-        engine.submit(Write([7], 1)).result()
+        engine.submit(GenerateRequest([7], 1)).result()
     assert loads == [PATH]
     release(first)
-    assert second.submit(Write([7], 1)).result().ids
+    assert second.submit(GenerateRequest([7], 1)).result().ids
     release(second)
     release(second)  # once too often is harmless
     with pytest.raises(EngineClosedError):
-        second.submit(Write([7], 1))
+        second.submit(GenerateRequest([7], 1))
     release(other)
     after = acquire(spec)
     assert after is not first
-    assert after.submit(Write([7], 1)).result().ids
+    assert after.submit(GenerateRequest([7], 1)).result().ids
     release(after)
 
 
@@ -312,7 +326,7 @@ def test_first_calls_from_many_threads_load_one_model(
 
     def call(_: int) -> list[int]:
         barrier.wait()
-        return engine.submit(Write(ids, 3)).result().ids
+        return engine.submit(GenerateRequest(ids, 3)).result().ids
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(call, range(8)))
@@ -335,7 +349,7 @@ def test_models_are_loaded_one_after_another(fresh: Make, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
     engines = [fresh(PATH, max_slots=50 + n) for n in range(3)]
-    for ticket in [engine.submit(Write([7], 1)) for engine in engines]:
+    for ticket in [engine.submit(GenerateRequest([7], 1)) for engine in engines]:
         ticket.result()
     assert most == [1, 1, 1]
 
@@ -346,8 +360,8 @@ def test_calls_from_many_threads_get_their_own_answers(fresh: Make) -> None:
 
     def call(ids: list[int]) -> list[int]:
         if len(ids) % 3 == 0:
-            engine.submit(Score(ids)).result()
-        return engine.submit(Write(ids, 8)).result().ids
+            engine.submit(ScoreRequest(ids)).result()
+        return engine.submit(GenerateRequest(ids, 8)).result().ids
 
     with ThreadPoolExecutor(12) as pool:
         assert list(pool.map(call, prompts)) == [generate(PATH, p, 8) for p in prompts]

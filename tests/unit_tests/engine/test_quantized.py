@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from langgraph_arbitrage import ChatArbitrage, embedded
-from langgraph_arbitrage.engine import Engine, ModelSpec, Write, checkpoint, memory
-from langgraph_arbitrage.engine.quantization import bits_of
+from langgraph_arbitrage.engine import Engine, GenerateRequest, ModelSpec
 from langgraph_arbitrage.errors import MissingExtraError, NotEnoughMemoryError
+from langgraph_arbitrage.models import checkpoint, memory
+from langgraph_arbitrage.models.quantization import bits_of
 from tiny import make, random_ids
 
 BITS4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -56,7 +57,7 @@ def test_a_quantized_model_runs_on_the_slot_engine_and_moves_fewer_bytes(
     whole, quantized = fresh(path), fresh(path, model_kwargs={"quantization_config": config})
     sizes = []
     for engine in (whole, quantized):
-        engine.submit(Write(random_ids(20), 4)).result()
+        engine.submit(GenerateRequest(random_ids(20), 4)).result()
         assert engine.backend == "slot"
         size = engine.footprint
         assert size is not None
@@ -136,7 +137,10 @@ def test_a_checkpoint_that_is_quantized_itself_is_loaded_as_it_is(
     AutoTokenizer.from_pretrained(embedded.TARGET).save_pretrained(tmp_path)
     at_load = fresh(embedded.TARGET, model_kwargs={"quantization_config": BITS4})
     stored = fresh(str(tmp_path))
-    found = [engine.submit(Write(random_ids(20), 8)).result().ids for engine in (at_load, stored)]
+    found = [
+        engine.submit(GenerateRequest(random_ids(20), 8)).result().ids
+        for engine in (at_load, stored)
+    ]
     assert found[0] == found[1]
     size = (tmp_path / "model.safetensors").stat().st_size
     assert checkpoint.weight_bytes(stored.spec, torch.float32) == pytest.approx(size, rel=0.2)

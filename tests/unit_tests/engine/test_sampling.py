@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from langgraph_arbitrage.engine import Engine, Sampling, Write
+from langgraph_arbitrage.engine import Engine, GenerateRequest, SamplingParams
 from langgraph_arbitrage.engine.sampler import choose, warp
 from tiny import generate, loaded, make, random_ids
 
@@ -21,18 +21,24 @@ def llama(engine: Callable[..., Engine]) -> Engine:
 
 
 def write(engine: Engine, ids: list[int] = PROMPT, new: int = 25, **sampling: float) -> list[int]:
-    return engine.submit(Write(ids, new, sampling=Sampling(**sampling))).result().ids
+    return (
+        engine.submit(GenerateRequest(ids, new, sampling=SamplingParams(**sampling))).result().ids
+    )
 
 
 def test_a_seed_gives_the_same_answer_alone_and_among_sixteen_others(llama: Engine) -> None:
-    mine = Sampling(temperature=1.0, seed=5)
-    alone = llama.submit(Write(PROMPT, 25, sampling=mine)).result().ids
+    mine = SamplingParams(temperature=1.0, seed=5)
+    alone = llama.submit(GenerateRequest(PROMPT, 25, sampling=mine)).result().ids
     others = [
-        Write(random_ids(5 + 3 * n, seed=n), 40, sampling=Sampling(temperature=n % 3 / 2, seed=n))
+        GenerateRequest(
+            random_ids(5 + 3 * n, seed=n),
+            40,
+            sampling=SamplingParams(temperature=n % 3 / 2, seed=n),
+        )
         for n in range(16)
     ]
     tickets = [llama.submit(o) for o in others[:8]]
-    ticket = llama.submit(Write(PROMPT, 25, sampling=mine))
+    ticket = llama.submit(GenerateRequest(PROMPT, 25, sampling=mine))
     tickets += [llama.submit(o) for o in others[8:]]
     assert ticket.result().ids == alone
     again = [t.result().ids for t in tickets]
@@ -63,7 +69,8 @@ def test_samples_follow_the_models_softmax(llama: Engine, sampling: dict[str, fl
         logits[logits < logits.topk(sampling["top_k"]).values[-1]] = -torch.inf
     probs = logits.softmax(-1)
     tickets = [
-        llama.submit(Write(PROMPT, 1, sampling=Sampling(seed=s, **sampling))) for s in range(n)
+        llama.submit(GenerateRequest(PROMPT, 1, sampling=SamplingParams(seed=s, **sampling)))
+        for s in range(n)
     ]
     drawn = Counter(t.result().ids[0] for t in tickets)
     likely = [i for i in probs.argsort(descending=True)[:10].tolist() if n * probs[i] >= 5]
@@ -81,7 +88,11 @@ def test_samples_follow_the_models_softmax(llama: Engine, sampling: dict[str, fl
 def test_a_row_draws_one_number_a_token() -> None:
     """So that a row's stream does not depend on its neighbours."""
     stream, twin = random.Random(1), random.Random(1)
-    choose(torch.randn(2, 9), [Sampling(temperature=1), Sampling()], [stream, random.Random(2)])
+    choose(
+        torch.randn(2, 9),
+        [SamplingParams(temperature=1), SamplingParams()],
+        [stream, random.Random(2)],
+    )
     twin.random()
     assert stream.random() == twin.random()
 
@@ -89,7 +100,7 @@ def test_a_row_draws_one_number_a_token() -> None:
 def test_logprobs_are_those_of_the_model_itself(llama: Engine) -> None:
     """Of temperature 1, with nothing cut off, however the token was drawn."""
     written = llama.submit(
-        Write(PROMPT, 10, sampling=Sampling(temperature=2.0, top_k=5, seed=1))
+        GenerateRequest(PROMPT, 10, sampling=SamplingParams(temperature=2.0, top_k=5, seed=1))
     ).result()
     ids = PROMPT + written.ids
     with torch.no_grad():
@@ -98,7 +109,7 @@ def test_logprobs_are_those_of_the_model_itself(llama: Engine) -> None:
     assert written.logprobs == pytest.approx(want, abs=1e-4)
 
 
-def reference(logits: list[float], sampling: Sampling) -> list[float]:
+def reference(logits: list[float], sampling: SamplingParams) -> list[float]:
     """One row's probabilities, the slow way: temperature, then top-k, then top-p."""
     scaled = torch.tensor(logits, dtype=torch.float64) / sampling.temperature
     order = sorted(range(len(logits)), key=lambda i: -scaled[i].item())
@@ -119,7 +130,7 @@ def test_warp_equals_a_naive_reference_row_by_row(seed: int) -> None:
     rng = random.Random(seed)
     rows = [[rng.gauss(0, 2) for _ in range(11)] for _ in range(40)]
     samplings = [
-        Sampling(
+        SamplingParams(
             temperature=rng.choice([0.3, 0.7, 1.0, 2.5]),
             top_p=rng.choice([1.0, 0.95, 0.6, 0.2]),
             top_k=rng.choice([0, 1, 3, 11, 50]),
@@ -143,5 +154,5 @@ def test_a_draw_takes_the_token_that_its_number_falls_on() -> None:
     probs = torch.tensor([0.5, 0.0, 0.25, 0.25])
     draws = [0.0, 0.49, 0.51, 0.74, 0.76, 0.999999]
     logits = probs.log().expand(len(draws), -1)
-    ids, _ = choose(logits, [Sampling(temperature=1)] * len(draws), list(map(Fixed, draws)))
+    ids, _ = choose(logits, [SamplingParams(temperature=1)] * len(draws), list(map(Fixed, draws)))
     assert ids == [0, 0, 2, 2, 3, 3]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from langgraph_arbitrage.engine import Engine, Write
-from langgraph_arbitrage.engine.step_ends import StepEnds
-from langgraph_arbitrage.engine.tokenizer import Tokenizer
+from langgraph_arbitrage.decoding.stop_rule import StopRule
+from langgraph_arbitrage.engine import Engine, GenerateRequest
 from langgraph_arbitrage.errors import ContextLengthError, SettingsError
+from langgraph_arbitrage.models.tokenizer import Tokenizer
 from tiny import generate, make, random_ids, tokenizer
 
 Make = Callable[..., Engine]
@@ -56,7 +56,7 @@ def llama(engine: Make) -> Engine:
 def test_a_separator_is_found_however_it_is_cut_into_tokens(
     texts: list[str], separator: str
 ) -> None:
-    ends, ids = StepEnds(TOKENS, (separator,), ()), [token("Z")]
+    ends, ids = StopRule(TOKENS, (separator,), ()), [token("Z")]
     for text in texts:
         assert ends.found(token("Z"), ids, "") is None
         ids += TOKENS.hf.encode(text, add_special_tokens=False)
@@ -64,20 +64,20 @@ def test_a_separator_is_found_however_it_is_cut_into_tokens(
 
 
 def test_a_separator_that_begins_before_the_step_does_not_end_it() -> None:
-    ends = StepEnds(TOKENS, ("\n\n",), ())
+    ends = StopRule(TOKENS, ("\n\n",), ())
     assert ends.found(token("\n"), [token("\n")], "...\n") is None
     assert ends.found(token("\n"), [token("\n"), token("\n")], "...\n") == "separator"
 
 
 def test_a_stop_string_may_begin_before_the_step() -> None:
-    ends = StepEnds(TOKENS, ("\n\n",), ("END",))
+    ends = StopRule(TOKENS, ("\n\n",), ("END",))
     assert ends.found(token("N"), [token("D")], "...EN") == "stop"
     assert ends.found(token("N"), [token("D")], "...XN") is None
     assert ends.found(token("E"), [token("N"), token("D")], "...E") == "stop"
 
 
 def test_a_stop_string_goes_before_a_separator() -> None:
-    ends = StepEnds(TOKENS, ("D",), ("END",))
+    ends = StopRule(TOKENS, ("D",), ("END",))
     assert ends.found(None, [token("E"), token("N"), token("D")], "") == "stop"
 
 
@@ -93,7 +93,7 @@ def test_ends_are_those_of_a_search_through_all_the_text(seed: int) -> None:
         patterns = [p for p in patterns if "\ufffd" not in p]
         separators, stop = tuple(patterns[:2]), tuple(patterns[2:])
         tail = rng.choice(["", "a", "b\n", "apples"])
-        ends, found = StepEnds(TOKENS, separators, stop), None
+        ends, found = StopRule(TOKENS, separators, stop), None
         for n in range(1, len(ids) + 1):
             if reason := ends.found(None, ids[:n], tail):
                 found = (n, reason)
@@ -110,7 +110,9 @@ def test_a_written_step_ends_at_the_first_separator(llama: Engine) -> None:
         for _ in range(6):
             patterns = [text[i : i + rng.randint(1, 3)] for i in rng.choices(range(50), k=2)]
             separators = tuple(p for p in patterns if p and "\ufffd" not in p)
-            written = llama.submit(Write(ids, max_tokens=40, separators=separators)).result()
+            written = llama.submit(
+                GenerateRequest(ids, max_tokens=40, separators=separators)
+            ).result()
             n, why = first_end(free, separators, ()) or (40, "length")
             assert (written.ids, written.finish) == (free[:n], why)
             ended += why == "separator"
@@ -122,7 +124,7 @@ def test_what_overhangs_a_separator_stays_in_the_step(llama: Engine) -> None:
     free = generate(path, ids, 40)
     long = next(i for i, t in enumerate(free) if len(TOKENS.token_text(t)) >= 3 and i > 2)
     middle = TOKENS.token_text(free[long])[:-1]
-    written = llama.submit(Write(ids, max_tokens=40, separators=(middle,))).result()
+    written = llama.submit(GenerateRequest(ids, max_tokens=40, separators=(middle,))).result()
     assert written.finish == "separator"
     assert len(written.ids) == first_end(free, (middle,), ())[0]
     assert TOKENS.decode(written.ids)[-len(middle) :] != middle
@@ -130,7 +132,9 @@ def test_what_overhangs_a_separator_stays_in_the_step(llama: Engine) -> None:
 
 def test_max_tokens_ends_a_step(llama: Engine) -> None:
     for n in (1, 2, 17):
-        written = llama.submit(Write(random_ids(9), max_tokens=n, separators=("\n\n",))).result()
+        written = llama.submit(
+            GenerateRequest(random_ids(9), max_tokens=n, separators=("\n\n",))
+        ).result()
         assert (len(written.ids), written.finish) == (n, "length")
         assert len(written.logprobs) == n
 
@@ -143,7 +147,7 @@ def test_an_end_token_ends_a_step_and_is_part_of_it(fresh: Make, tmp_path: Path)
     shutil.copytree(make("llama", endless=True), folder)
     end = [free[9], free[20]]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
-    written = fresh(str(folder)).submit(Write(ids, max_tokens=30)).result()
+    written = fresh(str(folder)).submit(GenerateRequest(ids, max_tokens=30)).result()
     first = min(free.index(e) for e in end)
     assert (written.ids, written.finish) == (free[: first + 1], "end")
 
@@ -151,24 +155,24 @@ def test_an_end_token_ends_a_step_and_is_part_of_it(fresh: Make, tmp_path: Path)
 def test_the_end_of_the_context_ends_a_step(engine: Make) -> None:
     path = make("llama", endless=True, max_position_embeddings=64)
     ids = random_ids(40)
-    written = engine(path).submit(Write(ids, max_tokens=100)).result()
+    written = engine(path).submit(GenerateRequest(ids, max_tokens=100)).result()
     assert (len(written.ids), written.finish) == (24, "context")
     assert written.ids == generate(path, ids, 24)
-    assert len(engine(path).submit(Write(random_ids(63), max_tokens=5)).result().ids) == 1
+    assert len(engine(path).submit(GenerateRequest(random_ids(63), max_tokens=5)).result().ids) == 1
 
 
 def test_a_prompt_that_fills_the_context_is_refused_with_counts(engine: Make) -> None:
     path = make("llama", endless=True, max_position_embeddings=64)
     for n in (64, 65, 500):
         with pytest.raises(ContextLengthError, match=rf"\b{n} tokens .* reads 64"):
-            engine(path).submit(Write(random_ids(n), max_tokens=1))
+            engine(path).submit(GenerateRequest(random_ids(n), max_tokens=1))
 
 
 def test_a_request_that_asks_nothing_is_refused(llama: Engine) -> None:
     with pytest.raises(SettingsError, match="no tokens"):
-        llama.submit(Write([], max_tokens=1))
+        llama.submit(GenerateRequest([], max_tokens=1))
     with pytest.raises(SettingsError, match="max_tokens must be at least 1, not 0"):
-        llama.submit(Write([1], max_tokens=0))
+        llama.submit(GenerateRequest([1], max_tokens=0))
     for empty in ({"separators": ("a", "")}, {"stop": ("",)}, {"spans": (("<a>", ""),)}):
         with pytest.raises(SettingsError, match="is empty; leave it out"):
-            llama.submit(Write([1], 1, **empty))
+            llama.submit(GenerateRequest([1], 1, **empty))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage, Policy
-from langgraph_arbitrage.engine import Ticket, Write
+from langgraph_arbitrage.engine import GenerateRequest, RequestHandle
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.errors import EngineClosedError
 from langgraph_arbitrage.nodes import CancelScope
@@ -49,7 +49,10 @@ def loaded(policy: Policy, request: pytest.FixtureRequest) -> ChatArbitrage:
 def assert_idle(schedulers: list[Scheduler]) -> None:
     """Soon no row is left and no slot is held."""
     for _ in range(2000):
-        if not any(s.busy or s.backend.table.busy() for s in schedulers):
+        if not any(
+            s.busy or any(slot.busy for slot in getattr(s.runner.cache, "slots", []))
+            for s in schedulers
+        ):
             return
         time.sleep(0.005)
     raise AssertionError("a row goes on though nobody waits for it")
@@ -143,18 +146,18 @@ async def test_a_cancelled_conversation_can_be_asked_again(
 def test_a_scope_cancels_tickets_that_resolve_at_once() -> None:
     """Resolving takes a ticket out of the scope, on another thread, while it cancels the rest."""
 
-    class Eager(Ticket):
+    class Eager(RequestHandle):
         def cancel(self) -> None:
             super().cancel()
             self.fail()
 
     scope = CancelScope()
-    tickets = [Eager(Write([1], 1)) for _ in range(4)]
+    tickets = [Eager(GenerateRequest([1], 1)) for _ in range(4)]
     for ticket in tickets:
         scope.watch(ticket)
     scope.cancel()
     assert all(t.cancelled for t in tickets)
-    late = Eager(Write([1], 1))
+    late = Eager(GenerateRequest([1], 1))
     scope.watch(late)
     assert late.cancelled
 

@@ -20,12 +20,12 @@ from langgraph_arbitrage import (
     StepView,
     create_arbitrage_graph,
 )
-from langgraph_arbitrage.engine import Reading
+from langgraph_arbitrage.engine import ScoreOutput
 from langgraph_arbitrage.errors import EngineError, SettingsError
 from tiny import QUESTIONS, generate, make, pair, prompt
 
 Chat = Callable[..., ChatArbitrage]
-NOTHING: tuple[Reading, ...] = ()
+NOTHING: tuple[ScoreOutput, ...] = ()
 
 
 def view(logprobs: Sequence[float] = (), index: int = 0, question: str = "q") -> StepView:
@@ -84,7 +84,7 @@ class LongSteps(Policy):
     threshold_field: ClassVar[str | None] = "limit"
     limit: float = 12
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         assert view.target is None
         return len(view.draft.text)
 
@@ -110,7 +110,7 @@ class ShorterWins(Policy):
 
     needs_target_step: ClassVar[bool] = True
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         return len(view.draft.text) - len(view.target.text)
 
     def escalates(self, score: float | None) -> bool:
@@ -159,7 +159,7 @@ class FromTheSecond(Policy):
     def skips_draft(self, view: StepView) -> bool:
         return view.index >= 1
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> None:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> None:
         return None
 
     def escalates(self, score: float | None) -> bool:
@@ -188,13 +188,13 @@ class Judged(Policy):
         past = [f"{s.writer[0]}: {s.text}" for s in view.history]
         return [Ask(self.model, (view.question + "\n", *past, "d: " + view.draft.text), self.kind)]
 
-    def decide(self, view: StepView, answers: Sequence[Reading]) -> Decision:
+    def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
         assert [len(s.memory) for s in view.history] == [2] * view.index
         (reading,) = answers
         score = self.score(view, answers)
         return Decision(score, self.escalates(score), memory=tuple(reading.logits))
 
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         import torch
 
         return torch.tensor(answers[0].logits).softmax(-1)[1].item()
@@ -223,7 +223,7 @@ async def test_a_policy_may_ask_a_classifier(kind: str, chat: Chat, fed: Counter
 
 @dataclass(frozen=True)
 class Broken(Policy):
-    def score(self, view: StepView, answers: Sequence[Reading]) -> float:
+    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         raise ZeroDivisionError("a policy's own mistake")
 
     def escalates(self, score: float | None) -> bool:

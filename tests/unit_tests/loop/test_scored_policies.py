@@ -24,7 +24,7 @@ from langgraph_arbitrage import (
     StepView,
     create_arbitrage_graph,
 )
-from langgraph_arbitrage.engine import Reading
+from langgraph_arbitrage.engine import ScoreOutput
 from langgraph_arbitrage.errors import CheckpointError, SettingsError
 from langgraph_arbitrage.policies.calibration import Calibration, Operation
 from langgraph_arbitrage.policies.judge import QUESTION, REPLY
@@ -40,8 +40,8 @@ def figures(message: Any) -> dict[str, Any]:
     return message.response_metadata["arbitrage"]
 
 
-def reading(*logits: float) -> Reading:
-    return Reading(list(logits), [], [], fed=0, cached=0, seconds=0.0)
+def reading(*logits: float) -> ScoreOutput:
+    return ScoreOutput(list(logits), [], [], computed_tokens=0, cached_tokens=0, seconds=0.0)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_the_grade_is_the_mean_digit() -> None:
 def test_the_oracle_keeps_the_memory_of_the_step_that_is_taken(tmp_path: Path) -> None:
     policy = Oracle(prms.surprise(tmp_path, "prm"))
     view = StepView("q", (), 0, StepText("a", 1), StepText("b", 1))
-    answers = [Reading([], [low], [0.1], 0, 0, 0.0) for low in (-0.2, -5.0)]
+    answers = [ScoreOutput([], [low], [0.1], 0, 0, 0.0) for low in (-0.2, -5.0)]
     scores = [policy.scorer.judge((), answer).value for answer in answers]
     found = policy.decide(view, answers)
     assert found.score == pytest.approx(scores[1] - scores[0])

@@ -48,7 +48,10 @@ def llm(schedulers: list[Scheduler]) -> Iterator[ChatArbitrage]:
 
 def assert_idle(schedulers: list[Scheduler]) -> None:
     for _ in range(2000):
-        if not any(s.busy or s.backend.table.busy() for s in schedulers):
+        if not any(
+            s.busy or any(slot.busy for slot in getattr(s.runner.cache, "slots", []))
+            for s in schedulers
+        ):
             return
         time.sleep(0.005)
     raise AssertionError("a row goes on though its time is over")
@@ -177,17 +180,17 @@ async def test_a_full_queue_refuses_another_answer(schedulers: list[Scheduler]) 
 def test_only_the_first_step_of_an_answer_can_be_refused(
     router: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    under_way, submit = [], Engine.submit
+    continues, submit = [], Engine.submit
 
     def noting(self: Engine, *args: Any, **options: Any) -> Any:
-        under_way.append(options["under_way"])
+        continues.append(options["continues"])
         return submit(self, *args, **options)
 
     monkeypatch.setattr(Engine, "submit", noting)
     llm = ChatArbitrage(**SETTINGS | {"router": router, "max_step_tokens": 5, "max_tokens": 15})
     llm.invoke(QUESTIONS[0])
-    assert under_way == [False] + [True] * (len(under_way) - 1)
-    assert len(under_way) >= 3
+    assert continues == [False] + [True] * (len(continues) - 1)
+    assert len(continues) >= 3
     llm.close()
 
 

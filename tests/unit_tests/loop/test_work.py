@@ -24,7 +24,7 @@ WORDY: dict[str, Any] = {"separator": (".", "\n"), **pair(endless=True, words=Tr
 def test_each_model_is_fed_each_token_about_once(
     steps: int, rate: float, chat: Chat, fed: Counter[int]
 ) -> None:
-    llm = chat(router=Random(rate), max_steps=steps, max_step_tokens=5, speculate="off")
+    llm = chat(router=Random(rate), max_steps=steps, max_step_tokens=5)
     llm.invoke("Warm up.")
     fed.clear()
     message = llm.invoke(QUESTIONS[0])
@@ -60,7 +60,7 @@ def test_the_second_turn_of_a_chat_feeds_only_what_is_new(
     policy: Any, chat: Chat, fed: Counter[int]
 ) -> None:
     """Where the template keeps the history as it was."""
-    llm = chat(**WORDY, router=policy, max_tokens=120, speculate="off")
+    llm = chat(**WORDY, router=policy, max_tokens=120)
     llm.invoke("Warm up.")
     first = llm.invoke(QUESTIONS[0])
     history = [HumanMessage(QUESTIONS[0]), AIMessage(first.text), HumanMessage("And now?")]
@@ -104,7 +104,7 @@ def test_escalating_every_step_writes_what_the_target_writes_alone(
 
 
 def test_an_escalation_reads_the_prompt_once_in_the_target(chat: Chat, fed: Counter[int]) -> None:
-    llm = chat(router=Random(0.1, seed=8), max_steps=20, max_step_tokens=6, speculate="off")
+    llm = chat(router=Random(0.1, seed=8), max_steps=20, max_step_tokens=6)
     llm.invoke("Warm up.")
     fed.clear()
     message = llm.invoke(QUESTIONS[3])

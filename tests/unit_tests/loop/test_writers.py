@@ -13,7 +13,7 @@ from langgraph_arbitrage import (
     Random,
     create_arbitrage_graph,
 )
-from langgraph_arbitrage.engine.tokenizer import Tokenizer
+from langgraph_arbitrage.models.tokenizer import Tokenizer
 from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, pair, prompt, tokenizer
 
 Chat = Callable[..., ChatArbitrage]

@@ -29,7 +29,7 @@ from langgraph_arbitrage import (
     create_arbitrage_graph,
     embedded,
 )
-from langgraph_arbitrage.engine import ModelSpec, Score, Write, acquire, release
+from langgraph_arbitrage.engine import GenerateRequest, ModelSpec, ScoreRequest, acquire, release
 from langgraph_arbitrage.errors import (
     ArbitrageError,
     CheckpointError,
@@ -215,7 +215,7 @@ def test_a_server_that_stays_away_is_named_and_the_answer_so_far_is_kept(front: 
 def test_errors_that_pass_are_waited_out(
     front: Front, server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("langgraph_arbitrage.engine.remote_server.FIRST_WAIT", 0.05)
+    monkeypatch.setattr("langgraph_arbitrage.remote.server.FIRST_WAIT", 0.05)
     failures = iter([500, 503, 429])
 
     def fails_at_first(body: dict[str, Any]) -> Any:
@@ -342,11 +342,11 @@ def test_what_only_a_local_model_can_do_is_refused_at_once(server: Served) -> No
 
 def test_the_queue_has_a_limit(server: Served) -> None:
     engine = acquire(ModelSpec(address(server), max_slots=1, max_queue=0))
-    ticket = engine.submit(Write(engine.tokenizer.encode("Ann"), max_tokens=400))
+    ticket = engine.submit(GenerateRequest(engine.tokenizer.encode("Ann"), max_tokens=400))
     with pytest.raises(EngineBusyError, match="max_slots=1 and max_queue=0"):
-        engine.submit(Write([5], max_tokens=4))
+        engine.submit(GenerateRequest([5], max_tokens=4))
     with pytest.raises(SettingsError):
-        engine.submit(Score([5, 6]))
+        engine.submit(ScoreRequest([5, 6]))
     release(engine)
     with pytest.raises(ArbitrageError):
         ticket.result()

@@ -99,7 +99,7 @@ def test_answers_do_not_depend_on_the_kind_of_server(
 def test_an_answer_that_the_server_gave_up_is_gone_on_with(
     reason: str, front: Front, server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("langgraph_arbitrage.engine.remote_server.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("langgraph_arbitrage.remote.server.FIRST_WAIT", 0.01)
     seen = []
 
     def gives_up(event: dict[str, Any]) -> None:

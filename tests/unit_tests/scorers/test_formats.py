@@ -161,7 +161,7 @@ def test_a_step_is_scored_as_published_and_costs_its_own_tokens_and_tags(
         assert scorer.judge(PAST[:i], reading).value == pytest.approx(wanted, abs=1e-4)
         values.append(round(wanted, 2))
         assert ids[: len(read)] == read
-        assert reading.fed == len(ids) - len(read)
+        assert reading.computed_tokens <= len(ids) - len(read)
         read = ids
     assert engine.backend == "slot"
     assert len(set(values)) > 1
@@ -178,4 +178,4 @@ def test_the_same_prefix_with_another_step_reads_that_step_only(name: str, model
     engine.submit(first).result()
     _, before = models.asked(scorer.ask(QUESTION, PAST[:1], PAST[1].text))
     tag = 9 if name == "rlhflow" else 0  # what stands between two turns
-    assert engine.submit(second).result().fed <= len(second.ids) - len(before.ids) + tag
+    assert engine.submit(second).result().computed_tokens <= len(second.ids) - len(before.ids) + tag

@@ -10,7 +10,7 @@ import pytest
 
 import prms
 from langgraph_arbitrage import Models
-from langgraph_arbitrage.engine import Engine, ModelSpec, Score
+from langgraph_arbitrage.engine import Engine, ModelSpec, ScoreRequest
 from langgraph_arbitrage.errors import CheckpointError
 from langgraph_arbitrage.scorers import (
     KINDS,
@@ -140,7 +140,7 @@ def test_a_checkpoint_without_the_named_head_is_refused(
 ) -> None:
     engine = Engine(ModelSpec(made(), kind=kind))
     with pytest.raises(CheckpointError, match=f"cannot be loaded as {kind}: .*{told}"):
-        engine.submit(Score([1, 2, 3])).result()
+        engine.submit(ScoreRequest([1, 2, 3])).result()
     engine.close()
 
 
@@ -153,7 +153,7 @@ def test_weights_that_the_model_lacks_are_told_and_never_made_up(tmp_path: Path)
     save_file(weights, path / "model.safetensors", {"format": "pt"})
     engine = Engine(ModelSpec(str(path), kind="value-head"))
     with pytest.raises(CheckpointError, match=r"no weights model.layers.1.mlp.up_proj.weight"):
-        engine.submit(Score([1, 2, 3])).result()
+        engine.submit(ScoreRequest([1, 2, 3])).result()
     engine.close()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from langgraph_arbitrage import Models, PastStep
-from langgraph_arbitrage.engine import Reading
+from langgraph_arbitrage.engine import ScoreOutput
 from langgraph_arbitrage.scorers import SurpriseHead, SurpriseScorer, surprise_features
 from langgraph_arbitrage.scorers.surprise import FEATURES
 from tiny import loaded, make
@@ -17,8 +17,8 @@ SCORER = SurpriseScorer("s", BASE, "<user>", "<end>\n<assistant>")
 QUESTION, STEPS = "How many has she?", ["She has 3 apples.\n\n", "So 3 + 4 = 7.\n\n"]
 
 
-def reading(logprobs: list[float], entropies: list[float]) -> Reading:
-    return Reading([], logprobs, entropies, fed=0, cached=0, seconds=0.0)
+def reading(logprobs: list[float], entropies: list[float]) -> ScoreOutput:
+    return ScoreOutput([], logprobs, entropies, computed_tokens=0, cached_tokens=0, seconds=0.0)
 
 
 def test_each_feature_is_what_it_is_called() -> None:
@@ -69,7 +69,7 @@ def test_a_step_costs_as_many_tokens_as_it_has(models: Models, fed: Counter[int]
     past = [PastStep("draft", STEPS[0], 5, (-1.0,))]
     engine, longer = models.asked(SCORER.ask(QUESTION, past, STEPS[1]))
     found = engine.submit(longer).result()
-    assert found.fed == fed[2] == len(longer.ids) - len(request.ids)
+    assert found.computed_tokens == fed[2] == len(longer.ids) - len(request.ids)
     ids = list(longer.ids)
     with torch.no_grad():
         spread = loaded(BASE)(torch.tensor([ids])).logits[0].log_softmax(-1)

@@ -17,8 +17,8 @@ import httpx  # noqa: E402
 import uvicorn  # noqa: E402
 
 from langgraph_arbitrage import ChatArbitrage, embedded  # noqa: E402
-from langgraph_arbitrage.engine import Write  # noqa: E402
-from langgraph_arbitrage.models import Models  # noqa: E402
+from langgraph_arbitrage.engine import GenerateRequest  # noqa: E402
+from langgraph_arbitrage.models.pair import Models  # noqa: E402
 from langgraph_arbitrage.serve import ServeSettings  # noqa: E402
 from langgraph_arbitrage.serve.server import serve  # noqa: E402
 from serving import Served, served  # noqa: E402
@@ -192,7 +192,7 @@ def test_raw_text_is_gone_on_from_by_one_model_alone(client: Any, llm: ChatArbit
     models = Models(llm)
     engine = models.engine("target")
     ids = engine.tokenizer.render([{"role": "user", "content": QUESTION}])
-    written = engine.submit(Write(ids, max_tokens=12)).result()
+    written = engine.submit(GenerateRequest(ids, max_tokens=12)).result()
     asked = {"model": "target", "max_tokens": 12, "temperature": 0}
     found = client.completions.create(
         prompt=ids, logprobs=1, extra_body={"return_token_ids": True}, **asked
@@ -338,8 +338,8 @@ def test_a_client_that_leaves_frees_its_slot(stream: bool, schedulers: list[Any]
             leaving.getresponse().readline()
         leaving.close()
         until(lambda: not any(s.busy for s in schedulers), 2)
-    arenas = [arena for s in schedulers for arena in s.backend.table.arenas.values()]
-    assert max(len(slot.ids) for arena in arenas for slot in arena) < 900  # it was not finished
+    held = [len(slot.tokens) for s in schedulers for slot in s.runner.cache.slots]
+    assert max(held, default=0) < 900  # it was not finished
 
 
 def test_told_to_stop_it_finishes_the_answers_that_run() -> None:

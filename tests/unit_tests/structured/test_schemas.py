@@ -10,11 +10,11 @@ import pytest
 
 from langgraph_arbitrage.engine import (
     Engine,
+    GenerateOutput,
+    GenerateRequest,
     Grammar,
     ModelSpec,
-    Sampling,
-    Write,
-    Written,
+    SamplingParams,
 )
 from langgraph_arbitrage.tools.grammar import answer_grammar
 from langgraph_arbitrage.tools.schemas import misfit
@@ -24,15 +24,15 @@ from tiny import make, prompt
 LIMIT = 160  # tokens of an answer; a schema alone may need over a hundred of this tokenizer
 
 
-def answers(engine: Engine, schemas: list[dict], limit: int) -> list[Written]:
+def answers(engine: Engine, schemas: list[dict], limit: int) -> list[GenerateOutput]:
     ids = prompt("Fill in the form.")
     tickets = [
         engine.submit(
-            Write(
+            GenerateRequest(
                 ids,
                 limit,
                 grammar=Grammar(answer_grammar(schema=s), len(ids), limit),
-                sampling=Sampling(temperature=1.0, seed=i),
+                sampling=SamplingParams(temperature=1.0, seed=i),
             )
         )
         for i, s in enumerate(schemas)

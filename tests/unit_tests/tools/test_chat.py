@@ -166,12 +166,12 @@ def drafted(graph: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
 
 def test_a_step_holds_a_whole_call() -> None:
+    from langgraph_arbitrage.decoding.stop_rule import stop_rule
     from langgraph_arbitrage.engine import Tokenizer
-    from langgraph_arbitrage.engine.step_ends import step_ends
     from tiny import tokenizer
 
     hf = Tokenizer(tokenizer(), "tiny", None)
-    ends = step_ends(hf, ("\n\n",), (), (("<tool_call>", "</tool_call>"),))
+    ends = stop_rule(hf, ("\n\n",), (), (("<tool_call>", "</tool_call>"),))
 
     def cut(text: str) -> str:
         ids: list[int] = []
@@ -219,10 +219,10 @@ def test_what_cannot_be_forced_is_refused_before_any_work(
 def test_without_the_extra_the_error_says_how_to_install_it(
     llm: ChatArbitrage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from langgraph_arbitrage.engine import constraint
+    from langgraph_arbitrage.decoding import grammar
 
-    constraint._compiled.cache_clear()
-    constraint._vocabulary.cache_clear()
+    grammar._compiled.cache_clear()
+    grammar._vocabulary.cache_clear()
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'langgraph-arbitrage\[structured\]'"):
         llm.with_structured_output(Size).invoke("Hi")

@@ -10,7 +10,7 @@ import pytest
 
 from collected import PAIR
 from langgraph_arbitrage.cli import main
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.settings import ArbitrageSettings
 from tiny import QUESTIONS, make
 

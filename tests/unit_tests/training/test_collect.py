@@ -23,7 +23,7 @@ from transformers import AutoModelForTokenClassification
 from collected import PAIR, learnable
 from langgraph_arbitrage import AlwaysDraft, ChatArbitrage
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
-from langgraph_arbitrage.models import Models, piece_ids
+from langgraph_arbitrage.models.pair import Models, piece_ids
 from langgraph_arbitrage.names import public_name
 from langgraph_arbitrage.policies import LearnedRouter, PastStep
 from langgraph_arbitrage.scorers import load_scorer

@@ -16,9 +16,9 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from collected import learnable, row, written
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
-from langgraph_arbitrage.engine.slots import common_prefix
+from langgraph_arbitrage.engine.kv_cache import common_prefix
 from langgraph_arbitrage.errors import ArbitrageError, DataError
-from langgraph_arbitrage.models import Models
+from langgraph_arbitrage.models.pair import Models
 from langgraph_arbitrage.policies import PastStep
 from langgraph_arbitrage.scorers import SurpriseScorer, TokenScorer, load_scorer
 from langgraph_arbitrage.settings import ArbitrageSettings
@@ -84,7 +84,7 @@ def test_it_scores_alike_through_the_cache_and_through_a_plain_forward(router: P
         probability = plain(torch.tensor([read])).logits[0, -1].softmax(-1)[1].item()
         assert scorer.judge(history, reading).value == pytest.approx(probability, abs=1e-5)
         new = len(read) - common_prefix(known, read)
-        assert (engine.backend, reading.fed) == ("slot", new)
+        assert (engine.backend, reading.computed_tokens) == ("slot", new)
         history.append(PastStep(writer, step, 0))  # type: ignore[arg-type]
         ids += encode(("Model 1: " if writer == "target" else "Model 0: ") + step)
     models.close()

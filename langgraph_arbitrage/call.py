@@ -18,6 +18,7 @@ from langgraph.types import StreamMode
 from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.events import StepEvent
+from langgraph_arbitrage.removed import refuse_removed
 from langgraph_arbitrage.graphs.arbitrage import recursion_limit
 from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.nodes import CancelScope
@@ -78,6 +79,7 @@ class Call:
             SettingsError: There is no such setting of a call, or it is outside its range.
             MessageError: The conversation is empty or holds what no text model reads.
         """
+        refuse_removed(overrides)
         if unknown := overrides.keys() - {*CALL_SETTINGS, *IGNORED}:
             known = ", ".join(sorted(CALL_SETTINGS))
             raise SettingsError(

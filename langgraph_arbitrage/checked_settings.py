@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from langgraph_arbitrage.errors import ArbitrageError, SettingsError
+from langgraph_arbitrage.removed import refuse_removed
 
 __all__ = ["CheckedSettings"]
 
@@ -19,6 +20,7 @@ class CheckedSettings(BaseModel):
     if not TYPE_CHECKING:  # type checkers see the fields
 
         def __init__(self, **settings: Any) -> None:
+            refuse_removed(settings)
             try:
                 super().__init__(**settings)
             except ValidationError as error:  # pydantic wraps what a validator raises

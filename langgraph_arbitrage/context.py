@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from langgraph_arbitrage.removed import refuse_removed
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.tools.form import AnswerForm
@@ -22,6 +24,11 @@ class Context:
     Example:
         `graph.invoke({"messages": [...]}, context=Context(threshold=0.7, max_tokens=256))`
     """
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuse a setting that was removed, by name."""
+        refuse_removed(settings)
+        return super().__new__(cls)
 
     threshold: float | str | None = None
     first_steps: int | None = None

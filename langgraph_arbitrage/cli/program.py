@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from langgraph_arbitrage.cli import (
     ask,
@@ -24,6 +24,7 @@ from langgraph_arbitrage.cli import (
     train,
 )
 from langgraph_arbitrage.errors import ArbitrageError
+from langgraph_arbitrage.removed import refuse_removed
 
 __all__ = ["main"]
 
@@ -34,6 +35,14 @@ BROKEN_PIPE = 128 + 13
 
 class _Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line, without the whole usage before it."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an option that was removed, by name; anything else as usual."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            refuse_removed(option.partition("=")[0] for option in unknown)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         print_error(f"{message} (see {self.prog} --help)")

@@ -51,10 +51,56 @@ SLOT_KINDS: dict[str, dict[str, Any]] = {
     "phi3": BASE | GQA,
     "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 1024},
 }
+WINDOWS = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 32}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+MORE_KINDS: dict[str, dict[str, Any]] = {
+    "gpt_oss": BASE
+    | GQA
+    | WINDOWS
+    | {"head_dim": 16, "num_hidden_layers": 4, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gemma2": BASE
+    | GQA
+    | WINDOWS
+    | {"head_dim": 16, "num_hidden_layers": 4, "tie_word_embeddings": False},
+    "gemma4_text": BASE
+    | GQA
+    | WINDOWS
+    | {
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "tie_word_embeddings": False,
+        "vocab_size_per_layer_input": 400,
+        "hidden_size_per_layer_input": 8,
+    },
+    "smollm3": BASE | GQA,
+    "olmo3": BASE | GQA | WINDOWS | {"num_hidden_layers": 4},
+    "glm4_moe": BASE | GQA | EXPERTS | {"head_dim": 16, "n_routed_experts": 4, "n_group": 1},
+    "minimax_m2": BASE | GQA | {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "seed_oss": BASE | GQA | {"head_dim": 16},
+    "exaone4": BASE | GQA | WINDOWS | {"num_hidden_layers": 4},
+    "ministral": BASE | GQA | WINDOWS | {"head_dim": 16, "num_hidden_layers": 4},
+    "ernie4_5": BASE | GQA | {"head_dim": 16},
+    "phi": BASE,
+    "gpt_neox": BASE,
+    "cohere": BASE | GQA,
+    "cohere2": BASE | GQA | WINDOWS | {"num_hidden_layers": 4},
+    "granite": BASE | GQA,
+    "starcoder2": BASE | GQA,
+    "stablelm": BASE | GQA,
+    "olmo2": BASE | GQA,
+}
+"""Further architectures, which only some tests run."""
+SCALES = {
+    **{kind: (3, 4) for kind in ("gemma2", "olmo3", "minimax_m2", "gpt_neox", "starcoder2")},
+    **{kind: (3, 1) for kind in ("gemma4_text", "exaone4", "olmo2")},
+}
+"""Factors of the norms' and the embeddings' weights."""
 PLAIN_KINDS: dict[str, dict[str, Any]] = {
     "mamba": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},
 }
-KINDS = SLOT_KINDS | PLAIN_KINDS
+KINDS = SLOT_KINDS | PLAIN_KINDS  # of most tests
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>\n{% endfor %}"
@@ -129,7 +175,7 @@ def make(
         bos_token_id=tok.bos_token_id,
         eos_token_id=tok.eos_token_id,
         pad_token_id=tok.pad_token_id,
-        **KINDS.get(kind, BASE) | overrides,
+        **(KINDS | MORE_KINDS).get(kind, BASE) | overrides,
     )
     auto = {
         "causal-lm": AutoModelForCausalLM,
@@ -140,6 +186,12 @@ def make(
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.25)
+    for name, parameter in model.named_parameters():  # else these texts repeat one token
+        norms, embeddings = SCALES.get(kind, (1, 1))
+        if "layers" in name and "norm" in name:
+            parameter.data *= norms
+        elif parameter is model.get_input_embeddings().weight:
+            parameter.data *= embeddings
     if endless:
         model.get_output_embeddings().weight.data[tok.eos_token_id] = 0
     if words:

@@ -9,8 +9,9 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from langgraph_arbitrage.engine import Engine, GenerateRequest
+from langgraph_arbitrage.engine.model_runner import ModelRunner
 from langgraph_arbitrage.engine.scheduler import Scheduler
-from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, prompt
+from tiny import KINDS, MORE_KINDS, PLAIN_KINDS, QUESTIONS, generate, make, prompt
 
 NEW = 24
 LONGEST_STEP = 5
@@ -53,6 +54,29 @@ def test_steps_one_at_a_time_and_eight_at_once_equal_generate(
         together = list(pool.map(lambda ids: write_in_steps(engine, ids), prompts))
     assert list(map(joined, together)) == want
     assert engine.backend == ("plain" if kind in PLAIN_KINDS else "slot")
+
+
+@pytest.mark.parametrize("kind", MORE_KINDS)
+def test_further_architectures_equal_generate_alone_and_eight_at_once(
+    kind: str, fresh: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, new = make(kind, seed=int(kind == "gemma2"), endless=True), 32
+    prompts = [prompt(q) for q in QUESTIONS]
+    want = [generate(path, ids, new) for ids in prompts]
+    engine = fresh(path)
+    assert engine.submit(GenerateRequest(prompts[0], new)).result().ids == want[0]
+    assert engine.backend == "slot"
+    forward, forwards = ModelRunner.forward, []
+
+    def counted(self: ModelRunner, batch: Any) -> Any:
+        forwards.append(batch)
+        return forward(self, batch)
+
+    monkeypatch.setattr(ModelRunner, "forward", counted)
+    handles = [engine.submit(GenerateRequest(ids, new)) for ids in prompts]
+    assert [h.result().ids for h in handles] == want
+    assert len(forwards) <= 1.1 * new + 2  # of one token of each, and prompts
+    assert len(set(want[0])) >= 20  # the texts do not repeat themselves
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "mamba"])

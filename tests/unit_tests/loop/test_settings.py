@@ -157,3 +157,18 @@ def test_the_embedded_pair_has_its_router_and_no_other_pair_has() -> None:
     assert ChatArbitrage(threshold=0.3).policy == LearnedRouter("embedded:router", 0.3)
     rate = ChatArbitrage(threshold="rate:0.2").policy
     assert rate == LearnedRouter("embedded:router", "rate:0.2")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: ArbitrageSettings(speculate="off"),
+        lambda: ChatArbitrage(speculate="off"),
+        lambda: ChatArbitrage().invoke("Hi", speculate="off"),
+        lambda: Context(speculate="off"),
+    ],
+    ids=["settings", "chat model", "call", "context"],
+)
+def test_a_removed_setting_is_refused_by_name(use: Any) -> None:
+    with pytest.raises(SettingsError, match=r"speculate was removed\. .*Leave the setting out"):
+        use()

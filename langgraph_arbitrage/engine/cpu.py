@@ -35,6 +35,8 @@ PARALLEL_FROM = (
     20_000_000  # parameters × tokens; below, starting threads takes longer than it saves
 )
 
+MAX_PASSES = 16  # forwards of other models before one that waits goes first
+
 PACK_FROM = 20_000_000  # parameters of a model; smaller ones gain little
 LAYER_FROM = 100_000  # weights of a layer; below, starting the product takes as long as the product
 PACKED_TOKENS = 16  # tokens that weights are laid out for: it serves any number well
@@ -61,29 +63,59 @@ OMP_SOFT = 1  # a paused thread pool may be used again at any time
 
 
 class _Turns:
-    """A lock in which waiting threads take turns; a plain lock lets its last owner overtake."""
+    """Which model may use the cores. Its owner keeps them from forward to forward.
+
+    A forward of a few sequences takes about as long as one of a single sequence. So the model with
+    the most requests goes first, and meanwhile requests gather at the others, which then share
+    forwards. With strict alternation every forward of either model has few of them
+    (docs/performance.md). A model that waits is passed over at most `MAX_PASSES` times.
+    """
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
-        """Free it (in a forked child, whose parent's threads are gone)."""
-        self._next = threading.Lock()
-        self._lock = threading.Lock()
+        """Free the cores (in a forked child, whose parent's threads are gone)."""
+        self._changed = threading.Condition()
+        self._owner: ComputeThreads | None = None
+        self._waiting: dict[ComputeThreads, int] = {}  # how often each was passed over
 
-    @property
-    def wanted(self) -> bool:
-        """Whether another thread waits."""
-        return self._next.locked()
+    def take(self, threads: ComputeThreads) -> None:
+        """Wait for the cores, unless they are this model's already."""
+        with self._changed:
+            if self._owner is threads:
+                return
+            self._waiting[threads] = 0
+            while self._owner is not None or self._first() is not threads:
+                self._changed.wait()
+            del self._waiting[threads]
+            self._owner = threads
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        with self._next:
-            self._lock.acquire()
-        try:
-            yield
-        finally:
-            self._lock.release()
+    def offer(self, threads: ComputeThreads) -> bool:
+        """After a forward: give the cores to a model that goes first; whether there is one."""
+        with self._changed:
+            first = self._first()
+            if first is None:
+                return False
+            if self._waiting[first] < MAX_PASSES and first.requests() <= threads.requests():
+                for other in self._waiting:
+                    self._waiting[other] += 1
+                return False
+            self._owner = None
+            self._changed.notify_all()
+            return True
+
+    def leave(self, threads: ComputeThreads) -> None:
+        """Give the cores back, if this model has them."""
+        with self._changed:
+            if self._owner is threads:
+                self._owner = None
+                self._changed.notify_all()
+
+    def _first(self) -> ComputeThreads | None:
+        overdue = (t for t, passed in self._waiting.items() if passed >= MAX_PASSES)
+        most = max(self._waiting, key=lambda t: t.requests(), default=None)
+        return next(overdue, most)
 
 
 _turns = _Turns()
@@ -106,31 +138,39 @@ class ComputeThreads:
     Args:
         model: The model.
         threads: Always use this many; None chooses by the work of a forward.
+        requests: Tells how many requests the model has.
     """
 
-    def __init__(self, model: PreTrainedModel, threads: int | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, threads: int | None, requests: Callable[[], int]
+    ) -> None:
         self._parameters = parameters(model)
         self._threads = threads
+        self.requests = requests
         self._has_pool = True  # loading may have started one
         self._now = 0
 
     @contextmanager
     def forward(self, tokens: int) -> Iterator[None]:
         """Use the cores for a forward of so many tokens."""
-        with _turns.held():
-            threads = self._threads or threads_for(self._parameters, tokens)
-            if threads != self._now:
-                torch.set_num_threads(threads)
-                self._now = threads
-            self._has_pool |= threads > 1
-            try:
-                yield
-            finally:
-                if _turns.wanted:
-                    self.release()
+        _turns.take(self)
+        threads = self._threads or threads_for(self._parameters, tokens)
+        if threads != self._now:
+            torch.set_num_threads(threads)
+            self._now = threads
+        self._has_pool |= threads > 1
+        try:
+            yield
+        finally:
+            if _turns.offer(self):
+                self._release_pool()
 
     def release(self) -> None:
-        """Release the thread pool before waiting; it starts again when needed."""
+        """Give back the cores and the thread pool before waiting; it starts again when needed."""
+        _turns.leave(self)
+        self._release_pool()
+
+    def _release_pool(self) -> None:
         if self._has_pool:
             self._has_pool = False
             _pause(OMP_SOFT)

@@ -158,6 +158,9 @@ class Worker:
             failure, reason = error, self._failure(error)
         finally:
             self.model = self.scheduler = None
+            if self._threads is not None:
+                self._threads.release()
+                self._threads = None
         lost = self._drained()
         if scheduler is not None:
             scheduler.fail(reason)
@@ -193,7 +196,7 @@ class Worker:
         if model.device.type == "cpu":
             with LOADING:  # timed, and draft and target usually load at the same time
                 self._packs = self._packs and pack(model, self.spec, lambda: plain_logits(model))
-            self._threads = ComputeThreads(model, self.spec.threads)
+            self._threads = ComputeThreads(model, self.spec.threads, lambda: self._open)
         scheduler = self._scheduler(model)
         self.model, self.scheduler = model, scheduler
         self.backend_name = scheduler.runner.name

@@ -18,11 +18,11 @@ from langgraph.types import StreamMode
 from langgraph_arbitrage.context import Context
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.events import StepEvent
-from langgraph_arbitrage.removed import refuse_removed
 from langgraph_arbitrage.graphs.arbitrage import recursion_limit
 from langgraph_arbitrage.limits import Limits
 from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.prompts import check_conversation
+from langgraph_arbitrage.removed import refuse_removed
 
 __all__ = ["Call"]
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from langgraph_arbitrage.engine.cuda_graphs import CudaGraphs
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine import worker as workers
+from langgraph_arbitrage.engine.cuda_graphs import CudaGraphs
 from langgraph_arbitrage.engine.requests import GenerateRequest, RequestHandle, ScoreRequest
 from langgraph_arbitrage.models.spec import ModelSpec
 from random_models import CONTEXT, clock, free_bytes, random_model

@@ -76,8 +76,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: [1, T, Hq, D], and no weights.
 
-    Outside of the engine (a plain forward for comparison), keys and values are [B, H, T, D] as
-    usual, and a causal mask is made here.
+    It works within `active_layout` only. The mask is ignored: the layout knows what is visible.
     """
     options = {
         "scale": kwargs.get("scaling"),

@@ -83,13 +83,12 @@ class _Turns:
     def take(self, threads: ComputeThreads) -> None:
         """Wait for the cores, unless they are this model's already."""
         with self._changed:
-            if self._owner is threads:
-                return
-            self._waiting[threads] = 0
-            while self._owner is not None or self._first() is not threads:
-                self._changed.wait()
-            del self._waiting[threads]
-            self._owner = threads
+            if self._owner is None:
+                self._owner = threads
+            if self._owner is not threads:
+                self._waiting[threads] = 0
+                while self._owner is not threads:
+                    self._changed.wait()
 
     def offer(self, threads: ComputeThreads) -> bool:
         """After a forward: give the cores to a model that goes first; whether there is one."""
@@ -101,16 +100,21 @@ class _Turns:
                 for other in self._waiting:
                     self._waiting[other] += 1
                 return False
-            self._owner = None
-            self._changed.notify_all()
+            self._hand_over()
             return True
 
     def leave(self, threads: ComputeThreads) -> None:
         """Give the cores back, if this model has them."""
         with self._changed:
             if self._owner is threads:
-                self._owner = None
-                self._changed.notify_all()
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Choose the next owner here: waiting models cannot, since their requests change."""
+        self._owner = self._first()
+        if self._owner is not None:
+            del self._waiting[self._owner]
+        self._changed.notify_all()
 
     def _first(self) -> ComputeThreads | None:
         overdue = (t for t, passed in self._waiting.items() if passed >= MAX_PASSES)

@@ -182,10 +182,12 @@ class Engine:
     def _check(self, request: GenerateRequest | ScoreRequest) -> None:
         n = len(request.ids)
         if not n:
-            raise SettingsError(f"{self.spec.name} was asked to go on from no tokens at all")
+            raise SettingsError(f"{self.spec.name} got a request without tokens")
         self._check_ids(request.ids)
         if isinstance(request, ScoreRequest) and not 1 <= request.start <= n:
             raise SettingsError(f"start={request.start} is outside the {n} tokens to score")
+        if isinstance(request, ScoreRequest) and request.choices:
+            self._check_ids(request.choices)
         if isinstance(request, GenerateRequest):
             if request.max_tokens < 1:
                 raise SettingsError(f"max_tokens must be at least 1, not {request.max_tokens}")
@@ -208,8 +210,10 @@ class Engine:
             )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        """Refuse what would end the worker, and with it the requests of others."""
-        largest = max(ids)
+        """Refuse ids that would end the worker, and with it the requests of others."""
+        largest, smallest = max(ids), min(ids)
+        if smallest < 0:
+            raise SettingsError(f"token {smallest} is negative; token ids are 0 or more")
         if self.vocabulary is not None and largest >= self.vocabulary:
             raise SettingsError(
                 f"token {largest} is none of the {self.vocabulary} that {self.spec.name} knows: "

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -113,6 +114,8 @@ class KVCache(Cache):
     ) -> None:
         self.name = name
         self.max_slots = max_slots
+        """Slots that may be busy at a time; fewer after a shortage, until all are free."""
+        self._most_slots = max_slots
         self.context = context
         self.zeroed = zeroed
         self.slots: list[Slot] = []
@@ -182,6 +185,8 @@ class KVCache(Cache):
         """Free a slot. Its tokens stay for requests with the same beginning."""
         slot.busy = False
         slot.released = next(self._clock)
+        if not any(s.busy for s in self.slots):
+            self.max_slots = self._most_slots  # there may be memory again
 
     def cached(self, ids: Sequence[int]) -> int:
         """Most leading tokens of `ids` that some slot holds."""
@@ -220,9 +225,9 @@ class KVCache(Cache):
         if len(self.slots) >= self.max_slots:
             return False
         if len(self.slots) < self.capacity:
-            return self._fits(0 if self.zeroed else self.length * self.token_bytes)
+            return self._commits_at_once or self._fits(FIRST_LENGTH * self.token_bytes)
         more = min(2 * self.capacity, self.max_slots)
-        return self._resized(more, self.length, self.length)
+        return self._resized(more, self.length, FIRST_LENGTH)
 
     def _note_miss(self, ids: Sequence[int], overlap: int) -> None:
         """Keep one more idle slot when a request computes again what an evicted slot held."""
@@ -241,9 +246,9 @@ class KVCache(Cache):
         return sum(layer.token_bytes for layer in self._kv_layers())
 
     @property
-    def bytes(self) -> int:
-        """Memory of the tensors, whether the operating system has committed it or not."""
-        return self.token_bytes * self.capacity * self.length
+    def shaped(self) -> bool:
+        """Whether a forward has told how much memory a token takes."""
+        return self.token_bytes > 0
 
     def room(self, like: Tensor) -> Tensor:
         """A tensor [S, L, H, D] for states like these, [1, H, T, D]."""
@@ -265,7 +270,7 @@ class KVCache(Cache):
         move of a layer need is asked for.
         """
         growth = slots * length - self.capacity * self.length
-        if not self._fits(self.token_bytes * (growth if self.zeroed else tokens)):
+        if not self._fits(self.token_bytes * (growth if self._commits_at_once else tokens)):
             return False
         before = self.capacity, self.length
         self.capacity, self.length = slots, length
@@ -281,9 +286,23 @@ class KVCache(Cache):
             return False
         return True
 
+    @property
+    def _commits_at_once(self) -> bool:
+        """Whether allocating takes the memory; otherwise a CPU's pages are taken when written."""
+        return self.zeroed or (self._device is not None and self._device.type != "cpu")
+
+    @property
+    def _device(self) -> torch.device | None:
+        return next((k.keys.device for k in self._kv_layers() if k.keys is not None), None)
+
     def _fits(self, needed: int) -> bool:
-        device = next((k.keys.device for k in self._kv_layers() if k.keys is not None), None)
-        return device is None or HEADROOM * needed <= memory.free_bytes(device)
+        """Whether there is memory beside what busy slots may still write."""
+        if self._device is None:
+            return True
+        if not self._commits_at_once:
+            written = (len(s.tokens) for s in self.slots if s.busy)
+            needed += sum(max(0, FIRST_LENGTH - n) for n in written) * self.token_bytes
+        return HEADROOM * needed <= memory.free_bytes(self._device)
 
     def _shrink(self, slots: int) -> None:
         if 0 < slots < self.max_slots:

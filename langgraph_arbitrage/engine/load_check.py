@@ -88,16 +88,18 @@ class LoadCheck:
                 [(o.logits, self.plain[i]) for o, i in zip(outputs, indices, strict=True)]
             )
         found: list[list[float]] = [[] for _ in indices]
+        resumes = all(i >= len(LENGTHS) for i in indices)  # from what the first variants left
         for cut in range(DECODED, -1, -1):
             ends = [len(self.prompts[i]) - cut for i in indices]
-            starts = [1 if cut == DECODED else end - 1 for end in ends]
+            starts = [1 if cut == DECODED and not resumes else end - 1 for end in ends]
             requests = [
                 ScoreRequest(self.prompts[i][:end], start=start)
                 for i, start, end in zip(indices, starts, ends, strict=True)
             ]
             for values, output in zip(found, _run(scheduler, requests), strict=True):
                 values.extend(output.logprobs)
-        return self._close([(v, self.plain[i]) for v, i in zip(found, indices, strict=True)])
+        pairs = zip(found, indices, strict=True)
+        return self._close([(v, self.plain[i][-len(v) :]) for v, i in pairs])
 
     def _close(self, pairs: Sequence[tuple[Sequence[float], Tensor]]) -> bool:
         limit = _tolerance(self.model)

@@ -51,6 +51,9 @@ class ModelRunner:
         self.tokens_per_forward = TOKENS_PER_FORWARD.get(self.device.type, 2048)
         self.cuda_graphs = CudaGraphs.of(model, spec, self.cache) if graphs else None
         self._classifies = spec.kind != "causal-lm"
+        # Layers may be on several devices; an index on the CPU selects on any of them.
+        devices = set((getattr(model, "hf_device_map", None) or {}).values())
+        self._keep_device = torch.device("cpu") if len(devices) > 1 else self.device
         # Attention ignores it. Given one of four dimensions, models make no mask of their own, and
         # do not search the ids for padding.
         self._mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=model.device)
@@ -84,7 +87,7 @@ class ModelRunner:
             first += count
             wanted += range(first - kept, first)
         inputs = on_device([ids, layout.positions], self.device)
-        keep = on_device(wanted or [first - 1], self.device)
+        keep = on_device(wanted or [first - 1], self._keep_device)
         return self._run(layout, inputs[:1], inputs[1:], keep)[: len(wanted)]
 
     def _run(self, layout: Layout, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:

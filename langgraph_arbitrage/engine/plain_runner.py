@@ -27,7 +27,7 @@ class SingleSlot:
     """The one slot of a model without batching; it never rolls back."""
 
     max_slots = 1
-    length = 0
+    shaped = True
 
     def __init__(self) -> None:
         self.slot = Slot(0, [])

@@ -38,11 +38,15 @@ class SlotCache(Protocol):
 
     max_slots: int
 
+    @property
+    def shaped(self) -> bool:
+        """Whether the memory of a token is known."""
+
     def allocate(self, ids: abc.Sequence[int], limit: int) -> Slot | None:
         """A slot that holds a prefix of `ids`, up to `limit` tokens; None while all are busy."""
 
     def reserve(self, tokens: int) -> None:
-        """Have room for a sequence of so many tokens, or raise `NotEnoughMemoryError`."""
+        """Have room for a sequence of `tokens` tokens, or raise `NotEnoughMemoryError`."""
 
     def release(self, slot: Slot) -> None:
         """Free a slot."""
@@ -145,7 +149,8 @@ class Scheduler:
         for sequence in self.running:
             if sequence.remaining > 1 and budget > 0:
                 count = sequence.chunk(budget)
-                if count <= budget or not batch.counts or max(batch.counts) == 1:
+                first = len(batch.sequences) == len(decoding)
+                if count <= budget or first:  # scores may need more than a forward has room for
                     batch.sequences.append(sequence)
                     batch.counts.append(count)
                     budget -= count
@@ -161,7 +166,7 @@ class Scheduler:
 
     def _reserve_memory(self) -> None:
         """Sequences that no longer fit in memory beside the others wait again, first in line."""
-        for sequence in list(self.running):
+        for sequence in reversed(self.running[:]):
             try:
                 self.runner.cache.reserve(len(sequence.tokens))
             except NotEnoughMemoryError:
@@ -169,22 +174,23 @@ class Scheduler:
                 self.waiting.appendleft(sequence)
 
     def _admit(self) -> None:
-        while self.waiting:
-            sequence = self.waiting[0]
+        for sequence in list(self.waiting):
+            if self.running and not self.runner.cache.shaped:
+                return  # the first forward tells how much memory a sequence takes
             if self._prefix_is_being_computed(sequence):
-                return
+                continue
             try:
                 limit = 0 if self.batch_invariant else len(sequence.tokens) - sequence.wanted
                 slot = self.runner.cache.allocate(sequence.tokens, limit)
             except NotEnoughMemoryError as error:
                 if self.running:
                     return  # there may be memory once they have left
-                self.waiting.popleft()
+                self.waiting.remove(sequence)
                 sequence.handle.fail(error)
                 continue
             if slot is None:
                 return
-            self.waiting.popleft()
+            self.waiting.remove(sequence)
             sequence.start(slot)
             self.running.append(sequence)
 

@@ -112,10 +112,9 @@ class Worker:
             self._open -= 1
 
     def _start(self) -> None:
-        self._thread = threading.Thread(
-            target=self._run, name=f"arbitrage-{self.spec.name}", daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=f"arbitrage-{self.spec.name}", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def close(self) -> None:
         """End the thread; pending requests get `EngineClosedError`."""
@@ -172,7 +171,9 @@ class Worker:
         if self._threads is None:
             scheduler.step()
             return
+        # The number of threads may change the last bit, so it must not depend on other requests.
         tokens = sum(min(s.remaining, 64) for s in scheduler.running) + len(scheduler.waiting)
+        tokens = 1 if scheduler.batch_invariant else tokens
         with self._threads.forward(tokens):
             scheduler.step()
 

@@ -93,8 +93,8 @@ MORE_KINDS: dict[str, dict[str, Any]] = {
 }
 """Further architectures, which only some tests run."""
 SCALES = {
-    **{kind: (3, 4) for kind in ("gemma2", "olmo3", "minimax_m2", "gpt_neox", "starcoder2")},
-    **{kind: (3, 1) for kind in ("gemma4_text", "exaone4", "olmo2")},
+    **dict.fromkeys(("gemma2", "olmo3", "minimax_m2", "gpt_neox", "starcoder2"), (3, 4)),
+    **dict.fromkeys(("gemma4_text", "exaone4", "olmo2"), (3, 1)),
 }
 """Factors of the norms' and the embeddings' weights."""
 PLAIN_KINDS: dict[str, dict[str, Any]] = {

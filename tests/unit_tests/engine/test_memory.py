@@ -61,7 +61,7 @@ def test_without_memory_for_a_slot_fewer_sequences_run_and_a_warning_says_what_t
         found = [h.result().ids for h in handles]
     assert found == [generate(PATH, p, NEW) for p in prompts(20)]
     assert max(most) == 8
-    assert cache.max_slots == 8
+    assert cache.max_slots == 64  # tried again once all are free
     (told,) = [r.getMessage() for r in caplog.records if "max_slots" in r.getMessage()]
     assert "8 sequences at a time" in told
     assert "max_slots=8" in told
@@ -76,14 +76,15 @@ def test_free_memory_is_checked_before_it_is_taken(
     cache: Any = schedulers[-1].runner.cache
     slot_bytes = cache.token_bytes * FIRST_LENGTH
 
-    def free(device: torch.device) -> int:
-        return int(5.5 * slot_bytes) - len(cache.slots) * slot_bytes
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(5.5 * slot_bytes))
+    most: list[int] = []
 
-    monkeypatch.setattr(memory, "free_bytes", free)
-    found = [h.result().ids for h in [engine.submit(GenerateRequest(p, NEW)) for p in prompts(12)]]
-    assert found == [generate(PATH, p, NEW) for p in prompts(12)]
-    assert 1 < cache.max_slots < 8
-    assert len(cache.slots) == cache.max_slots
+    def on_token(_: int) -> None:
+        most.append(sum(slot.busy for slot in cache.slots))
+
+    handles = [engine.submit(GenerateRequest(p, NEW), on_token) for p in prompts(12)]
+    assert [h.result().ids for h in handles] == [generate(PATH, p, NEW) for p in prompts(12)]
+    assert 1 < max(most) <= 5  # slots that nothing is written to yet count too
 
 
 def test_a_sequence_that_cannot_grow_waits_for_the_others(

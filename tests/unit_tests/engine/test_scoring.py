@@ -1,5 +1,7 @@
 """Scores are those of a plain forward of the model by `transformers` alone."""
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from langgraph_arbitrage.engine import Engine, GenerateRequest, ScoreOutput, ScoreRequest
+from langgraph_arbitrage.engine import Engine, GenerateRequest, ScoreOutput, ScoreRequest, cpu
 from langgraph_arbitrage.errors import ContextLengthError, SettingsError
 from tiny import loaded, make, random_ids
 
@@ -173,3 +175,38 @@ def test_models_on_a_cpu_run_one_forward_at_a_time(
     layers = [n for _, n in order]
     assert layers != sorted(layers)  # neither waits for the other's end
     assert layers != sorted(layers, reverse=True)
+
+
+def test_the_model_with_more_requests_runs_first_and_none_starves() -> None:
+    """The next owner of the cores is chosen when they are given back, whatever changes later."""
+    turns = cpu._Turns()
+
+    class Side:
+        def __init__(self, requests: int) -> None:
+            self.count, self.forwards = requests, 0
+
+        def requests(self) -> int:
+            return self.count
+
+    sides: list[Any] = [Side(6), Side(2)]
+    order: list[int] = []
+    both = threading.Barrier(2)
+
+    def run(n: int) -> None:
+        both.wait(60)
+        for _ in range(100):
+            turns.take(sides[n])
+            order.append(n)
+            time.sleep(0.0005)  # the other one has time to queue
+            turns.offer(sides[n])
+        turns.leave(sides[n])
+
+    threads = [threading.Thread(target=run, args=[n], daemon=True) for n in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert order.count(0) == order.count(1) == 100
+    last = max(i for i, n in enumerate(order) if n == 0)
+    assert 2 <= order[:last].count(1) <= 15  # one in `MAX_PASSES`

@@ -116,6 +116,7 @@ class KVCache(Cache):
         self.max_slots = max_slots
         """Slots that may be busy at a time; fewer after a shortage, until all are free."""
         self._most_slots = max_slots
+        self._warned = False
         self.context = context
         self.zeroed = zeroed
         self.slots: list[Slot] = []
@@ -305,10 +306,11 @@ class KVCache(Cache):
         return HEADROOM * needed <= memory.free_bytes(self._device)
 
     def _shrink(self, slots: int) -> None:
-        if 0 < slots < self.max_slots:
+        if 0 < slots < self.max_slots and not self._warned:
+            self._warned = True
             logger.warning(
                 "%s has no memory for another slot of %d tokens and runs %d sequences at a time "
-                "from now on. Set max_slots=%d or a lower max_tokens, or dtype='bfloat16'.",
+                "until they end. Set max_slots=%d or a lower max_tokens, or dtype='bfloat16'.",
                 self.name,
                 self.length,
                 slots,

@@ -84,7 +84,7 @@ def test_free_memory_is_checked_before_it_is_taken(
 
     handles = [engine.submit(GenerateRequest(p, NEW), on_token) for p in prompts(12)]
     assert [h.result().ids for h in handles] == [generate(PATH, p, NEW) for p in prompts(12)]
-    assert 1 < max(most) <= 5  # slots that nothing is written to yet count too
+    assert 1 < max(most) <= 6  # slots that nothing is written to yet count too
 
 
 def test_a_sequence_that_cannot_grow_waits_for_the_others(

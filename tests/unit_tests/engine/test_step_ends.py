@@ -169,7 +169,7 @@ def test_a_prompt_that_fills_the_context_is_refused_with_counts(engine: Make) ->
 
 
 def test_a_request_that_asks_nothing_is_refused(llama: Engine) -> None:
-    with pytest.raises(SettingsError, match="no tokens"):
+    with pytest.raises(SettingsError, match="without tokens"):
         llama.submit(GenerateRequest([], max_tokens=1))
     with pytest.raises(SettingsError, match="max_tokens must be at least 1, not 0"):
         llama.submit(GenerateRequest([1], max_tokens=0))

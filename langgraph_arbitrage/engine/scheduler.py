@@ -149,8 +149,8 @@ class Scheduler:
         for sequence in self.running:
             if sequence.remaining > 1 and budget > 0:
                 count = sequence.chunk(budget)
-                first = len(batch.sequences) == len(decoding)
-                if count <= budget or first:  # scores may need more than a forward has room for
+                is_first = len(batch.sequences) == len(decoding)
+                if count <= budget or is_first:  # scores may need more than a forward has room for
                     batch.sequences.append(sequence)
                     batch.counts.append(count)
                     budget -= count

@@ -56,7 +56,12 @@ def test_steps_one_at_a_time_and_eight_at_once_equal_generate(
     assert engine.backend == ("plain" if kind in PLAIN_KINDS else "slot")
 
 
-@pytest.mark.parametrize("kind", MORE_KINDS)
+FAST = ("gpt_oss", "gemma4_text", "gpt_neox", "cohere", "glm4_moe", "phi", "exaone4")
+
+
+@pytest.mark.parametrize(
+    "kind", [k if k in FAST else pytest.param(k, marks=pytest.mark.slow) for k in MORE_KINDS]
+)
 def test_further_architectures_equal_generate_alone_and_eight_at_once(
     kind: str, fresh: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

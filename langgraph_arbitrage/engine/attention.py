@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from langgraph_arbitrage.engine.transfer import on_device
 
@@ -76,8 +77,14 @@ def attend(
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: [1, T, Hq, D], and no weights.
 
-    It works within `active_layout` only. The mask is ignored: the layout knows what is visible.
+    The mask is ignored: the layout knows what is visible. Without a layout, another user of the
+    same model object runs a plain forward, which has full causal attention only.
     """
+    layout = getattr(_thread, "layout", None)
+    if layout is None:
+        if kwargs.get("sliding_window") is not None:
+            raise RuntimeError("a plain forward of this model needs its own attention function")
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     options = {
         "scale": kwargs.get("scaling"),
         "window": kwargs.get("sliding_window"),
@@ -86,7 +93,7 @@ def attend(
     }
     if kwargs.get("position_bias") is not None:
         raise ValueError("a position bias is not supported")
-    return _thread.layout.attend(query, key, value, **options), None
+    return layout.attend(query, key, value, **options), None
 
 
 AttentionInterface.register(NAME, attend)

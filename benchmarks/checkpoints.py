@@ -37,7 +37,7 @@ from langgraph_arbitrage import (
     embedded,
 )
 from langgraph_arbitrage.engine import GenerateRequest
-from langgraph_arbitrage.threads import fork, list_steps, rewind
+from langgraph_arbitrage.persistence.time_travel import fork, list_steps, rewind
 from measure import seconds
 
 GREETING = [{"role": "user", "content": "Hello!"}]
@@ -193,7 +193,7 @@ def trace(models: Models, steps: int, file: Path) -> list[dict[str, Any]]:
         start = [seconds(lambda b=b: rewind(graph, b, 0)) for b in branches[3:]]
         late = fork(graph, thread, steps - 3, thread="late")
         last = graph.invoke(None, late)["steps"][-3:]
-    fed = sum(sum(step["forwarded"].values()) for step in last)
+    fed = sum(sum(step["computed_tokens"].values()) for step in last)
     listed, halfway, back = (1e3 * statistics.median(times) for times in (listing, middle, start))
     return [
         row(f"{steps} steps: bytes a step", size / steps, "B", "the same for all"),

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from langgraph_arbitrage.nodes.drive import Call
 from langgraph_arbitrage.nodes.speculate import speculated
 from langgraph_arbitrage.speculation import ALWAYS
 
@@ -30,7 +31,6 @@ from langgraph_arbitrage.engine import (
     ModelSpec,
     SamplingParams,
 )
-from langgraph_arbitrage.nodes.drive import Call
 from measure import CHECKPOINTS, questions, table
 
 RESULTS = Path(__file__).parent / "results"

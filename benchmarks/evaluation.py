@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.evaluation import (
     EvaluateConfig,
     Lineup,
@@ -19,7 +20,6 @@ from langgraph_arbitrage.evaluation import (
 )
 from langgraph_arbitrage.evaluation.tables import interval
 from langgraph_arbitrage.scorers import load_scorer
-from langgraph_arbitrage.settings import ArbitrageSettings
 from measure import SEED, table
 
 __all__ = ["lines", "measured"]

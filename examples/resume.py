@@ -4,7 +4,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from langgraph_arbitrage import Context, create_arbitrage_graph, embedded
-from langgraph_arbitrage.threads import fork, list_steps
+from langgraph_arbitrage.persistence.time_travel import fork, list_steps
 
 
 def main() -> None:

@@ -1,13 +1,11 @@
 """The state machine: draft → route → accept, or regenerate → commit.
 
-START → draft → route ─┬─ accept ───────────────→ commit ─┬→ END
-          ↑            └─ escalate → regenerate ──┘       │
-          └───────────────────────────────────────────────┘
+START → prepare → draft → route ─┬─ accept ───────────────────────→ commit ─┬→ END
+                    ↑            └─ escalate → (approve) → regenerate ──┘   │
+                    └───────────────────────────────────────────────────────┘
 
-A policy that compares both steps (the oracle) has regenerate run before route; one that knows
-beforehand that the target will write has the draft left out. Where a human approves of steps
-(`approve=`), regenerate asks before the target writes, and also about a step that the policy would
-have accepted. Once a budget is spent, the draft may finish alone (`at_limit=`).
+Edges that the diagram leaves out: a policy that skips the draft goes straight to regenerate (or to
+approve), and a policy that compares both steps (the oracle) runs regenerate before route.
 """
 
 from __future__ import annotations
@@ -16,86 +14,97 @@ from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 
-from langgraph_arbitrage.answer_state import step_view
-from langgraph_arbitrage.context import Context
-from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.models.pair import Models
-from langgraph_arbitrage.nodes import Edge, Node, commit, draft, regenerate, route
-from langgraph_arbitrage.run import Run
-from langgraph_arbitrage.settings import ArbitrageSettings
+from langgraph_arbitrage.config.context import Context
+from langgraph_arbitrage.config.run_settings import RunSettings
+from langgraph_arbitrage.config.settings import ArbitrageSettings
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.nodes import approve, commit, draft, prepare, regenerate, route
+from langgraph_arbitrage.nodes.binding import loop_node
 from langgraph_arbitrage.state import ArbitrageState, MessagesInput
 
 __all__ = ["ArbitrageGraph", "create_arbitrage_graph", "recursion_limit"]
 
 ArbitrageGraph = StateGraph[ArbitrageState, Context, MessagesInput, ArbitrageState]
 
-NODES_PER_STEP = 4
+NODES_PER_STEP = 5
 
 
 def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> ArbitrageGraph:
     """The reasoning loop as an uncompiled graph: messages in, the answer's AIMessage appended.
 
     Compile it with a checkpointer of your own, or add the compiled graph as a node of another
-    one. Its nodes are `draft`, `route`, `regenerate` and `commit`; its state is
-    `ArbitrageState`; settings of a single run go in as `context=Context(...)`.
+    graph. Its state is `ArbitrageState`. Pass settings of a single run as `context=Context(...)`.
 
     Args:
-        models: Models to share with others; made from the settings where not given.
+        models: Models to share with others; created from the settings by default.
         settings: Fields of `ArbitrageSettings`, the same as those of `ChatArbitrage`.
 
     Example:
         >>> from langgraph_arbitrage import create_arbitrage_graph
         >>> graph = create_arbitrage_graph(max_tokens=200).compile()
-        >>> state = graph.invoke({"messages": [("user", "What is 2 + 3?")]})
+        >>> question = "Ann has 34 apples. She buys 58. How many apples are there in the end?"
+        >>> state = graph.invoke({"messages": [("user", question)]})
         >>> state["messages"][-1].type
         'ai'
 
     Raises:
-        SettingsError: A setting is outside its range.
+        SettingsError: A setting is unknown or outside its range.
     """
     models = models or Models(ArbitrageSettings(**settings))
-    policy = models.settings.policy
-
-    def next_writer(state: ArbitrageState) -> str:
-        """Who writes the next step: the target at once where the run's policy skips the draft."""
-        run = Run.of_node(models)
-        skips = run.policy.skips_draft(step_view(state)) and not run.draft_alone(state)
-        return "regenerate" if skips else "draft"
-
-    def after_commit(state: ArbitrageState) -> str:
-        return END if state.get("finish_reason") else next_writer(state)
-
-    def after_draft(state: ArbitrageState) -> str:
-        """Where both steps are compared, the target writes too, unless the draft goes on alone."""
-        return "route" if Run.of_node(models).draft_alone(state) else "regenerate"
-
-    def after_route(state: ArbitrageState) -> str:
-        verdict = state.get("verdict")
-        escalates = verdict is not None and (verdict["escalate"] or verdict["ask"])
-        return "regenerate" if escalates and not state.get("target_step") else "commit"
-
-    def after_regenerate(state: ArbitrageState) -> str:
-        undecided = state.get("draft_step") and not state.get("verdict")
-        return "route" if undecided else "commit"
-
+    compares = models.settings.policy.needs_target_step
     graph: ArbitrageGraph = StateGraph(
         ArbitrageState, context_schema=Context, input_schema=MessagesInput
     )
-    graph.add_node("draft", Node(draft, models))
-    graph.add_node("route", Node(route, models))
-    graph.add_node("regenerate", Node(regenerate, models))
-    graph.add_node("commit", Node(commit, models))
-    graph.add_conditional_edges(START, Edge(next_writer), ["draft", "regenerate"])
-    if policy.needs_target_step:
-        graph.add_conditional_edges("draft", Edge(after_draft), ["regenerate", "route"])
+    for body in (prepare, draft, route, approve, regenerate, commit):
+        graph.add_node(body.__name__, loop_node(body, models))
+
+    writers = ["draft", "approve", "regenerate"]
+    graph.add_edge(START, "prepare")
+    graph.add_conditional_edges("prepare", next_node, [*writers, "route", "commit"])
+    graph.add_conditional_edges("route", after_route, ["commit", "approve", "regenerate"])
+    graph.add_conditional_edges("approve", after_approve, ["commit", "regenerate"])
+    graph.add_conditional_edges("commit", after_commit, [*writers, "prepare", END])
+    if compares:
+        graph.add_conditional_edges("draft", next_node, ["regenerate", "route"])
+        graph.add_conditional_edges("regenerate", after_regenerate, ["route", "commit"])
     else:
         graph.add_edge("draft", "route")
-    graph.add_conditional_edges("route", Edge(after_route), ["commit", "regenerate"])
-    graph.add_conditional_edges("regenerate", Edge(after_regenerate), ["commit", "route"])
-    graph.add_conditional_edges("commit", Edge(after_commit), ["draft", "regenerate", END])
+        graph.add_edge("regenerate", "commit")
     return graph
 
 
-def recursion_limit(limits: Limits, context: Context | None = None) -> int:
+def next_node(state: ArbitrageState) -> str:
+    """The successor that the node has chosen."""
+    return state["next_node"] or "prepare"
+
+
+def after_route(state: ArbitrageState) -> str:
+    """Accept iff the policy does not escalate; a human may have the last word."""
+    decision = state["decision"]
+    if decision and decision["needs_approval"]:
+        return "approve"
+    escalates = decision is not None and decision["escalate"]
+    return "regenerate" if escalates and not state["target_step"] else "commit"
+
+
+def after_approve(state: ArbitrageState) -> str:
+    """The target writes unless the human accepted the draft's step or replaced it."""
+    decision = state["decision"]
+    escalates = decision is not None and decision["escalate"]
+    return "regenerate" if escalates and not state["target_step"] else "commit"
+
+
+def after_regenerate(state: ArbitrageState) -> str:
+    """A policy that compares both steps decides now."""
+    undecided = state["draft_step"] and not state["decision"]
+    return "route" if undecided else "commit"
+
+
+def after_commit(state: ArbitrageState) -> str:
+    """End a complete answer, else write the next step."""
+    return END if state.get("finish_reason") else next_node(state)
+
+
+def recursion_limit(settings: RunSettings) -> int:
     """LangGraph's `recursion_limit` for a run that may use all its steps."""
-    return limits.overridden(context).max_steps * NODES_PER_STEP + 1
+    return settings.max_steps * NODES_PER_STEP + 2

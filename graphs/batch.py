@@ -1,4 +1,4 @@
-"""A list of questions, so many at a time, each stored as soon as it is answered.
+"""Answers a list of questions concurrently; each answer is stored as soon as it is complete.
 
 START → begin ─┬─ answer ─┬→ END
                ├─ answer ─┤
@@ -14,14 +14,14 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Overwrite, Send
 
-from langgraph_arbitrage.context import Context
+from langgraph_arbitrage.config.context import Context
 from langgraph_arbitrage.errors import (
     ArbitrageError,
     CheckpointError,
     EngineClosedError,
     SettingsError,
 )
-from langgraph_arbitrage.nodes.talk import Question, Talk, TalkBody
+from langgraph_arbitrage.nodes.binding import Chat, chat_node
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.chat_model import ChatArbitrage
@@ -30,14 +30,14 @@ __all__ = ["BatchAnswer", "BatchState", "create_batch_graph"]
 
 
 class BatchAnswer(TypedDict):
-    """What came of a question."""
+    """The result for one question."""
 
     index: int
     question: str
     message: AIMessage | None
-    """The answer; None where there is an error."""
+    """The answer; None if there is an error."""
     error: str | None
-    """Why there is no answer."""
+    """Why there is no answer; None if there is one."""
 
 
 def _in_order(left: list[BatchAnswer], right: list[BatchAnswer]) -> list[BatchAnswer]:
@@ -45,26 +45,26 @@ def _in_order(left: list[BatchAnswer], right: list[BatchAnswer]) -> list[BatchAn
 
 
 class BatchInput(TypedDict):
-    """What a run starts from."""
+    """Input of a run."""
 
     questions: list[str]
 
 
 class BatchState(TypedDict, total=False):
-    """What the graph knows."""
+    """State of the graph."""
 
     questions: list[str]
     answers: Annotated[list[BatchAnswer], _in_order]
-    """One for each question, in their order."""
+    """One per question, in order."""
 
 
-class _Asked(TypedDict):
+class _Task(TypedDict):
     index: int
     question: str
 
 
 class _Limited(StateGraph[BatchState, Context, BatchInput, BatchState]):
-    """A graph that runs so many nodes at a time, unless a run's config says otherwise."""
+    """Bounds the nodes that run at a time, unless a run's config sets `max_concurrency`."""
 
     max_concurrency: int
 
@@ -78,14 +78,14 @@ def create_batch_graph(
 ) -> StateGraph[BatchState, Context, BatchInput, BatchState]:
     """Answers a list of questions, as an uncompiled graph.
 
-    A question is a task of its own (LangGraph's `Send`): with a checkpointer each answer is stored
-    when it is there, and a run that was killed asks only the others again. A question that cannot
-    be answered has an `error` and does not stop the others. For files of questions there is
-    `langgraph_arbitrage.batch`.
+    Each question is a task (LangGraph's `Send`). With a checkpointer, each answer is stored when it
+    is complete, and a resumed run asks only the remaining questions. A question that cannot be
+    answered has an `error` and does not stop the others. Use `langgraph_arbitrage.batch` for files
+    of questions.
 
     Args:
-        llm: Who answers; made from the settings where not given.
-        concurrency: Most questions at a time; `max_concurrency` of a run's config goes before it.
+        llm: The chat model; created from the settings by default.
+        concurrency: Maximum questions at a time; `max_concurrency` of a run's config overrides it.
         settings: Fields of `ArbitrageSettings`.
 
     Example:
@@ -96,7 +96,7 @@ def create_batch_graph(
         [(0, True), (1, False), (2, True)]
 
     Raises:
-        SettingsError: A setting is outside its range.
+        SettingsError: A setting is unknown or outside its range.
     """
     if concurrency < 1:
         raise SettingsError(f"concurrency must be at least 1, not {concurrency}")
@@ -104,35 +104,32 @@ def create_batch_graph(
 
     llm = llm or ChatArbitrage(**settings)
 
-    def begin(state: BatchState) -> TalkBody:
-        yield ()
+    def begin(state: BatchState) -> dict[str, Any]:
         questions: Any = state.get("questions")
         given = questions if isinstance(questions, list) else []
         if not given or not all(isinstance(question, str) for question in given):
-            raise SettingsError(
-                f"questions must be a list of texts that is not empty, not {questions!r}"
-            )
+            raise SettingsError(f"questions must be a non-empty list of strings, not {questions!r}")
         return {"answers": Overwrite([])}
 
     def fan_out(state: BatchState) -> list[Send]:
         return [
-            Send("answer", _Asked(index=i, question=q)) for i, q in enumerate(state["questions"])
+            Send("answer", _Task(index=i, question=q)) for i, q in enumerate(state["questions"])
         ]
 
-    def answer(asked: _Asked) -> TalkBody:
+    async def answer(task: _Task, chat: Chat) -> dict[str, Any]:
         message = error = None
         try:
-            message = yield Question(llm, [HumanMessage(asked["question"])])
+            message = await chat.ask(llm, [HumanMessage(task["question"])])
         except (CheckpointError, EngineClosedError):
-            raise  # it would be the same for every question
+            raise  # every question would fail like this
         except ArbitrageError as failure:
             error = str(failure)
-        return {"answers": [BatchAnswer(**asked, message=message, error=error)]}
+        return {"answers": [BatchAnswer(**task, message=message, error=error)]}
 
     graph = _Limited(BatchState, context_schema=Context, input_schema=BatchInput)
     graph.max_concurrency = concurrency
-    graph.add_node("begin", Talk(begin, "begin"))
-    graph.add_node("answer", Talk(answer, "answer"), input_schema=_Asked)
+    graph.add_node("begin", begin)
+    graph.add_node("answer", chat_node(answer, "answer"), input_schema=_Task)
     graph.add_edge(START, "begin")
     graph.add_conditional_edges("begin", fan_out, ["answer"])
     graph.add_edge("answer", END)

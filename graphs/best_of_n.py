@@ -1,4 +1,4 @@
-"""Best of n: many answers to one question at a time, and a vote or a PRM chooses.
+"""Best of n: samples several answers to one question; a vote or a PRM chooses one.
 
 START → begin ─┬─ sample ─┬→ choose → END
                ├─ sample ─┤
@@ -18,11 +18,11 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import Overwrite, Send
 
-from langgraph_arbitrage.context import Context
+from langgraph_arbitrage.config.context import Context
+from langgraph_arbitrage.data.answer_extraction import final_answer
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.final_answer import final_answer
-from langgraph_arbitrage.nodes.talk import Question, Talk, TalkBody
-from langgraph_arbitrage.prompts import last_question
+from langgraph_arbitrage.nodes.binding import Chat, chat_node
+from langgraph_arbitrage.prompts.messages import last_question
 from langgraph_arbitrage.state import MessagesInput
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["BestOfNState", "Trace", "Vote", "create_best_of_n_graph", "elected"]
 
 Vote = Literal["majority", "prm", "weighted"]
-"""`majority`: the most frequent final answer; `prm`: the trace that the PRM finds best; `weighted`:
-the final answer with the largest sum of its traces' scores."""
+"""`majority`: the most frequent final answer. `prm`: the trace with the best PRM score. `weighted`:
+the final answer whose traces have the largest sum of scores."""
 VOTES: tuple[Vote, ...] = ("majority", "prm", "weighted")
 
 
@@ -41,7 +41,7 @@ class Trace(TypedDict):
 
     index: int
     answer: str
-    r"""Its final answer: what is boxed, else the last number."""
+    r"""Its final answer: the content of the last `\boxed{}`, else the last number."""
     score: float | None
     """The PRM's score of its worst step; None without a PRM."""
     message: AIMessage
@@ -52,7 +52,7 @@ def _gathered(left: list[Trace], right: list[Trace]) -> list[Trace]:
 
 
 class BestOfNState(TypedDict, total=False):
-    """What the graph knows."""
+    """State of the graph."""
 
     messages: Annotated[list[AnyMessage], add_messages]
     """The conversation; the chosen answer is appended."""
@@ -76,20 +76,20 @@ def create_best_of_n_graph(
     vote: Vote | None = None,
     **settings: Any,
 ) -> StateGraph[BestOfNState, Context, MessagesInput, BestOfNState]:
-    r"""Many arbitraged answers, the best one chosen, as an uncompiled graph.
+    r"""Samples n answers and chooses the best one, as an uncompiled graph.
 
-    The answers are sampled at a time (LangGraph's `Send`), each with its own seed; the question is
-    read once. The chosen one is appended to the messages, with
-    `response_metadata["best_of_n"]` = {`n`, `vote`, `chosen`, `answers`: {final answer: how many}}
-    and the usage of all of them. The final answer of a trace is what is in its last `\boxed{}`,
+    The answers are sampled concurrently (LangGraph's `Send`), each with its own seed; the prompt is
+    computed once. The chosen answer is appended to the messages, with
+    `response_metadata["best_of_n"]` = {`n`, `vote`, `chosen`, `answers`: {final answer: count}} and
+    the usage of all of them. The final answer of a trace is the content of its last `\boxed{}`,
     else its last number.
 
     Args:
-        llm: Who answers; made from the settings where not given.
-        n: How many answers.
-        prm: Process reward model that scores their steps; an answer is as good as its worst step.
-        vote: `majority`, `prm` or `weighted`; by default weighted with a PRM, else majority.
-        settings: Fields of `ArbitrageSettings`; the temperature is 0.7 where none is given.
+        llm: The chat model; created from the settings by default.
+        n: Number of answers.
+        prm: Process reward model that scores their steps. An answer's score is its worst step's.
+        vote: `majority`, `prm` or `weighted`. Default: weighted with a PRM, else majority.
+        settings: Fields of `ArbitrageSettings`. The default temperature is 0.7.
 
     Example:
         >>> from langgraph_arbitrage.graphs import create_best_of_n_graph
@@ -99,25 +99,25 @@ def create_best_of_n_graph(
         (3, 3)
 
     Raises:
-        SettingsError: A setting is outside its range.
-        CheckpointError: The PRM is none.
+        SettingsError: A setting is unknown or outside its range.
+        CheckpointError: The checkpoint is not a PRM of a known format.
     """
     vote = vote or ("weighted" if prm else "majority")
     if n < 1:
         raise SettingsError(f"n must be at least 1, not {n}")
     if vote not in VOTES:
         raise SettingsError(f"vote must be {', '.join(VOTES)}, not {vote!r}")
-    if (vote == "majority") == bool(prm):
-        need = f"vote={vote!r} goes by a PRM's scores: give prm=" if not prm else "majority needs"
-        raise SettingsError(need if not prm else f"vote='majority' does not use prm={prm!r}")
+    if prm and vote == "majority":
+        raise SettingsError(f"vote='majority' does not use prm={prm!r}: leave one of them out")
+    if not prm and vote != "majority":
+        raise SettingsError(f"vote={vote!r} needs the scores of a PRM: pass prm=")
     from langgraph_arbitrage.chat_model import ChatArbitrage
     from langgraph_arbitrage.graphs.answer_scores import AnswerScores
 
     llm = llm or ChatArbitrage(**{"temperature": 0.7} | settings)
     scores = AnswerScores(llm, prm) if prm else None
 
-    def begin(state: BestOfNState) -> TalkBody:
-        yield ()
+    def begin(state: BestOfNState) -> dict[str, Any]:
         seed = llm.seed if llm.seed is not None else random.SystemRandom().getrandbits(32)
         return {"traces": Overwrite([]), "seed": seed}
 
@@ -127,33 +127,32 @@ def create_best_of_n_graph(
             for i in range(n)
         ]
 
-    def sample(task: _Sample) -> TalkBody:
-        message = yield Question(llm, task["messages"], {"seed": task["seed"]})
+    async def sample(task: _Sample, chat: Chat) -> dict[str, Any]:
+        message = await chat.ask(llm, task["messages"], seed=task["seed"])
         score = None
         if scores is not None:
-            score = min((yield from scores.of(last_question(task["messages"]), message)))
+            score = min(await scores.score(last_question(task["messages"]), message, chat))
         trace = Trace(
             index=task["index"], answer=final_answer(message.text), score=score, message=message
         )
         return {"traces": [trace]}
 
-    def choose(state: BestOfNState) -> TalkBody:
-        yield ()
+    def choose(state: BestOfNState) -> dict[str, Any]:
         traces = state["traces"]
         chosen = elected(traces, vote)
         usage = None
         for trace in traces:
             usage = add_usage(usage, trace["message"].usage_metadata)
-        told = {"n": n, "vote": vote, "chosen": chosen["index"], "answers": _counts(traces)}
+        statistics = {"n": n, "vote": vote, "chosen": chosen["index"], "answers": _counts(traces)}
         message = chosen["message"]
-        metadata = {**message.response_metadata, "best_of_n": told}
+        metadata = {**message.response_metadata, "best_of_n": statistics}
         update = {"response_metadata": metadata, "usage_metadata": usage, "id": None}
         return {"messages": [message.model_copy(update=update)]}
 
     graph = StateGraph(BestOfNState, context_schema=Context, input_schema=MessagesInput)
-    graph.add_node("begin", Talk(begin, "begin"))
-    graph.add_node("sample", Talk(sample, "sample"), input_schema=_Sample)
-    graph.add_node("choose", Talk(choose, "choose"))
+    graph.add_node("begin", begin)
+    graph.add_node("sample", chat_node(sample, "sample"), input_schema=_Sample)
+    graph.add_node("choose", choose)
     graph.add_edge(START, "begin")
     graph.add_conditional_edges("begin", samples, ["sample"])
     graph.add_edge("sample", "choose")
@@ -162,7 +161,7 @@ def create_best_of_n_graph(
 
 
 def elected(traces: Sequence[Trace], vote: Vote) -> Trace:
-    """The trace that wins; of equals the one with the better score, then the first.
+    """The winning trace. Ties go to the better score, then to the first.
 
     Example:
         >>> texts = ["5", "6", "5"]

@@ -1,4 +1,4 @@
-"""A cascade over three models or more: a small pair first, a larger one where it was not sure.
+"""A cascade over three or more models: a larger pair answers if the smaller one was unsure.
 
 START → level_1 ─┬→ END
                  └→ level_2 ─┬→ END
@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.runnables import Runnable
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
 from langgraph_arbitrage import embedded
-from langgraph_arbitrage.context import Context
+from langgraph_arbitrage.config.context import Context
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.nodes.talk import Question, Talk, TalkBody
-from langgraph_arbitrage.prompts import last_question
+from langgraph_arbitrage.nodes.binding import Chat, chat_node
+from langgraph_arbitrage.prompts.messages import last_question
 from langgraph_arbitrage.state import MessagesInput
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ __all__ = ["CascadeState", "create_cascade_graph"]
 
 
 class CascadeState(TypedDict, total=False):
-    """What the graph knows."""
+    """State of the graph."""
 
     messages: Annotated[list[AnyMessage], add_messages]
     """The conversation; the answer is appended."""
     tried: list[AIMessage]
-    """The answers to the last question, those that were not good enough first."""
+    """All answers to the last question; only the last one was accepted."""
     confidences: list[float]
-    """How sure each of them is, in [0, 1]."""
+    """The confidence of each of them, in [0, 1]."""
 
 
 def create_cascade_graph(
@@ -47,20 +48,20 @@ def create_cascade_graph(
     routers: Sequence[Policy | str | None] | None = None,
     **settings: Any,
 ) -> StateGraph[CascadeState, Context, MessagesInput, CascadeState]:
-    """Models from the smallest to the largest, each pair of neighbours a level.
+    """Levels of draft and target pairs, from the smallest model to the largest.
 
-    On a level the smaller one drafts and the larger one writes again the steps that its policy
-    escalates. The answer is taken iff its confidence is at least the threshold, else the next
-    level answers; the last one's is always taken. It has `response_metadata["cascade"]` =
-    {`level`, `levels`, `confidences`}. The confidence is that of the least sure step: the mean
-    probability of its tokens under its writer, or the PRM's score.
+    On each level the smaller model drafts and the larger one rewrites escalated steps. An answer is
+    accepted iff its confidence reaches the threshold; otherwise the next level answers. The last
+    level's answer is always accepted. It has `response_metadata["cascade"]` = {`level`, `levels`,
+    `confidences`}. The confidence of an answer is that of its least confident step: the mean
+    probability of the step's tokens under its writer, or the PRM's score.
 
     Args:
-        models: Three or more; two would be no cascade.
-        threshold: In [0, 1]: 0 takes every answer of the first level. How sure is sure enough
-            depends on the models; find it on questions of your own.
-        prm: A process reward model that scores the steps in the writers' place.
-        routers: The policy of each level, or its router's checkpoint; by default DraftConfidence.
+        models: Three or more models, the smallest first.
+        threshold: Confidence in [0, 1] from which an answer is accepted; 0 accepts every answer of
+            the first level. A good value depends on the models: find it on your own questions.
+        prm: Process reward model that scores the steps instead of their writers.
+        routers: Policy or router checkpoint of each level. Default: DraftConfidence.
         settings: Further fields of `ArbitrageSettings`.
 
     Example:
@@ -72,18 +73,20 @@ def create_cascade_graph(
         True
 
     Raises:
-        SettingsError: A setting is outside its range.
-        CheckpointError: The PRM is none.
+        SettingsError: A setting is unknown or outside its range.
+        CheckpointError: The checkpoint is not a PRM of a known format.
     """
     levels = len(models) - 1
     if isinstance(models, str) or levels < 2:
-        raise SettingsError(f"a cascade needs three models or more, small ones first, not {models}")
+        raise SettingsError(
+            f"a cascade needs three or more models, the smallest first, not {models}"
+        )
     if not 0 <= threshold <= 1:
         raise SettingsError(f"threshold must be a number from 0 to 1, not {threshold}")
     routers = [None] * levels if routers is None else routers
     if len(routers) != levels:
         raise SettingsError(
-            f"{len(models)} models make {levels} pairs: give a router for each, or None, "
+            f"{len(models)} models make {levels} levels: pass a router (or None) for each, "
             f"not {len(routers)}"
         )
     from langgraph_arbitrage.chat_model import ChatArbitrage
@@ -95,29 +98,32 @@ def create_cascade_graph(
     ]
     scores = AnswerScores(chats[0], prm) if prm else None
 
-    def level(number: int) -> Talk:
-        def answer(state: CascadeState) -> TalkBody:
-            tried, sure = (state["tried"], state["confidences"]) if number > 1 else ([], [])
-            message = yield Question(chats[number - 1], state["messages"])
+    def level(number: int) -> Runnable[Any, Any]:
+        async def answer(state: CascadeState, chat: Chat) -> dict[str, Any]:
+            tried, before = (state["tried"], state["confidences"]) if number > 1 else ([], [])
+            message = await chat.ask(chats[number - 1], state["messages"])
             if scores is None:
                 found = confidences(message)
             else:
-                found = yield from scores.of(last_question(state["messages"]), message)
-            update = {"tried": [*tried, message], "confidences": [*sure, min(found)]}
+                found = await scores.score(last_question(state["messages"]), message, chat)
+            update: dict[str, Any] = {
+                "tried": [*tried, message],
+                "confidences": [*before, min(found)],
+            }
             if number < levels and min(found) < threshold:
                 return update
-            told = {"level": number, "levels": levels, "confidences": update["confidences"]}
-            metadata = {**message.response_metadata, "cascade": told}
+            statistics = {"level": number, "levels": levels, "confidences": update["confidences"]}
+            metadata = {**message.response_metadata, "cascade": statistics}
             final = message.model_copy(update={"response_metadata": metadata, "id": None})
             return {**update, "messages": [final]}
 
-        return Talk(answer, _name(number))
+        return chat_node(answer, _name(number))
 
     def after(number: int) -> Any:
-        def taken(state: CascadeState) -> str:
+        def accept_or_continue(state: CascadeState) -> str:
             return END if state["confidences"][-1] >= threshold else _name(number + 1)
 
-        return taken
+        return accept_or_continue
 
     graph = StateGraph(CascadeState, context_schema=Context, input_schema=MessagesInput)
     for number in range(1, levels + 1):

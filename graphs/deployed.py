@@ -1,9 +1,9 @@
-"""The graphs that `langgraph.json` names, for LangGraph's own server.
+"""The graphs named in `langgraph.json`, for LangGraph's own server.
 
-The server brings checkpointer, threads and queue. Models and policy come from the environment:
-`ARBITRAGE_SETTINGS` is a JSON object of fields of `ArbitrageSettings`, such as
+The server provides checkpointer, threads and queue. The environment variable `ARBITRAGE_SETTINGS`
+holds a JSON object of fields of `ArbitrageSettings`, such as
 `{"draft": "…", "target": "…", "approve": "escalations"}`; without it the embedded models run.
-A run sets its own in `context`, such as `{"threshold": 0.5}`.
+A run overrides settings in its `context`, such as `{"threshold": 0.5}`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from langgraph.graph.state import CompiledStateGraph
 
 from langgraph_arbitrage.chat_model import ChatArbitrage
+from langgraph_arbitrage.config.run_settings import RunSettings
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph, recursion_limit
 from langgraph_arbitrage.graphs.best_of_n import create_best_of_n_graph
-from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.settings import ArbitrageSettings
 
 __all__ = ["arbitrage", "best_of_n"]
 
@@ -30,22 +30,22 @@ Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 @cache
 def arbitrage() -> Graph:
-    """The reasoning loop; one for all runs, which share its models.
+    """The reasoning loop. All runs share its models.
 
     Raises:
-        SettingsError: The environment's settings are none.
+        SettingsError: The environment variable holds invalid settings.
     """
     settings = _settings()
-    limit = recursion_limit(Limits.of(ArbitrageSettings(**settings)))
+    limit = recursion_limit(RunSettings.of(ArbitrageSettings(**settings)))
     return create_arbitrage_graph(**settings).compile().with_config(recursion_limit=limit)
 
 
 @cache
 def best_of_n() -> Graph:
-    """Many answers, of which a vote chooses one.
+    """Best of n: samples several answers and chooses one.
 
     Raises:
-        SettingsError: The environment's settings are none.
+        SettingsError: The environment variable holds invalid settings.
     """
     settings = {"temperature": 0.7} | _settings()
     return create_best_of_n_graph(ChatArbitrage(**settings)).compile()
@@ -56,7 +56,7 @@ def _settings() -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise SettingsError(f"{VARIABLE} is no JSON: {error}") from None
+        raise SettingsError(f"{VARIABLE} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise SettingsError(f"{VARIABLE} must be a JSON object of settings, not {text}")
     return found

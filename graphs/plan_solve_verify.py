@@ -1,4 +1,4 @@
-"""Plan, solve, verify: solved again, told what was wrong, until it is found right.
+"""Plan, solve, verify: a solution that fails the check is solved again, with the reason.
 
 START → plan → solve → verify ─┬→ END
                  ↑             │
@@ -15,11 +15,11 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
-from langgraph_arbitrage.context import Context
+from langgraph_arbitrage.config.context import Context
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.nodes.talk import Question, Talk, TalkBody
+from langgraph_arbitrage.nodes.binding import Chat, chat_node
 from langgraph_arbitrage.policies import AlwaysTarget
-from langgraph_arbitrage.prompts import last_question
+from langgraph_arbitrage.prompts.messages import last_question
 from langgraph_arbitrage.state import MessagesInput
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "PlanSolveVerifyState", "Verify", "create_plan_solve_verify_graph"]
 
 Verify = Callable[[str, str], str | None]
-"""Given a question and its solution: what is wrong with it, or None where it is right."""
+"""Maps a question and its solution to what is wrong with it, or None if it is right."""
 
 PLAN = "Do not solve this yet. Write a plan: a few short steps that lead to the answer."
 FOLLOW = "Follow this plan:\n{plan}"
@@ -47,25 +47,25 @@ BAD_STEP = "step {number} is probably wrong: {text}"
 
 
 class Attempt(TypedDict):
-    """A solution, and what was found of it."""
+    """A solution and the result of its check."""
 
     message: AIMessage
     fault: str | None
-    """What is wrong with it; None where it was found right."""
+    """What is wrong with it; None if the check passed."""
     score: float | None
-    """The PRM's score of its worst step; None where no PRM verifies."""
+    """The PRM's score of its worst step; None without a PRM."""
 
 
 class PlanSolveVerifyState(TypedDict, total=False):
-    """What the graph knows."""
+    """State of the graph."""
 
     messages: Annotated[list[AnyMessage], add_messages]
     """The conversation; the answer is appended."""
     plan: str
     solution: AIMessage
-    """The one that is to be verified."""
+    """The solution to verify."""
     attempts: list[Attempt]
-    """Those that were, for the last question."""
+    """The verified solutions of the last question."""
 
 
 def create_plan_solve_verify_graph(
@@ -80,24 +80,23 @@ def create_plan_solve_verify_graph(
     threshold: float = 0.5,
     **settings: Any,
 ) -> StateGraph[PlanSolveVerifyState, Context, MessagesInput, PlanSolveVerifyState]:
-    """A plan, a solution that follows it, and a check; as an uncompiled graph.
+    """Writes a plan, a solution that follows it, and checks the solution; an uncompiled graph.
 
-    What is found wrong is solved again, told what was wrong, with another seed and at a
-    temperature of at least 0.5. The last solution is the answer where none was found right, or
-    with a PRM the one with the best score. It has `response_metadata["plan_solve_verify"]` =
-    {`plan`, `verified`, `attempts`, `faults`}.
+    A solution that fails the check is solved again with another seed and a temperature of at least
+    0.5. If no solution passes, the answer is the last one, or with a PRM the one with the best
+    score. It has `response_metadata["plan_solve_verify"]` = {`plan`, `verified`, `attempts`,
+    `faults`}.
 
     Args:
-        llm: Who plans and solves; made from the settings where not given.
-        attempts: Most solutions.
-        plan: Whether a plan is made first.
-        feedback: Whether the next solution is told what was wrong. Models that can follow neither
-            plan nor advice, as the embedded ones, do better without.
-        verify: The check: what is wrong with a solution, or None. By default the target alone is
-            asked, which needs the extra `structured`; or a PRM checks.
-        prm: A process reward model, which finds a solution right iff no step scores below the
-            threshold.
-        threshold: For the PRM, in [0, 1].
+        llm: The chat model; created from the settings by default.
+        attempts: Maximum number of solutions.
+        plan: Write a plan first.
+        feedback: Include what was wrong in the next prompt. Models that cannot follow such advice,
+            such as the embedded ones, do better without.
+        verify: The check. By default the target alone is asked, which needs the extra
+            `structured`.
+        prm: Process reward model. A solution passes iff no step scores below the threshold.
+        threshold: Threshold of the PRM, in [0, 1].
         settings: Fields of `ArbitrageSettings`.
 
     Example:
@@ -111,13 +110,13 @@ def create_plan_solve_verify_graph(
         True
 
     Raises:
-        SettingsError: A setting is outside its range.
-        CheckpointError: The PRM is none.
+        SettingsError: A setting is unknown or outside its range.
+        CheckpointError: The checkpoint is not a PRM of a known format.
     """
     if attempts < 1:
         raise SettingsError(f"attempts must be at least 1, not {attempts}")
     if verify is not None and prm is not None:
-        raise SettingsError("give verify= or prm=, not both: one of them decides")
+        raise SettingsError("pass verify= or prm=, not both")
     if not 0 <= threshold <= 1:
         raise SettingsError(f"threshold must be a number from 0 to 1, not {threshold}")
     from langgraph_arbitrage.chat_model import ChatArbitrage
@@ -127,14 +126,13 @@ def create_plan_solve_verify_graph(
     scores = AnswerScores(llm, prm) if prm else None
     alone = llm.under(AlwaysTarget())
 
-    def make_plan(state: PlanSolveVerifyState) -> TalkBody:
+    async def make_plan(state: PlanSolveVerifyState, chat: Chat) -> dict[str, Any]:
         if not plan:
-            yield ()
             return {"plan": "", "attempts": []}
-        message = yield Question(llm, _with_notes(state["messages"], [PLAN]))
+        message = await chat.ask(llm, _with_notes(state["messages"], [PLAN]))
         return {"plan": message.text.strip(), "attempts": []}
 
-    def solve(state: PlanSolveVerifyState) -> TalkBody:
+    async def solve(state: PlanSolveVerifyState, chat: Chat) -> dict[str, Any]:
         before = state["attempts"]
         notes = [FOLLOW.format(plan=state["plan"])] if state["plan"] else []
         options: dict[str, Any] = {}
@@ -143,23 +141,21 @@ def create_plan_solve_verify_graph(
             options = {"temperature": max(0.5, llm.temperature)}
             if llm.seed is not None:
                 options["seed"] = llm.seed + len(before)
-        message = yield Question(llm, _with_notes(state["messages"], notes), options)
+        message = await chat.ask(llm, _with_notes(state["messages"], notes), **options)
         return {"solution": message}
 
-    def check(state: PlanSolveVerifyState) -> TalkBody:
+    async def check(state: PlanSolveVerifyState, chat: Chat) -> dict[str, Any]:
         question, message = last_question(state["messages"]), state["solution"]
         score = None
         if verify is not None:
-            yield ()
             fault = verify(question, message.text)
         elif scores is not None:
-            found = yield from scores.of(question, message)
+            found = await scores.score(question, message, chat)
             score = min(found)
             fault = _bad_step(found, message) if score < threshold else None
         else:
             asked = HumanMessage(CHECK.format(question=question, solution=message.text))
-            options = {"response_format": VERDICT, "temperature": 0.0}
-            verdict = yield Question(alone, [asked], options)
+            verdict = await chat.ask(alone, [asked], response_format=VERDICT, temperature=0.0)
             fault = _fault_of(verdict.text)
         attempt = Attempt(message=message, fault=fault, score=score)
         done = [*state["attempts"], attempt]
@@ -172,9 +168,9 @@ def create_plan_solve_verify_graph(
         return END if done[-1]["fault"] is None or len(done) >= attempts else "solve"
 
     graph = StateGraph(PlanSolveVerifyState, context_schema=Context, input_schema=MessagesInput)
-    graph.add_node("plan", Talk(make_plan, "plan"))
-    graph.add_node("solve", Talk(solve, "solve"))
-    graph.add_node("verify", Talk(check, "verify"))
+    graph.add_node("plan", chat_node(make_plan, "plan"))
+    graph.add_node("solve", chat_node(solve, "solve"))
+    graph.add_node("verify", chat_node(check, "verify"))
     graph.add_edge(START, "plan")
     graph.add_edge("plan", "solve")
     graph.add_edge("solve", "verify")
@@ -183,7 +179,7 @@ def create_plan_solve_verify_graph(
 
 
 def _with_notes(messages: list[AnyMessage], notes: list[str]) -> list[AnyMessage]:
-    """The conversation with notes under its last message."""
+    """The conversation with notes appended to its last message."""
     if not notes:
         return messages
     *before, last = messages
@@ -197,7 +193,7 @@ def _bad_step(scores: list[float], message: AIMessage) -> str:
 
 
 def _fault_of(verdict: str) -> str | None:
-    """The verdict's fault; one that was cut off by a limit counts as one, too."""
+    """What the verdict finds wrong; a verdict cut off by a limit counts as a failure."""
     try:
         found = json.loads(verdict)
     except ValueError:
@@ -209,12 +205,12 @@ def _answer(attempts: list[Attempt], plan: str) -> AIMessage:
     found = attempts[-1]
     if found["fault"] is not None and found["score"] is not None:
         found = max(attempts, key=lambda attempt: attempt["score"] or 0.0)
-    told = {
+    statistics = {
         "plan": plan,
         "verified": found["fault"] is None,
         "attempts": len(attempts),
         "faults": [a["fault"] for a in attempts if a["fault"] is not None],
     }
     message = found["message"]
-    metadata = {**message.response_metadata, "plan_solve_verify": told}
+    metadata = {**message.response_metadata, "plan_solve_verify": statistics}
     return message.model_copy(update={"response_metadata": metadata, "id": None})

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langgraph_arbitrage import embedded as embedded
-    from langgraph_arbitrage.approval import ApprovalRequest
     from langgraph_arbitrage.chat_model import ChatArbitrage
-    from langgraph_arbitrage.context import Context
+    from langgraph_arbitrage.config.context import Context
+    from langgraph_arbitrage.config.settings import ArbitrageSettings
     from langgraph_arbitrage.engine import ModelSpec
     from langgraph_arbitrage.events import StepEvent
     from langgraph_arbitrage.graphs import create_arbitrage_graph
-    from langgraph_arbitrage.models.pair import Models
+    from langgraph_arbitrage.loop.approval import ApprovalRequest
+    from langgraph_arbitrage.loop.models import Models
     from langgraph_arbitrage.policies import (
         RSD,
         AlwaysDraft,
         AlwaysTarget,
-        Ask,
-        AskTarget,
         Budget,
         Decision,
         DraftConfidence,
@@ -35,10 +34,11 @@ if TYPE_CHECKING:
         PastStep,
         Policy,
         Random,
+        ScorerRequest,
         StepText,
         StepView,
+        TargetQuestion,
     )
-    from langgraph_arbitrage.settings import ArbitrageSettings
     from langgraph_arbitrage.state import ArbitrageState, StepRecord
 
 __all__ = [
@@ -48,8 +48,6 @@ __all__ = [
     "ApprovalRequest",
     "ArbitrageSettings",
     "ArbitrageState",
-    "Ask",
-    "AskTarget",
     "Budget",
     "ChatArbitrage",
     "Context",
@@ -65,27 +63,29 @@ __all__ = [
     "PastStep",
     "Policy",
     "Random",
+    "ScorerRequest",
     "StepEvent",
     "StepRecord",
     "StepText",
     "StepView",
+    "TargetQuestion",
     "create_arbitrage_graph",
     "embedded",
 ]
 
 _HOMES = {
-    "ApprovalRequest": "approval",
+    "ApprovalRequest": "loop.approval",
     "ChatArbitrage": "chat_model",
     "ModelSpec": "engine",
     "StepEvent": "events",
     "create_arbitrage_graph": "graphs",
-    "Models": "models.pair",
+    "Models": "loop.models",
     **dict.fromkeys(
         [
             "AlwaysDraft",
             "AlwaysTarget",
-            "Ask",
-            "AskTarget",
+            "ScorerRequest",
+            "TargetQuestion",
             "Budget",
             "Decision",
             "DraftConfidence",
@@ -103,8 +103,8 @@ _HOMES = {
         ],
         "policies",
     ),
-    "ArbitrageSettings": "settings",
-    "Context": "context",
+    "ArbitrageSettings": "config.settings",
+    "Context": "config.context",
     **dict.fromkeys(["ArbitrageState", "StepRecord"], "state"),
 }
 

@@ -1,6 +1,6 @@
-"""What a run tells while it goes: one plain dict an event, on LangGraph's custom stream.
+"""Events of a run: plain dicts on LangGraph's custom stream.
 
-The chat model forwards the same events to the custom stream of the graph that it is used in.
+The chat model forwards them to the custom stream of the graph that it is used in.
 """
 
 from __future__ import annotations
@@ -13,25 +13,33 @@ __all__ = ["StepEvent"]
 
 
 class StepEvent(TypedDict, total=False):
-    """Something that happened to a step. Every event has all fields but the last four.
+    """Something that happened to a step. Every event has all fields except the last four.
 
-    | event | when | what its fields say |
+    | event | when | fields |
     |---|---|---|
-    | `drafted` | the draft wrote a step | its text, tokens, seconds |
-    | `scored` | the policy judged it | its text, tokens; score, `escalate`, `fault`, its seconds |
-    | `accepted` | it is taken, or a human's text in its place | writer, text, score, tokens |
-    | `asked` | a human is asked about it; the run stops | its text, score, tokens |
-    | `escalated` | the target is to write it again | the text that lost, its score, tokens |
-    | `writing` | the target wrote some more of its step | the text that is new |
-    | `committed` | it is part of the answer | writer, text, score, tokens, `kept`, its seconds |
-    | `finished` | the answer is complete | its text, tokens, seconds, `reason`; the last step |
+    | `drafted` | the draft has written a step | text, tokens, seconds |
+    | `scored` | the policy scored it | text, tokens, score, seconds, `escalate`, `invalid_call` |
+    | `accepted` | the step, or a human's replacement, is accepted | writer, text, score, tokens |
+    | `approval_requested` | a human is asked; the run stops | text, score, tokens |
+    | `escalated` | the target is going to rewrite the step | discarded text, its score, tokens |
+    | `target_delta` | the target has written more of its step | new text, tokens so far |
+    | `committed` | the step is part of the answer | writer, text, score, tokens, seconds, |
+    | | | `accepted_draft_tokens` |
+    | `finished` | the answer is complete | whole text, tokens, seconds, `finish_reason` |
 
-    A run that was killed in a step tells that step again when it goes on; one that waited for a
-    human does not.
+    A run that was killed repeats the events of the step in progress when it is resumed. A run
+    that waited for a human does not.
     """
 
     type: Literal[
-        "drafted", "scored", "accepted", "asked", "escalated", "writing", "committed", "finished"
+        "drafted",
+        "scored",
+        "accepted",
+        "approval_requested",
+        "escalated",
+        "target_delta",
+        "committed",
+        "finished",
     ]
     thread: str | None
     """The run's `thread_id`; None without a checkpointer."""
@@ -41,15 +49,15 @@ class StepEvent(TypedDict, total=False):
     """Who wrote `text`; None for a whole answer."""
     text: str
     score: float | None
-    """The policy's; None before it judged, and where it does not go by a number."""
+    """The policy's score; None before scoring and for policies without a number."""
     tokens: int
-    """How many tokens `text` has; of a part that is being written, how many are there by now."""
+    """Tokens of `text`; with `target_delta`, tokens of the step so far."""
     seconds: float
     escalate: bool
-    """With `scored`: what the policy decided."""
-    fault: str | None
-    """With `scored`: why the step's tool call cannot be made, where that alone escalates it."""
-    kept: int
-    """With `committed`: how many of its tokens the target kept of the draft's step."""
-    reason: str
-    """With `finished`: the finish reason."""
+    """With `scored`: the policy's decision."""
+    invalid_call: str | None
+    """With `scored`: why the step's tool call is invalid, if that alone escalates it."""
+    accepted_draft_tokens: int
+    """With `committed`: tokens of the draft's step that the target accepted."""
+    finish_reason: str
+    """With `finished`: why the answer ended."""

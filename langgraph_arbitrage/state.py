@@ -1,8 +1,8 @@
-"""The state of a run: plain, serializable data, and nothing else.
+"""The state of a run: plain, serializable data only.
 
-No tensors, no dataclasses, no pydantic objects but the messages: any checkpointer stores it, and
-strict msgpack loads it. Keys and values of the models are never state; the engine finds them
-again by the token ids.
+It holds no tensors, no dataclasses and no pydantic objects other than messages, so that any
+checkpointer can store it and strict msgpack can load it. Keys and values of the models are never
+state: the engine finds them again by their token ids.
 """
 
 from __future__ import annotations
@@ -14,67 +14,70 @@ from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel
 from langgraph.graph.message import add_messages
 
-from langgraph_arbitrage.tools.form import Demands
+from langgraph_arbitrage.tools.response_format import OutputConstraints
 
 __all__ = [
+    "STATE_VERSION",
     "ArbitrageState",
     "MessagesInput",
     "ModelIdentity",
     "PendingStep",
+    "RouteDecision",
     "StepRecord",
     "StepWriter",
-    "Verdict",
 ]
 
+STATE_VERSION = 2
+"""Version of this schema, stored with each answer. Answers of other versions are refused."""
+
 StepWriter = Literal["draft", "target", "human"]
-"""Who wrote a step. A human's step has its ids in the target's vocabulary."""
+"""Who wrote a step. A human's step has token ids of the target's vocabulary."""
 
 
 class ModelIdentity(TypedDict):
-    """Which model it is."""
+    """Identifies a model."""
 
     path: str
-    """Its folder or hub id."""
+    """Local folder or hub id."""
     digest: str
-    """Of its files, so that another model of the same name is told apart; empty while they are
-    not on this machine."""
+    """Digest of its files, which tells apart models of one name; empty if they are not local."""
 
 
 class PendingStep(TypedDict):
-    """A step that is written and not yet part of the answer."""
+    """A generated step that is not yet part of the answer."""
 
     writer: StepWriter
     ids: list[int]
-    """Token ids in the vocabulary of the model that wrote it."""
+    """Token ids in the writer's vocabulary."""
     text: str
     logprobs: list[float]
-    """Log-probability of each token under the model that wrote it, in nats."""
-    finish: str
-    """Why the step ended: `separator`, `end`, `stop`, `length`, `context`."""
-    fed: int
-    """Tokens fed through the model for it."""
-    cached: int
-    """Tokens of the prefix that were found in the cache."""
-    kept: int
-    """Tokens of the draft's step that the target found to be what it writes itself."""
+    """Log-probability of each token under the writer, in nats."""
+    finish_reason: str
+    """Why generation ended: `separator`, `end`, `stop`, `length` or `context`."""
+    computed_tokens: int
+    """Tokens computed for the step: those of the prefix that were not cached, and its own."""
+    cached_tokens: int
+    """Tokens of the prefix found in the KV cache."""
+    accepted_draft_tokens: int
+    """Tokens of the draft's step that the target verified and accepted."""
     seconds: float
-    """From the request to the step."""
+    """Seconds from the request to the complete step."""
 
 
-class Verdict(TypedDict):
-    """What the policy decided on the draft's step."""
+class RouteDecision(TypedDict):
+    """What the policy, or a human, decided about the draft's step."""
 
     score: float | None
     escalate: bool
-    ask: bool
-    """Whether a human is to be asked."""
-    memory: list[float]
-    """What the policy noted for the steps that follow."""
-    fed: dict[str, int]
-    """Tokens fed for it through the `router`, or through the `target` that graded the step."""
+    needs_approval: bool
+    """A human is to be asked before the decision takes effect."""
+    policy_state: list[float]
+    """Numbers that the policy keeps for later steps."""
+    computed_tokens: dict[str, int]
+    """Tokens computed to score the step, by role: `router` or `target`."""
     seconds: float
-    fault: str | None
-    """Why the step's tool call cannot be made, where that alone escalates it."""
+    invalid_call: str | None
+    """Why the step's tool call is invalid, if that alone escalates the step."""
 
 
 class StepRecord(TypedDict):
@@ -85,54 +88,58 @@ class StepRecord(TypedDict):
     ids: list[int]
     """Token ids in the writer's vocabulary."""
     score: float | None
-    memory: list[float]
-    """What the policy noted when it judged the step."""
+    policy_state: list[float]
+    """Numbers that the policy kept when it scored the step."""
     seconds: float
-    """Time of all models on this step."""
+    """Seconds of all models on this step."""
     writer_seconds: float
-    """Time of its writer alone."""
-    discarded: int
-    """Tokens of the other model's step, if one was written for nothing."""
-    forwarded: dict[str, int]
-    """Tokens fed through each model for this step."""
-    cached: int
-    """Tokens of the prefix that the writer found in its cache."""
-    kept: int
-    """Tokens of a target's step that it kept of the draft's, and did not decode."""
+    """Seconds of its writer alone."""
+    discarded_tokens: int
+    """Tokens of the other model's step, if that was discarded."""
+    computed_tokens: dict[str, int]
+    """Tokens computed for this step, by role."""
+    cached_tokens: int
+    """Tokens of the prefix that the writer found in its KV cache."""
+    accepted_draft_tokens: int
+    """Tokens of a target step accepted from the draft's step instead of being decoded."""
     logprobs: list[float]
-    """Log-probability of each token, where they are asked for."""
+    """Log-probability of each token, if requested."""
 
 
-def _appended(steps: list[StepRecord], batches: Sequence[list[StepRecord]]) -> list[StepRecord]:
+def _append(steps: list[StepRecord], batches: Sequence[list[StepRecord]]) -> list[StepRecord]:
     return [*steps, *(step for batch in batches for step in batch)]
 
 
 class MessagesInput(TypedDict):
-    """What a run starts from."""
+    """Input of a run."""
 
     messages: Annotated[list[AnyMessage], add_messages]
 
 
 class ArbitrageState(TypedDict, total=False):
-    """Everything that a run knows between two nodes."""
+    """Everything a run knows between two nodes."""
 
+    version: int
+    """`STATE_VERSION` of the package that opened the answer."""
     messages: Annotated[list[AnyMessage], add_messages]
-    """The conversation; the answer is appended at the end."""
-    answers: str | None
-    """Id of the message that is being answered: with another one a new answer begins."""
+    """The conversation. The answer is appended when it is complete."""
+    question_id: str | None
+    """Id of the message being answered. A different last message begins a new answer."""
     prompts: dict[str, list[int]]
-    """Token ids of the conversation for each model, through its own chat template."""
+    """Token ids of the conversation for each model, by its own chat template."""
     models: dict[str, ModelIdentity]
-    """The models that the answer is written by: others refuse to go on with it unless told to."""
-    demands: Demands
-    """What the answer may be: the tools that it may call, the grammar that it is written under."""
-    # Checkpoints of a delta channel hold what a step adds, not all steps so far.
-    steps: Annotated[list[StepRecord], DeltaChannel(_appended)]
-    """The answer so far, step by step."""
+    """The models that write the answer. Other models refuse to continue it unless allowed to."""
+    constraints: OutputConstraints
+    """Tools that may be called and grammars that the answer must follow."""
+    # A delta channel's checkpoints hold only what a node adds, not all steps so far.
+    steps: Annotated[list[StepRecord], DeltaChannel(_append)]
+    """The steps of the answer so far."""
     draft_step: PendingStep | None
     target_step: PendingStep | None
-    verdict: Verdict | None
+    decision: RouteDecision | None
+    next_node: str | None
+    """Successor of the nodes that choose it: `prepare`, `draft` and `commit`."""
     seed: int
-    """Seed of this answer; drawn at its start where none was given."""
+    """Seed of this answer; drawn when the answer begins if none was given."""
     finish_reason: str | None
-    """Set with the last step; None while the answer is being written."""
+    """Set with the last step; None while the answer is in progress."""

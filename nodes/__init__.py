@@ -1,9 +1,10 @@
-"""One file a node: draft, route, regenerate, commit. `drive` runs their bodies, sync and async."""
+"""The nodes of the reasoning graph, one file each; `binding` makes graph nodes of their bodies."""
 
+from langgraph_arbitrage.nodes.approve import approve
 from langgraph_arbitrage.nodes.commit import commit
 from langgraph_arbitrage.nodes.draft import draft
-from langgraph_arbitrage.nodes.drive import CancelScope, Edge, Node
+from langgraph_arbitrage.nodes.prepare import prepare
 from langgraph_arbitrage.nodes.regenerate import regenerate
 from langgraph_arbitrage.nodes.route import route
 
-__all__ = ["CancelScope", "Edge", "Node", "commit", "draft", "regenerate", "route"]
+__all__ = ["approve", "commit", "draft", "prepare", "regenerate", "route"]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from langgraph_arbitrage.events import StepEvent
-from langgraph_arbitrage.nodes.drive import Body, Call
-from langgraph_arbitrage.run import Run
+from langgraph_arbitrage.loop.engine_calls import EngineCall
+from langgraph_arbitrage.loop.runtime import Run
 from langgraph_arbitrage.state import ArbitrageState
 
 __all__ = ["draft"]
 
 
-def draft(state: ArbitrageState, run: Run) -> Body:
-    """Write a step z_d from the prefix x."""
-    state, update = run.opened(state)
-    (written,) = yield [
-        Call(run.models.engine("draft"), run.write("draft", state), continues=bool(state["steps"]))
-    ]
-    step = run.pending("draft", state, written)
+async def draft(state: ArbitrageState, run: Run) -> dict[str, Any]:
+    """Write a step z_d after the prefix x."""
+    request = run.generation.request("draft", state)
+    engine = run.models.engine("draft")
+    [output] = await run.submit([EngineCall(engine, request, continues=bool(state["steps"]))])
+    step = run.generation.pending("draft", state, output)
     run.emit(
         StepEvent(
             type="drafted",
@@ -27,4 +28,10 @@ def draft(state: ArbitrageState, run: Run) -> Body:
             seconds=step["seconds"],
         )
     )
-    return {**update, "draft_step": step, "target_step": None, "verdict": None}
+    compares = run.policy.needs_target_step and not run.draft_alone(state)
+    return {
+        "draft_step": step,
+        "target_step": None,
+        "decision": None,
+        "next_node": "regenerate" if compares else "route",
+    }

@@ -1,84 +1,92 @@
-"""The policy judges the draft's step."""
+"""The policy scores the draft's step and decides."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from langgraph_arbitrage.answer_state import step_view
 from langgraph_arbitrage.engine import ScoreOutput
 from langgraph_arbitrage.events import StepEvent
-from langgraph_arbitrage.nodes.drive import Body, Call
-from langgraph_arbitrage.policies import Ask, AskTarget, Decision
-from langgraph_arbitrage.run import Run
-from langgraph_arbitrage.state import ArbitrageState, Verdict
+from langgraph_arbitrage.loop.answer_state import step_view
+from langgraph_arbitrage.loop.engine_calls import EngineCall
+from langgraph_arbitrage.loop.runtime import Run
+from langgraph_arbitrage.policies import Decision, ScorerRequest, TargetQuestion
+from langgraph_arbitrage.state import ArbitrageState, RouteDecision
 
 __all__ = ["route"]
 
 
-def route(state: ArbitrageState, run: Run) -> Body:
-    """Score the step and decide: accept iff the policy does not escalate.
+async def route(state: ArbitrageState, run: Run) -> dict[str, Any]:
+    """Accept the draft's step iff the policy does not escalate it.
 
-    Once a budget is spent there is nothing to decide: the draft goes on alone.
+    Two cases bypass the policy: the draft continues alone once a budget is spent, and an invalid
+    tool call is always escalated.
     """
     start = time.perf_counter()
     view = step_view(state)
     alone = run.draft_alone(state)
-    fault = run.call_fault(state) if run.policy.needs_target and not alone else None
-    asks = [] if alone or fault is not None else run.policy.asks(view)
-    calls = [_call(ask, state, run) for ask in asks]
-    readings = (yield calls) if calls else []
-    if alone or fault is not None:
-        # A tool call that cannot be made is escalated, whatever the policy would say.
+    invalid = None if alone or not run.policy.needs_target else run.generation.invalid_call(state)
+    if alone or invalid is not None:
+        requests, outputs = [], []
         decision = Decision(None, escalate=not alone)
     else:
-        decision = run.policy.decide(view, readings)
-    verdict = Verdict(
+        requests = list(run.policy.scorer_requests(view))
+        calls = [_call(request, state, run) for request in requests]
+        outputs = await run.submit(calls) if calls else []
+        decision = run.policy.decide(view, outputs)
+    routed = RouteDecision(
         score=decision.score,
         escalate=decision.escalate,
-        ask=run.asks(state, escalate=decision.escalate) and not alone,
-        memory=list(decision.memory),
-        fed=_fed(asks, readings),
+        needs_approval=not alone and run.needs_approval(state, escalate=decision.escalate),
+        policy_state=list(decision.policy_state),
+        computed_tokens=_computed_tokens(requests, outputs),
         seconds=time.perf_counter() - start,
-        fault=fault,
+        invalid_call=invalid,
     )
-    _tell(state, verdict, run)
-    return {"verdict": verdict}
+    _emit(state, routed, run)
+    return {"decision": routed}
 
 
-def _tell(state: ArbitrageState, verdict: Verdict, run: Run) -> None:
-    """The score, and what follows from it: accepted, escalated, or a human is asked."""
+def _emit(state: ArbitrageState, decision: RouteDecision, run: Run) -> None:
+    """Report the score and its consequence."""
     step = state["draft_step"]
     assert step is not None  # noqa: S101 - an edge of the graph leads here
-    told = StepEvent(
+    event = StepEvent(
         step=len(state["steps"]),
         writer="draft",
         text=step["text"],
-        score=verdict["score"],
+        score=decision["score"],
         tokens=len(step["ids"]),
     )
-    escalate = verdict["escalate"]
-    figures = StepEvent(escalate=escalate, fault=verdict["fault"], seconds=verdict["seconds"])
-    run.emit({**told, **figures, "type": "scored"})
-    if verdict["ask"]:
-        run.emit({**told, "type": "asked"})
+    scored = StepEvent(
+        type="scored",
+        escalate=decision["escalate"],
+        invalid_call=decision["invalid_call"],
+        seconds=decision["seconds"],
+    )
+    run.emit(event | scored)
+    if decision["needs_approval"]:
+        run.emit({**event, "type": "approval_requested"})
     else:
-        run.emit({**told, "type": "escalated" if escalate else "accepted"})
+        run.emit({**event, "type": "escalated" if decision["escalate"] else "accepted"})
 
 
-def _call(ask: Ask | AskTarget, state: ArbitrageState, run: Run) -> Call:
-    if isinstance(ask, Ask):
-        return Call(*run.models.asked(ask))
+def _call(request: ScorerRequest | TargetQuestion, state: ArbitrageState, run: Run) -> EngineCall:
+    if isinstance(request, ScorerRequest):
+        return run.models.scorer_call(request)
     draft = state["draft_step"]
     assert draft is not None  # noqa: S101 - an edge of the graph leads here
-    ids = run.models.crossed("target", "draft", draft["ids"], draft["text"])
-    return Call(*run.models.asked_target(ask, state["prompts"], state["steps"], ids))
+    ids = run.models.convert_ids("target", "draft", draft["ids"], draft["text"])
+    return run.models.target_call(request, state["prompts"], state["steps"], ids)
 
 
-def _fed(asks: Sequence[Ask | AskTarget], readings: Sequence[ScoreOutput]) -> dict[str, int]:
-    """Tokens fed through each model that was asked."""
-    fed = {"router": 0}
-    for ask, reading in zip(asks, readings, strict=True):
-        role = "router" if isinstance(ask, Ask) else "target"
-        fed[role] = fed.get(role, 0) + reading.computed_tokens
-    return fed
+def _computed_tokens(
+    requests: Sequence[ScorerRequest | TargetQuestion], outputs: Sequence[ScoreOutput]
+) -> dict[str, int]:
+    """Tokens that each model computed to score the step."""
+    computed = {"router": 0}
+    for request, output in zip(requests, outputs, strict=True):
+        role = "router" if isinstance(request, ScorerRequest) else "target"
+        computed[role] = computed.get(role, 0) + output.computed_tokens
+    return computed

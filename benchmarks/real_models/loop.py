@@ -121,7 +121,7 @@ def noted(
         "steps": len(figures["steps"]),
         "escalated": sum(s["writer"] == "target" for s in figures["steps"]),
         "escalated_seconds": sum(s["seconds"] for s in figures["steps"] if s["writer"] == "target"),
-        "accepted_draft_tokens": figures["kept_tokens"],
+        "accepted_draft_tokens": figures["accepted_draft_tokens"],
         "draft_tokens": figures["draft_tokens"],
         "target_tokens": figures["target_tokens"],
         "discarded_tokens": figures["discarded_tokens"],

@@ -34,10 +34,10 @@ from langgraph_arbitrage import (
     Policy,
     embedded,
 )
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.embedded import Problem, check_answer
-from langgraph_arbitrage.models.pair import Models
+from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.scorers import load_scorer
-from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.training.metrics import class_accuracy, roc_auc, spearman
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -217,7 +217,7 @@ def speed(problems: Sequence[Problem], chosen: dict[str, float]) -> dict[str, An
         learned = [r for r, p in zip(right, problems, strict=True) if not p.hard]
         seconds = [a.seconds for a in some]
         easy = [s for s, p in zip(seconds, problems, strict=True) if not p.hard]
-        steps = [s for a in some for s in a.figures["steps"]]
+        steps = [s for a in some for s in a.statistics["steps"]]
         target_easy = [a.seconds for a, p in zip(answers["target"], problems, strict=True)
                        if not p.hard]  # fmt: skip
         rows[name] = {
@@ -230,8 +230,8 @@ def speed(problems: Sequence[Problem], chosen: dict[str, float]) -> dict[str, An
             "speed-up, learned": statistics.mean(target_easy) / statistics.mean(easy),
             "cost model, s": costs.of(some, scored=name in SCORED) / 1e3,
         }
-    fed = sum(a.figures["forwarded"]["router"] for a in answers.get("router", []))
-    judged = sum(len(a.figures["steps"]) for a in answers.get("router", []))
+    fed = sum(a.statistics["computed_tokens"]["router"] for a in answers.get("router", []))
+    judged = sum(len(a.statistics["steps"]) for a in answers.get("router", []))
     return {
         "problems": len(problems),
         "costs in ms": vars(costs),

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from langgraph_arbitrage import Policy, embedded
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.embedded import Problem
 from langgraph_arbitrage.engine import Engine, GenerateRequest, ScoreRequest
-from langgraph_arbitrage.settings import ArbitrageSettings
-from langgraph_arbitrage.team import Answer, Team
+from langgraph_arbitrage.runner import Answer, Runner
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,29 @@ class Costs:
 
     def of(self, answers: Sequence[Answer], *, scored: bool) -> float:
         """Milliseconds a question that these answers should have taken."""
-        steps = [s for a in answers for s in a.figures["steps"]]
-        by_draft = sum(a.figures["draft_tokens"] + a.figures["discarded_tokens"] for a in answers)
+        steps = [s for a in answers for s in a.statistics["steps"]]
+        by_draft = sum(
+            a.statistics["draft_tokens"] + a.statistics["discarded_tokens"] for a in answers
+        )
         escalated = sum(s["writer"] == "target" for s in steps)
         total = self.draft * by_draft + self.graph * len(steps)
-        total += self.target * sum(a.figures["target_tokens"] for a in answers)
+        total += self.target * sum(a.statistics["target_tokens"] for a in answers)
         total += self.target_read * escalated + self.router * len(steps) * scored
         return total / len(answers)
 
 
 def compare(problems: Sequence[Problem], policies: Mapping[str, Policy]) -> dict[str, list[Answer]]:
     """Each problem goes to all policies before the next one: they share the machine's noise."""
-    first = Team(ArbitrageSettings(max_slots=1))
-    teams = {name: first.with_policy(policy) for name, policy in policies.items()}
+    first = Runner(ArbitrageSettings(max_slots=1))
+    runners = {name: first.with_policy(policy) for name, policy in policies.items()}
     answers: dict[str, list[Answer]] = {name: [] for name in policies}
-    for team in teams.values():
-        team.greet()
-        team.answer(problems[0].question)
+    for runner in runners.values():
+        runner.warm_up()
+        runner.answer(problems[0].question)
     for problem in problems:
-        for name, team in teams.items():
-            team.greet()  # so that none finds in the cache what another has read
-            answers[name].append(team.answer(problem.question))
+        for name, runner in runners.items():
+            runner.warm_up()  # so that none finds in the cache what another has read
+            answers[name].append(runner.answer(problem.question))
     return answers
 
 
@@ -78,7 +80,7 @@ def measured(draft_only: Sequence[Answer], rounds: int = 15, tokens: int = 20) -
     for engine in engines.values():
         engine.close()
     ms = {name: 1e3 * statistics.median(values[2:]) for name, values in found.items()}
-    steps = sum(len(a.figures["steps"]) for a in draft_only)
-    inside = ms["draft"] * sum(a.figures["draft_tokens"] for a in draft_only)
+    steps = sum(len(a.statistics["steps"]) for a in draft_only)
+    inside = ms["draft"] * sum(a.statistics["draft_tokens"] for a in draft_only)
     graph = (1e3 * sum(a.seconds for a in draft_only) - inside) / steps
     return Costs(ms["draft"], ms["target"], ms["read"], ms["router"], graph)

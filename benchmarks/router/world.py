@@ -7,9 +7,9 @@ import random
 from dataclasses import dataclass, field
 
 from langgraph_arbitrage.embedded import Problem, check_answer, check_step
-from langgraph_arbitrage.models.pair import Models
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.loop.runtime import Run
 from langgraph_arbitrage.policies import Writer
-from langgraph_arbitrage.run import Run
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.state import PendingStep
 from langgraph_arbitrage.training.prefix import Prefix

@@ -18,7 +18,7 @@ from langgraph_arbitrage.errors import (
     EngineError,
     NotEnoughMemoryError,
 )
-from langgraph_arbitrage.prompts import read_messages
+from langgraph_arbitrage.prompts.messages import read_messages
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.chat_model import ChatArbitrage

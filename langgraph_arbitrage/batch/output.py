@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from langgraph_arbitrage.batch.question import Question
 from langgraph_arbitrage.batch.result import digest_of, has_failed
+from langgraph_arbitrage.data.jsonl import JsonlFile
 from langgraph_arbitrage.errors import DataError
-from langgraph_arbitrage.journal import Journal
 
 __all__ = ["Output"]
 
@@ -31,7 +31,7 @@ class Output:
         self.path = path
         self._retry_failed = retry_failed
         # A pipe or a device has nothing to go on from.
-        self._journal = Journal(path) if path and (path.is_file() or not path.exists()) else None
+        self._journal = JsonlFile(path) if path and (path.is_file() or not path.exists()) else None
         self._stream: Any = None
         self._there: dict[str, tuple[str | None, bool]] = {}
         """Digest of each id that is there, and whether it has failed."""
@@ -67,7 +67,7 @@ class Output:
         elif self.path is not None:
             self._stream.close()
 
-    def _read(self, journal: Journal) -> None:
+    def _read(self, journal: JsonlFile) -> None:
         for entry in journal.entries():
             try:
                 failed = has_failed(entry.record)

@@ -15,13 +15,13 @@ from langgraph_arbitrage.batch.question import Question
 from langgraph_arbitrage.batch.ray_actor import Answers
 from langgraph_arbitrage.batch.ray_settings import RaySettings
 from langgraph_arbitrage.errors import EngineError, MissingExtraError
-from langgraph_arbitrage.models.pair import Models
+from langgraph_arbitrage.loop.models import Models
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from langgraph_arbitrage.batch.summary import BatchSummary
-    from langgraph_arbitrage.settings import ArbitrageSettings
+    from langgraph_arbitrage.config.settings import ArbitrageSettings
 
 __all__ = ["import_ray", "run_on_ray"]
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import ConfigDict, model_validator
 
-from langgraph_arbitrage.checked_settings import CheckedSettings
+from langgraph_arbitrage.config.base import CheckedSettings
 from langgraph_arbitrage.errors import SettingsError
 
 __all__ = ["RaySettings"]

@@ -14,7 +14,7 @@ from langgraph_arbitrage.errors import (
     EngineError,
     NotEnoughMemoryError,
 )
-from langgraph_arbitrage.openai_forms import chat_completion
+from langgraph_arbitrage.utils.openai_format import chat_completion
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage

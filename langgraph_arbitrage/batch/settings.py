@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import ConfigDict, model_validator
 
-from langgraph_arbitrage.checked_settings import CheckedSettings
+from langgraph_arbitrage.config.base import CheckedSettings, Flag
 from langgraph_arbitrage.errors import SettingsError
 
 __all__ = ["BatchSettings"]
@@ -24,9 +24,9 @@ class BatchSettings(CheckedSettings):
     """Most questions that are answered at a time."""
     retry_failed: bool = False
     """Ask again what the output file tells as failed; those lines are replaced."""
-    max_time: float | None = None
+    max_time: Annotated[float | None, Flag("job", "SECONDS")] = None
     """Seconds after which the job stops; what it has not answered is asked the next time."""
-    shard: str | None = None
+    shard: Annotated[str | None, Flag("job", "I/N")] = None
     """I/N: only every N-th line, from the I-th on, so that N machines share one input."""
 
     @model_validator(mode="after")

@@ -7,21 +7,14 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.options import (
-    BUDGETS,
-    LIMITS,
-    MODELS,
-    SAMPLING,
-    add_options,
-    settings_of,
-)
+from langgraph_arbitrage.cli.options import ANSWERING, add_setting_options, settings_of
 from langgraph_arbitrage.errors import MessageError
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from langgraph_arbitrage.team import Answer, Team
+    from langgraph_arbitrage.runner import Answer, Runner
 
 __all__ = ["add_command", "show_answer", "show_question"]
 
@@ -39,7 +32,7 @@ def add_command(commands: Any) -> None:
         metavar="QUESTION",
         help="A question; several are answered one by one. Without any, all of stdin is one.",
     )
-    add_options(parser, (*MODELS, *LIMITS, *BUDGETS, *SAMPLING))
+    add_setting_options(parser, *ANSWERING)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -78,24 +71,24 @@ def run(args: argparse.Namespace) -> None:
     from langgraph_arbitrage.cli.view import waiting
 
     with waiting(Console(stderr=True), "Loading the models …"):
-        from langgraph_arbitrage.team import Team
+        from langgraph_arbitrage.runner import Runner
 
-        team = Team(settings)
+        runner = Runner(settings)
         others = {"draft only": AlwaysDraft(), "target only": AlwaysTarget()}
-        teams = {name: team.with_policy(p) for name, p in others.items() if args.compare}
-        for each in (team, *teams.values()):
+        runners = {name: runner.with_policy(p) for name, p in others.items() if args.compare}
+        for each in (runner, *runners.values()):
             for question in questions:
                 each.check(question)
-        for each in (team, *teams.values()):
-            each.greet()
+        for each in (runner, *runners.values()):
+            each.warm_up()
     console = Console(highlight=False)
     for number, question in enumerate(questions):
         if args.json:
-            _print_json(question, team, teams)
+            _print_json(question, runner, runners)
             continue
         if len(questions) > 1:
             show_question(question, console, first=number == 0)
-        _show(question, team, teams, console)
+        _show(question, runner, runners, console)
 
 
 def show_question(question: str, console: Console, *, first: bool = False) -> None:
@@ -109,7 +102,7 @@ def show_question(question: str, console: Console, *, first: bool = False) -> No
 
 
 def show_answer(
-    question: str | None, team: Team, console: Console, thread: str | None = None
+    question: str | None, runner: Runner, console: Console, thread: str | None = None
 ) -> Answer:
     """Answer a question, or go on with a thread's, with the steps shown and a line of figures."""
     from langgraph_arbitrage.cli.view import StepsView, summary
@@ -117,7 +110,7 @@ def show_answer(
     view = StepsView(console)
     try:
         with view:
-            answer = team.answer(question, view, thread)
+            answer = runner.answer(question, view, thread)
     except KeyboardInterrupt:
         console.print(f"interrupted; steps finished: {view.finished}", style="dim")
         raise
@@ -125,30 +118,30 @@ def show_answer(
     return answer
 
 
-def _show(question: str, team: Team, teams: dict[str, Team], console: Console) -> None:
+def _show(question: str, runner: Runner, runners: dict[str, Runner], console: Console) -> None:
     from langgraph_arbitrage.cli.view import comparison, waiting
 
-    answers = {"arbitraged": show_answer(question, team, console)}
+    answers = {"arbitraged": show_answer(question, runner, console)}
     try:
-        for name, other in teams.items():
+        for name, other in runners.items():
             with waiting(console, f"Answering by the {name} …"):
                 answers[name] = _afresh(other, question)
     finally:
-        if teams:
+        if runners:
             console.print(comparison(answers))
 
 
-def _print_json(question: str, team: Team, teams: dict[str, Team]) -> None:
-    record = _afresh(team, question).record
-    if teams:
-        record["compare"] = {name: _afresh(t, question).record for name, t in teams.items()}
+def _print_json(question: str, runner: Runner, runners: dict[str, Runner]) -> None:
+    record = _afresh(runner, question).record
+    if runners:
+        record["compare"] = {name: _afresh(t, question).record for name, t in runners.items()}
     print(json.dumps(record, ensure_ascii=False), flush=True)
 
 
-def _afresh(team: Team, question: str) -> Answer:
+def _afresh(runner: Runner, question: str) -> Answer:
     """An answer that gains nothing from what the answers before left in the cache."""
-    team.greet()
-    return team.answer(question)
+    runner.warm_up()
+    return runner.answer(question)
 
 
 def from_stdin() -> str:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.batch import BatchJob, BatchSettings
 from langgraph_arbitrage.batch.ray_settings import RaySettings
-from langgraph_arbitrage.cli.options import MANY, add_options, add_setting, settings_of
+from langgraph_arbitrage.cli.options import (
+    SERVICE,
+    add_options,
+    add_setting_options,
+    config_of,
+    option_name,
+    settings_of,
+)
 from langgraph_arbitrage.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -19,17 +26,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from langgraph_arbitrage.batch import BatchSummary
-    from langgraph_arbitrage.settings import ArbitrageSettings
+    from langgraph_arbitrage.config.settings import ArbitrageSettings
 
 __all__ = ["add_command"]
 
 INCOMPLETE = 1
-RAY: dict[str, dict[str, Any]] = {
-    "ray_address": {"metavar": "ADDRESS"},
-    "actors": {"type": int, "metavar": "N"},
-    "cpus_per_actor": {"type": float, "metavar": "X"},
-    "gpus_per_actor": {"type": float, "metavar": "X"},
-}
 EVERY = 10.0  # seconds between two lines of progress where nobody looks at a terminal
 
 
@@ -48,25 +49,21 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT.jsonl", help="Answers; - for stdout"
     )
-    add_setting(parser, BatchSettings, "concurrency", type=int, metavar="N")
-    add_setting(parser, BatchSettings, "retry_failed", action="store_true")
-    add_setting(parser, BatchSettings, "max_time", type=float, metavar="SECONDS")
-    add_setting(parser, BatchSettings, "shard", metavar="I/N")
+    add_options(parser, BatchSettings)
     parser.add_argument(
         "--ray",
         action="store_true",
         help="Answer by actors on Ray, each with models of its own. Needs "
         "pip install 'langgraph-arbitrage[ray]'.",
     )
-    for name, kind in RAY.items():
-        add_setting(parser, RaySettings, name, **kind)
-    add_options(parser, MANY)
+    add_options(parser, RaySettings)
+    add_setting_options(parser, *SERVICE)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, then answer."""
-    job_settings = BatchSettings(**{n: getattr(args, n) for n in BatchSettings.model_fields})
+    job_settings = config_of(args, BatchSettings)
     # More slots than questions at a time would only hold memory.
     settings = settings_of(args, max_slots=job_settings.concurrency)
     ray = _ray_settings(args)
@@ -88,13 +85,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _ray_settings(args: argparse.Namespace) -> RaySettings | None:
     """How the job is spread over Ray; None where it is not."""
-    given = {name: getattr(args, name) for name in RAY}
+    given = [n for n in RaySettings.model_fields if getattr(args, n) is not None]
     if args.ray:
-        return RaySettings(**given)
-    default = RaySettings()
-    for name, value in given.items():
-        if value != getattr(default, name):
-            raise SettingsError(f"--{name.replace('_', '-')} is for a job on Ray: add --ray")
+        return config_of(args, RaySettings)
+    if given:
+        raise SettingsError(f"{option_name(given[0])} applies to jobs on Ray only: add --ray")
     return None
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.options import LIMITS, MODELS, SAMPLING, add_options, settings_of
+from langgraph_arbitrage.cli.options import MODELS, add_setting_options, settings_of
 from langgraph_arbitrage.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def add_command(commands: Any) -> None:
         metavar="N",
         help="Rounds of each measurement, of which the median is taken (default: 7)",
     )
-    add_options(parser, (*MODELS, *LIMITS, *SAMPLING))
+    add_setting_options(parser, *MODELS, "sampling")
     parser.add_argument("--json", action="store_true", help="Print one JSON object instead.")
     parser.set_defaults(run=run)
 

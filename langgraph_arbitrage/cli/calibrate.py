@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.cli.collect import PAIR, add_questions, bar, questions_of
-from langgraph_arbitrage.cli.fields import add_fields, config_of
-from langgraph_arbitrage.cli.options import add_options, settings_of
+from langgraph_arbitrage.cli.options import (
+    add_options,
+    add_setting_options,
+    config_of,
+    settings_of,
+)
 from langgraph_arbitrage.training.configs import CHECKER, CalibrateConfig
 
 if TYPE_CHECKING:
@@ -55,15 +59,15 @@ def add_command(commands: Any) -> None:
         metavar="rate:R|loss:E",
         help="Say the threshold for it; give it again for another",
     )
-    add_fields(parser, {"calibrate": CalibrateConfig})
-    add_options(parser, PAIR)
+    add_options(parser, CalibrateConfig)
+    add_setting_options(parser, *PAIR)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, store, print."""
     from langgraph_arbitrage.errors import SettingsError
-    from langgraph_arbitrage.names import local_path
+    from langgraph_arbitrage.models.identifiers import local_path
     from langgraph_arbitrage.policies.calibration import parse
 
     if (args.questions is None) == (args.rows is None):
@@ -94,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
 def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) -> Calibration:
     import asyncio
 
-    from langgraph_arbitrage.models.pair import Models
+    from langgraph_arbitrage.loop.models import Models
     from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.training import (
         TrainingRecord,
@@ -123,13 +127,13 @@ def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) 
             judged = asyncio.run(reading)
     finally:
         models.close()
-    return calibrate_rows(rows, [j.judgement.value for j in judged], config)
+    return calibrate_rows(rows, [j.score.value for j in judged], config)
 
 
 def _from_questions(args: argparse.Namespace, folder: Path, config: CalibrateConfig) -> Calibration:
     import asyncio
 
-    from langgraph_arbitrage.models.pair import Models
+    from langgraph_arbitrage.loop.models import Models
     from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.scorers import load_scorer
     from langgraph_arbitrage.training import Calibrator, TrainingRecord, unseen

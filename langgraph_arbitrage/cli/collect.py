@@ -6,8 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.fields import add_fields, config_of
-from langgraph_arbitrage.cli.options import LIMITS, add_options, settings_of
+from langgraph_arbitrage.cli.options import (
+    add_options,
+    add_setting_options,
+    config_of,
+    settings_of,
+)
 from langgraph_arbitrage.training.configs import CHECKER, CollectConfig
 
 if TYPE_CHECKING:
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAIR", "add_command", "add_questions", "bar", "questions_of"]
 
-PAIR = ("draft", "target", "device", "dtype", "chat_template", "separator", *LIMITS)
+PAIR = ("draft", "target", "device", "dtype", "chat_template", "separator", "limits")
 """Settings of a pair that is run."""
 
 
@@ -33,8 +37,8 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="Rows: .jsonl or .parquet"
     )
-    add_fields(parser, {"collect": CollectConfig})
-    add_options(parser, PAIR)
+    add_options(parser, CollectConfig)
+    add_setting_options(parser, *PAIR)
     parser.set_defaults(run=run)
 
 
@@ -109,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
     config, settings = config_of(args, CollectConfig), settings_of(args)
     questions = questions_of(args)
 
-    from langgraph_arbitrage.models.pair import Models
+    from langgraph_arbitrage.loop.models import Models
     from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.scorers import load_scorer
     from langgraph_arbitrage.training import Collector, RowFile, read_rows, summary

@@ -6,17 +6,17 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.options import BUDGETS, LIMITS, MODELS, add_options, settings_of
+from langgraph_arbitrage.cli.options import MODELS, add_setting_options, settings_of
+from langgraph_arbitrage.config.run_settings import default_policy
 from langgraph_arbitrage.embedded.problems import LEVELS, Problem, problems
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.limits import default_policy
 from langgraph_arbitrage.policies import RSD, AlwaysDraft, AlwaysTarget
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from langgraph_arbitrage.cli.scoreboard import Row
-    from langgraph_arbitrage.team import Team
+    from langgraph_arbitrage.runner import Runner
 
 __all__ = ["add_command"]
 
@@ -46,7 +46,7 @@ def add_command(commands: Any) -> None:
         choices=list(LEVELS),
         help="Problems of this level only: more steps with each (default: mixed)",
     )
-    add_options(parser, (*MODELS, *LIMITS, *BUDGETS))
+    add_setting_options(parser, *MODELS, "budgets")
     parser.set_defaults(run=run)
 
 
@@ -64,35 +64,35 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     with waiting(console, "Loading the models …"):
         from langgraph_arbitrage.cli.scoreboard import Row
-        from langgraph_arbitrage.team import Team
+        from langgraph_arbitrage.runner import Runner
 
-        team = Team(settings)
+        runner = Runner(settings)
         rows = [
-            Row("draft only", team.with_policy(AlwaysDraft())),
-            Row("target only", team.with_policy(AlwaysTarget())),
-            Row("arbitraged", team),
+            Row("draft only", runner.with_policy(AlwaysDraft())),
+            Row("target only", runner.with_policy(AlwaysTarget())),
+            Row("arbitraged", runner),
         ]
-        if default_policy(settings.draft, settings.target) == team.policy:  # the embedded trio
-            rows.insert(2, Row("RSD", team.with_policy(RSD("embedded:prm", RSD_THRESHOLD))))
+        if default_policy(settings.draft, settings.target) == runner.policy:  # the embedded trio
+            rows.insert(2, Row("RSD", runner.with_policy(RSD("embedded:prm", RSD_THRESHOLD))))
         for row in rows:
-            row.team.check("Hello!")
+            row.runner.check("Hello!")
         for row in rows:
-            row.team.greet()
+            row.runner.warm_up()
     seconds = time.perf_counter() - start
     drawn = list(problems(args.live + args.questions, seed, args.level))
     console.print(f"Models loaded in {seconds:.1f} s, which no figure below counts.", style="dim")
     for problem in drawn[: args.live]:
-        _show_live(problem, team, console)
+        _show_live(problem, runner, console)
     if args.questions:
         _compare(drawn[args.live :], rows, console)
 
 
-def _show_live(problem: Problem, team: Team, console: Console) -> None:
+def _show_live(problem: Problem, runner: Runner, console: Console) -> None:
     from langgraph_arbitrage.cli.ask import show_answer, show_question
     from langgraph_arbitrage.embedded import check_answer
 
     show_question(problem.question, console)
-    answer = show_answer(problem.question, team, console)
+    answer = show_answer(problem.question, runner, console)
     if check_answer(problem, answer.text):
         console.print(f"✓ {problem.answer} is right", style="green")
         return
@@ -132,8 +132,8 @@ def _compare(asked: list[Problem], rows: list[Row], console: Console) -> None:
             for problem in asked:
                 answers = []
                 for row in rows:
-                    row.team.greet()  # so that none finds in the cache what another has read
-                    answers.append(row.team.answer(problem.question))
+                    row.runner.warm_up()  # so that none finds in the cache what another has read
+                    answers.append(row.runner.answer(problem.question))
                 for row, answer in zip(rows, answers, strict=True):
                     row.answers.append((answer, check_answer(problem, answer.text)))
                 done += 1

@@ -9,8 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.fields import add_fields, config_of
-from langgraph_arbitrage.cli.options import LIMITS, SAMPLING, add_options, settings_of
+from langgraph_arbitrage.cli.options import (
+    add_options,
+    add_setting_options,
+    config_of,
+    settings_of,
+)
 from langgraph_arbitrage.evaluation.configs import EvaluateConfig
 from langgraph_arbitrage.training.configs import CHECKER
 
@@ -42,7 +46,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER", help="Where everything is written"
     )
-    add_fields(parser, {"evaluate": EvaluateConfig})
+    add_options(parser, EvaluateConfig)
     parser.add_argument(
         "--at",
         action="append",
@@ -68,7 +72,7 @@ def add_command(commands: Any) -> None:
         f"{NOBODY} (default: --prm)",
     )
     pair = ("draft", "target", "device", "dtype", "chat_template", "timeout")
-    add_options(parser, (*pair, *LIMITS, *SAMPLING))
+    add_setting_options(parser, *pair, "limits", "sampling")
     parser.set_defaults(run=run)
 
 

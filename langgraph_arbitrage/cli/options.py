@@ -1,152 +1,174 @@
-"""Options of the command line from the fields of `ArbitrageSettings`: one text for both."""
+"""Command-line options, derived from the declarations of the settings."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from langgraph_arbitrage import embedded
-from langgraph_arbitrage.cli.text import unescape
+from langgraph_arbitrage.config.base import Flag
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies import Policy
-from langgraph_arbitrage.policies.calibration import parse
 from langgraph_arbitrage.policies.named import POLICIES, SCORED
-from langgraph_arbitrage.settings import ArbitrageSettings
 
-__all__ = [
-    "BUDGETS",
-    "LIMITS",
-    "MANY",
-    "MODELS",
-    "SAMPLING",
-    "add_options",
-    "add_setting",
-    "settings_of",
-]
+__all__ = ["ANSWERING", "MODELS", "SERVICE", "add_options", "add_setting_options", "config_of",
+           "option_name", "settings_of"]  # fmt: skip
 
-MODELS = (
-    *("draft", "target", "policy", "router", "prm", "threshold"),
-    *("first_steps", "escalate_repeats", "max_target_share"),
-    *("device", "dtype", "engine", "cuda_graphs", "draft_kwargs", "target_kwargs", "chat_template"),
-)
-LIMITS = ("max_tokens", "max_steps")
-BUDGETS = ("max_target_tokens", "max_seconds", "at_limit")
-SAMPLING = ("temperature", "top_p", "top_k", "seed", "separator")
-MANY = (*MODELS, *LIMITS, *BUDGETS, "timeout", *SAMPLING, "batch_invariant")
-"""Of a command that answers many questions at a time."""
+MODELS = ("models", "policy", "limits")
+"""Option groups of every command that answers questions."""
+ANSWERING = (*MODELS, "budgets", "sampling")
+"""Option groups of a command that answers one question at a time."""
+SERVICE = (*ANSWERING, "service")
+"""Option groups of a command that answers many questions concurrently."""
 
-
-def _read(file: str) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"{file} cannot be read: {error}") from None
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"{text} is no JSON object, such as {{}}")
-    return found
-
-
-def _threshold(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        parse(text)
-    except SettingsError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-_KINDS: dict[str, dict[str, Any]] = {
-    "draft": {"metavar": "MODEL"},
-    "target": {"metavar": "MODEL"},
-    # Other commands have a policy, a router and a PRM of their own: these go by other names.
-    "policy": {"choices": list(POLICIES), "dest": "policy_name"},
-    "router": {"metavar": "CHECKPOINT", "dest": "policy_router"},
-    "prm": {"metavar": "CHECKPOINT", "dest": "policy_prm"},
-    "threshold": {"type": _threshold, "metavar": "X"},
-    "first_steps": {"type": int, "metavar": "K"},
-    "escalate_repeats": {"action": "store_true", "default": None},
-    "max_target_share": {"type": float, "metavar": "S"},
-    "engine": {"choices": ["auto", "eager", "plain"]},
-    "cuda_graphs": {"action": argparse.BooleanOptionalAction},
-    "draft_kwargs": {"type": _json, "metavar": "JSON"},
-    "target_kwargs": {"type": _json, "metavar": "JSON"},
-    "chat_template": {"type": _read, "metavar": "FILE"},
-    "max_tokens": {"type": int, "metavar": "N"},
-    "max_steps": {"type": int, "metavar": "N"},
-    "max_target_tokens": {"type": int, "metavar": "N"},
-    "max_seconds": {"type": float, "metavar": "S"},
-    "at_limit": {"choices": ["end", "draft"]},
-    "timeout": {"type": float, "metavar": "SECONDS"},
-    "batch_invariant": {"action": "store_true", "default": None},
-    "temperature": {"type": float, "metavar": "T"},
-    "top_p": {"type": float, "metavar": "P"},
-    "top_k": {"type": int, "metavar": "K"},
-    "seed": {"type": int, "metavar": "N"},
-    "separator": {"type": unescape, "action": "append", "metavar": "TEXT"},
-}
-_NAMED_DEFAULTS = {embedded.DRAFT: "the embedded draft", embedded.TARGET: "the embedded target"}
-_POLICY_HELP = "; ".join(
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
+_DEFAULTS = {embedded.DRAFT: "the embedded draft", embedded.TARGET: "the embedded target"}
+_POLICY_LIST = "; ".join(
     f"{name}: {(inspect.getdoc(policy) or '').partition('.')[0]}"
     for name, policy in POLICIES.items()
 )
-_HELP = {
-    "policy": f"Policy that decides which steps are escalated. {_POLICY_HELP}. (default: router "
-    "where --router names one and for the embedded pair, else confidence)",
-    "router": "Checkpoint of a trained router, a folder or a hub id, for --policy router. "
-    "(default: the embedded one for the embedded pair)",
-    "prm": "Checkpoint of a process reward model, a folder or a hub id, for --policy rsd and "
-    "oracle. A kind that its files do not tell stands before it: rlhflow:NAME, math-shepherd:NAME. "
-    "(default: the embedded one for the embedded pair)",
+# Other commands have a policy, a router and a PRM of their own: these have other destinations.
+_POLICY_OPTIONS: dict[str, dict[str, Any]] = {
+    "policy": {
+        "choices": list(POLICIES),
+        "dest": "policy_name",
+        "help": f"Policy that decides which steps are escalated. {_POLICY_LIST}. (default: router "
+        "if --router names one and for the embedded pair, else confidence)",
+    },
+    "router": {
+        "metavar": "CHECKPOINT",
+        "dest": "policy_router",
+        "help": "Trained router for --policy router: a folder or a hub id. (default: the embedded "
+        "one for the embedded pair)",
+    },
+    "prm": {
+        "metavar": "CHECKPOINT",
+        "dest": "policy_prm",
+        "help": "Process reward model for --policy rsd and oracle: a folder or a hub id. If its "
+        "files do not tell its format, prefix it: rlhflow:NAME, math-shepherd:NAME. (default: the "
+        "embedded one for the embedded pair)",
+    },
 }
-_MORE_HELP = {
-    "draft_kwargs": """ (such as '{"quantization_config": {"load_in_4bit": true}}')""",
-    "target_kwargs": """ (such as '{"device_map": "auto"}')""",
-    "separator": " Escapes such as \\n are understood; give the option again for one more.",
-}
 
 
-def add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Add an option for each of these settings, with the setting's own text and default."""
-    for name in names:
-        kind = _KINDS.get(name, {})
-        text = _HELP.get(name) or _text_of(name)
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, help=text.replace("%", "%%"), **kind)
+def add_setting_options(parser: argparse.ArgumentParser, *wanted: str) -> None:
+    """Add options for fields of `ArbitrageSettings`.
+
+    Args:
+        parser: The command's parser.
+        wanted: Groups of options, or names of single fields.
+    """
+    if "policy" in wanted:
+        for name, kind in _POLICY_OPTIONS.items():
+            parser.add_argument(option_name(name), **{**kind, "help": _escaped(kind["help"])})
+    for name, field in ArbitrageSettings.model_fields.items():
+        flag = _flag(field)
+        if flag is not None and (name in wanted or flag.group in wanted):
+            parser.add_argument(option_name(name), default=None, **_kind(field))
 
 
-def add_setting(
-    parser: argparse.ArgumentParser, settings: type[BaseModel], name: str, **kind: Any
+def add_options(
+    parser: argparse.ArgumentParser, configs: Mapping[str, type[BaseModel]] | type[BaseModel]
 ) -> None:
-    """Add an option for a field of some settings, with the field's own text and default."""
-    field = settings.model_fields[name]
-    text = " ".join((field.description or "").split())
-    if field.default and not isinstance(field.default, bool):
-        text += f" (default: {field.default})"
-    kind.setdefault("default", field.default)
-    parser.add_argument("--" + name.replace("_", "-"), help=text.replace("%", "%%"), **kind)
+    """Add an option for each field of one or several pydantic models.
+
+    Args:
+        parser: The command's parser.
+        configs: A model; or several by name, if a further option chooses between them. Then the
+            help says which of them an option belongs to.
+    """
+    if not isinstance(configs, Mapping):
+        configs = {"": configs}
+    for name in dict.fromkeys(name for c in configs.values() for name in c.model_fields):
+        fields = {k: c.model_fields[name] for k, c in configs.items() if name in c.model_fields}
+        first = next(iter(fields.values()))
+        kinds = {key: _kind(field) for key, field in fields.items()}
+        kind = next(iter(kinds.values()))
+        texts = {key: k["help"] for key, k in kinds.items()}
+        if len(fields) < len(configs) or len(set(texts.values())) > 1:
+            kind["help"] = " ".join(f"{key}: {text}" for key, text in texts.items())
+        parser.add_argument(
+            option_name(name), dest=name, required=first.is_required(), default=None, **kind
+        )
+
+
+def option_name(field: str) -> str:
+    """The option that sets a field: `max_tokens` → `--max-tokens`."""
+    return "--" + field.replace("_", "-")
+
+
+def _flag(field: FieldInfo) -> Flag | None:
+    return next((m for m in field.metadata if isinstance(m, Flag)), None)
+
+
+def _kind(field: FieldInfo) -> dict[str, Any]:
+    """Arguments of `add_argument` that follow from a field's annotation and flag."""
+    flag = _flag(field) or Flag("")
+    kind: Any = field.annotation
+    if get_origin(kind) in (UnionType, Union):
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    found: dict[str, Any] = {"help": _help(field, flag)}
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return found | {"choices": choices, "type": type(choices[0])}
+    if kind is bool:
+        return found | {"action": argparse.BooleanOptionalAction}
+    if flag.repeat:
+        found["action"] = "append"
+    plain = kind if kind in _METAVARS else str
+    return found | {
+        "type": plain if flag.parse is None else _reported(flag.parse),
+        "metavar": flag.metavar or _METAVARS[plain],
+    }
+
+
+def _reported(parse: Any) -> Any:
+    """A parser whose errors argparse reports in full."""
+
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except (ValueError, OSError) as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+    return parsed
+
+
+def _help(field: FieldInfo, flag: Flag) -> str:
+    """Description and default of a field."""
+    text = " ".join((field.description or "").split()) + flag.note
+    default = field.default
+    if flag.repeat:
+        text += " May be given several times."
+    if not field.is_required() and default is not None and not field.default_factory:
+        if isinstance(default, bool):
+            default = "yes" if default else "no"
+        elif isinstance(default, tuple):
+            default = " ".join(text.encode("unicode_escape").decode() for text in default)
+        text += f" (default: {_DEFAULTS.get(default, default)})"
+    return _escaped(text)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")  # argparse formats help texts
 
 
 def settings_of(args: argparse.Namespace, **others: Any) -> ArbitrageSettings:
-    """The settings that the arguments ask for.
+    """The settings that a command line asks for.
+
+    Args:
+        args: The command line.
+        others: Further settings, which win over the options.
 
     Raises:
-        SettingsError: One is outside its range.
+        SettingsError: A value is outside its range.
     """
     given = {
         n: v
@@ -158,44 +180,57 @@ def settings_of(args: argparse.Namespace, **others: Any) -> ArbitrageSettings:
     return ArbitrageSettings(**given | others)
 
 
+_Config = TypeVar("_Config", bound=BaseModel)
+
+
+def config_of(
+    args: argparse.Namespace, config: type[_Config], others: Mapping[str, type[BaseModel]] = {}
+) -> _Config:
+    """The pydantic model that a command line asks for.
+
+    Args:
+        args: The command line.
+        config: The model.
+        others: Further models whose options the command has, by name.
+
+    Raises:
+        SettingsError: A value is outside its range, or an option belongs to another model.
+    """
+    given = {n: v for n in config.model_fields if (v := getattr(args, n, None)) is not None}
+    for kind, other in others.items():
+        for name in other.model_fields.keys() - config.model_fields.keys():
+            if getattr(args, name, None) is not None:
+                raise SettingsError(f"{option_name(name)} is an option of {kind} only")
+    try:
+        return config(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = option_name("-".join(map(str, first["loc"])))
+        raise SettingsError(f"{option} {first['input']}: {first['msg']}") from None
+
+
 def _policy_of(args: argparse.Namespace) -> Policy | None:
-    """The policy that is named; None leaves the default."""
-    named = {"router": args.policy_router, "prm": args.policy_prm}
-    name = args.policy_name or ("router" if named["router"] else None)
-    option = SCORED.get(name or "")
-    for other, checkpoint in named.items():
-        if checkpoint and other != option:
-            users = " and ".join(policy for policy, needed in SCORED.items() if needed == other)
+    """The policy that is named; None for the default."""
+    checkpoints = {"router": args.policy_router, "prm": args.policy_prm}
+    name = args.policy_name or ("router" if checkpoints["router"] else None)
+    needed = SCORED.get(name or "")
+    for option, checkpoint in checkpoints.items():
+        if checkpoint and option != needed:
+            users = " and ".join(policy for policy, kind in SCORED.items() if kind == option)
             raise SettingsError(
-                f"{f'--policy {name}' if name else 'the default policy'} does not use --{other}; "
+                f"{f'--policy {name}' if name else 'the default policy'} does not use --{option}; "
                 f"--policy {users} does"
             )
     if name is None:
         return None
-    if option is None:
+    if needed is None:
         return POLICIES[name]()
     pair = (args.draft or embedded.DRAFT, args.target or embedded.TARGET)
-    if not named[option] and pair == (embedded.DRAFT, embedded.TARGET):
-        named[option] = f"embedded:{option}"
-    if not named[option]:
-        made = "train-router" if option == "router" else "train-prm"
+    if not checkpoints[needed] and pair == (embedded.DRAFT, embedded.TARGET):
+        checkpoints[needed] = f"embedded:{needed}"
+    if not checkpoints[needed]:
+        command = "train-router" if needed == "router" else "train-prm"
         raise SettingsError(
-            f"--policy {name} needs --{option} CHECKPOINT, such as `arbitrage {made}` makes"
+            f"--policy {name} needs --{needed} CHECKPOINT, such as `arbitrage {command}` makes"
         )
-    return POLICIES[name](named[option])  # type: ignore[call-arg]
-
-
-def _text_of(name: str) -> str:
-    """The text under a setting, and its default."""
-    field = ArbitrageSettings.model_fields[name]
-    text = (field.description or "") + _MORE_HELP.get(name, "")
-    if field.default is not None and field.annotation is not bool and not field.default_factory:
-        text += f" (default: {_shown(field.default)})"
-    return text
-
-
-def _shown(default: Any) -> str:
-    """A default as one would type it."""
-    if isinstance(default, tuple):
-        return " ".join(text.encode("unicode_escape").decode() for text in default)
-    return str(_NAMED_DEFAULTS.get(default, default))
+    return POLICIES[name](checkpoints[needed])  # type: ignore[call-arg]

@@ -23,8 +23,8 @@ from langgraph_arbitrage.cli import (
     serve,
     train,
 )
+from langgraph_arbitrage.config.removed import refuse_removed
 from langgraph_arbitrage.errors import ArbitrageError
-from langgraph_arbitrage.removed import refuse_removed
 
 __all__ = ["main"]
 

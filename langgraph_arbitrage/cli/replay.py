@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.options import BUDGETS, LIMITS, MODELS, SAMPLING, add_options
+from langgraph_arbitrage.cli.options import ANSWERING, add_setting_options
 from langgraph_arbitrage.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--text", metavar="TEXT", help="With --fork: this text in the place of step K."
     )
-    add_options(parser, (*MODELS, *LIMITS, *BUDGETS, *SAMPLING))
+    add_setting_options(parser, *ANSWERING)
     parser.set_defaults(run=run)
 
 
@@ -77,9 +77,10 @@ def _show(args: argparse.Namespace, saver: Any, console: Console) -> None:
     from langgraph_arbitrage.cli.ask import show_question
     from langgraph_arbitrage.cli.thread import reader
     from langgraph_arbitrage.cli.view import StepsView, interactive, summary
-    from langgraph_arbitrage.prompts import last_question
-    from langgraph_arbitrage.team import answer_of, committed
-    from langgraph_arbitrage.threads import finished, list_steps, steps_of
+    from langgraph_arbitrage.loop.answer_state import is_finished, steps_of
+    from langgraph_arbitrage.persistence.time_travel import list_steps
+    from langgraph_arbitrage.prompts.messages import last_question
+    from langgraph_arbitrage.runner import answer_of, committed_event
 
     graph = reader(saver)
     config: Any = {"configurable": {"thread_id": args.thread}}
@@ -95,13 +96,13 @@ def _show(args: argparse.Namespace, saver: Any, console: Console) -> None:
         while True:
             for index, step in enumerate(steps[view.finished :], view.finished):
                 time.sleep(step["seconds"] / speed if speed else 0)
-                view(committed(index, step))
-            if finished(state) or not args.follow:
+                view(committed_event(index, step))
+            if is_finished(state) or not args.follow:
                 break
             time.sleep(LOOK_AGAIN)
             state = graph.get_state(config).values
             steps = steps_of(state)
-    if finished(state):
+    if is_finished(state):
         told = summary(answer_of(state, sum(s["seconds"] for s in steps)))
     else:
         told = f"{len(steps)} steps so far, not finished · --follow waits for more"
@@ -110,20 +111,20 @@ def _show(args: argparse.Namespace, saver: Any, console: Console) -> None:
 
 def _fork(args: argparse.Namespace, saver: Any, console: Console) -> None:
     from langgraph_arbitrage.cli.ask import show_answer, show_question
-    from langgraph_arbitrage.cli.thread import reader, team_of
-    from langgraph_arbitrage.prompts import last_question
-    from langgraph_arbitrage.threads import fork
+    from langgraph_arbitrage.cli.thread import reader, runner_of
+    from langgraph_arbitrage.persistence.time_travel import fork
+    from langgraph_arbitrage.prompts.messages import last_question
 
     config: Any = {"configurable": {"thread_id": args.thread}}
     state = reader(saver).get_state(config).values
-    team = team_of(state, args, saver)
+    runner = runner_of(state, args, saver)
     into = args.into or f"{args.thread}-fork-{args.fork}"
-    new = fork(team.graph, config, args.fork, thread=into, text=args.text, seed=args.seed)
+    new = fork(runner.graph, config, args.fork, thread=into, text=args.text, seed=args.seed)
     show_question(last_question(state["messages"]), console, first=True)
-    show_answer(None, team, console, into)
+    show_answer(None, runner, console, into)
     fed: dict[str, int] = {}
-    for step in team.graph.get_state(new).values["steps"][args.fork :]:
-        for role, tokens in step["forwarded"].items():
+    for step in runner.graph.get_state(new).values["steps"][args.fork :]:
+        for role, tokens in step["computed_tokens"].items():
             fed[role] = fed.get(role, 0) + tokens
     tokens = ", ".join(f"{n} {role}" for role, n in fed.items() if n)
     told = f"thread {into} from step {args.fork} of {args.thread} · tokens fed from there: {tokens}"

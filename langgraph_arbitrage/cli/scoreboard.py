@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.embedded.problems import Problem
-    from langgraph_arbitrage.team import Answer, Team
+    from langgraph_arbitrage.runner import Answer, Runner
 
 __all__ = ["Row", "scoreboard"]
 
@@ -22,7 +22,7 @@ class Row:
     """A row of the table: a team, and what it answered so far."""
 
     name: str
-    team: Team
+    runner: Runner
     answers: list[tuple[Answer, bool]] = field(default_factory=list)
     """Each answer, and whether it is right."""
 
@@ -44,7 +44,7 @@ def scoreboard(asked: Sequence[Problem], rows: Sequence[Row], total: int) -> Tab
         title=f"{count} held-out problems, greedy, one at a time",
         caption=f"Learned: accuracy on the {easy} problems without a step that neither model has "
         f"learned. Speed-up: mean seconds of target only over the row's. Policy: "
-        f"{rows[-1].team.policy}.",
+        f"{rows[-1].runner.policy}.",
         caption_justify="left",
     )
     table.add_column("")
@@ -54,7 +54,7 @@ def scoreboard(asked: Sequence[Problem], rows: Sequence[Row], total: int) -> Tab
         right = [ok for _, ok in row.answers]
         learned = [ok for ok, problem in zip(right, asked, strict=True) if not problem.hard]
         seconds = [answer.seconds for answer, _ in row.answers]
-        steps = [step for answer, _ in row.answers for step in answer.figures["steps"]]
+        steps = [step for answer, _ in row.answers for step in answer.statistics["steps"]]
         table.add_row(
             row.name,
             f"{statistics.mean(right):.0%}",

@@ -8,23 +8,19 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from langgraph_arbitrage.cli.options import MANY, add_options, add_setting, settings_of
+from langgraph_arbitrage.cli.options import (
+    SERVICE,
+    add_options,
+    add_setting_options,
+    config_of,
+    settings_of,
+)
 from langgraph_arbitrage.errors import MissingExtraError
 from langgraph_arbitrage.serve import ServeSettings
 
 __all__ = ["add_command"]
 
 KEY = "ARBITRAGE_API_KEY"
-KINDS: dict[str, dict[str, Any]] = {
-    "host": {"metavar": "ADDRESS"},
-    "port": {"type": int, "metavar": "N"},
-    "api_key": {"metavar": "KEY"},
-    "name": {"metavar": "NAME"},
-    "concurrency": {"type": int, "metavar": "N"},
-    "max_waiting": {"type": int, "metavar": "N"},
-    "max_body": {"type": int, "metavar": "BYTES"},
-    "grace": {"type": float, "metavar": "SECONDS"},
-}
 
 
 def add_command(commands: Any) -> None:
@@ -38,17 +34,15 @@ def add_command(commands: Any) -> None:
         "Told to stop (Ctrl-C, SIGTERM), it finishes the answers that are running. "
         "Needs pip install 'langgraph-arbitrage[serve]'.",
     )
-    for name, kind in KINDS.items():
-        add_setting(parser, ServeSettings, name, **kind)
-    add_options(parser, MANY)
+    add_options(parser, ServeSettings)
+    add_setting_options(parser, *SERVICE)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Check everything, then serve."""
-    given = {name: getattr(args, name) for name in KINDS}
-    given["api_key"] = given["api_key"] or os.environ.get(KEY)
-    serving = ServeSettings(**given)
+    args.api_key = args.api_key or os.environ.get(KEY)
+    serving = config_of(args, ServeSettings)
     settings = settings_of(args, max_slots=serving.concurrency)
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
         raise MissingExtraError(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-from langgraph_arbitrage.boxed import last_boxed
+from langgraph_arbitrage.data.answer_extraction import last_boxed
 
-__all__ = ["final_answer", "printable", "unescape"]
+__all__ = ["final_answer", "printable"]
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_ESCAPE = re.compile(r"\\(?:[nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 
 
 def printable(text: str) -> str:
@@ -20,16 +19,6 @@ def printable(text: str) -> str:
         'a�[2Jb'
     """
     return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
-
-
-def unescape(text: str) -> str:
-    r"""`text` with `\n`, `\t`, `\r`, `\\`, `\x41` and `\u0041` as the characters they stand for.
-
-    Example:
-        >>> unescape(r"\n\n") == chr(10) * 2, unescape("à la")
-        (True, 'à la')
-    """
-    return _ESCAPE.sub(lambda found: found[0].encode().decode("unicode_escape"), text)
 
 
 def final_answer(text: str) -> str:

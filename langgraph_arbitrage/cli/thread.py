@@ -15,9 +15,9 @@ from langgraph_arbitrage.cli.options import settings_of
 from langgraph_arbitrage.errors import SettingsError
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.team import Team
+    from langgraph_arbitrage.runner import Runner
 
-__all__ = ["ask_thread", "checkpoints", "reader", "team_of"]
+__all__ = ["ask_thread", "checkpoints", "reader", "runner_of"]
 
 
 @contextmanager
@@ -51,14 +51,14 @@ def reader(saver: Any) -> Any:
     return create_arbitrage_graph().compile(checkpointer=saver)
 
 
-def team_of(state: dict[str, Any], args: argparse.Namespace, saver: Any) -> Team:
+def runner_of(state: dict[str, Any], args: argparse.Namespace, saver: Any) -> Runner:
     """The team that the arguments ask for; where they name no model, that of the thread."""
-    from langgraph_arbitrage.team import Team
+    from langgraph_arbitrage.runner import Runner
 
     for role, model in state.get("models", {}).items():
         if getattr(args, role) is None:
             setattr(args, role, model["path"])
-    return Team(settings_of(args, max_slots=1), saver)
+    return Runner(settings_of(args, max_slots=1), saver)
 
 
 def ask_thread(args: argparse.Namespace) -> None:
@@ -74,24 +74,24 @@ def ask_thread(args: argparse.Namespace) -> None:
 
     from langgraph_arbitrage.cli.ask import check_question, from_stdin, show_answer
     from langgraph_arbitrage.cli.view import waiting
-    from langgraph_arbitrage.threads import finished
+    from langgraph_arbitrage.loop.answer_state import is_finished
 
     with checkpoints(args.checkpoint, create=True) as saver:
         with waiting(Console(stderr=True), "Loading the models …"):
             config: Any = {"configurable": {"thread_id": args.thread}}
             state = reader(saver).get_state(config).values
-            team = team_of(state, args, saver)
+            runner = runner_of(state, args, saver)
         question = args.question[0] if args.question else None
         if question is None and not state:
             question = from_stdin()
         if question is not None:
-            team.check(check_question(question))
+            runner.check(check_question(question))
         console = Console(highlight=False)
         if args.json:
-            record = team.answer(question, thread=args.thread).record
+            record = runner.answer(question, thread=args.thread).record
             print(json.dumps(record, ensure_ascii=False), flush=True)
             return
-        show_answer(question, team, console, args.thread)
-        if question is None and finished(state):
+        show_answer(question, runner, console, args.thread)
+        if question is None and is_finished(state):
             told = f"thread {args.thread} was finished before; a further QUESTION continues it"
             console.print(told, style="dim", soft_wrap=not console.is_terminal)

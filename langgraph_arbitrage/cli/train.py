@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph_arbitrage.cli.collect import bar
-from langgraph_arbitrage.cli.fields import add_fields, config_of
-from langgraph_arbitrage.cli.options import add_options
+from langgraph_arbitrage.cli.options import add_options, add_setting_options, config_of
 from langgraph_arbitrage.training.configs import SurpriseConfig, TokenConfig
 
 if TYPE_CHECKING:
@@ -78,8 +77,8 @@ def _add_options(parser: argparse.ArgumentParser, role: Role) -> None:
     parser.add_argument(
         "--push-to-hub", metavar="REPO", help="Put the result on the hub, too; else it stays here"
     )
-    add_options(parser, ("device",))
-    add_fields(parser, HEADS)
+    add_setting_options(parser, "device")
+    add_options(parser, HEADS)
 
 
 def run(args: argparse.Namespace) -> None:

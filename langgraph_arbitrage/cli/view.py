@@ -16,7 +16,7 @@ from langgraph_arbitrage.cli.text import final_answer, printable
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.events import StepEvent
-    from langgraph_arbitrage.team import Answer
+    from langgraph_arbitrage.runner import Answer
 
 __all__ = ["STYLES", "StepsView", "comparison", "interactive", "summary", "waiting"]
 
@@ -82,7 +82,7 @@ class StepsView:
             case "scored" if event["escalate"]:
                 self._reject(event)
                 self._below = ("target", "")
-            case "writing":
+            case "target_delta":
                 self._below = ("target", self._below[1] + event["text"])
             case "committed":
                 self._commit(event)
@@ -140,11 +140,12 @@ def _row(writer: str, text: str, score: str = "", time: str = "", *, style: str)
 
 def summary(answer: Answer) -> str:
     """The figures of an answer in one line."""
-    f = answer.figures
+    f = answer.statistics
     steps = len(f["steps"])
-    kept = f" ({f['kept_tokens']} kept of the draft's)" if f["kept_tokens"] else ""
+    accepted = f["accepted_draft_tokens"]
+    verified = f" ({accepted} accepted from the draft)" if accepted else ""
     tokens = (
-        f"{f['draft_tokens']} draft, {f['target_tokens']} target{kept}, "
+        f"{f['draft_tokens']} draft, {f['target_tokens']} target{verified}, "
         f"{f['discarded_tokens']} discarded"
     )
     return " · ".join(
@@ -163,7 +164,7 @@ def comparison(answers: dict[str, Answer]) -> Table:
     for column in table.columns[2:]:
         column.justify = "right"
     for name, answer in answers.items():
-        f = answer.figures
+        f = answer.statistics
         tokens = f["draft_tokens"] + f["target_tokens"] + f["discarded_tokens"]
         table.add_row(
             Text(name),

@@ -28,8 +28,8 @@ from langgraph_arbitrage.engine.attention import Layout, grouped_attention
 from langgraph_arbitrage.engine.kv_cache import KVCache
 from langgraph_arbitrage.engine.sequence import Batch
 from langgraph_arbitrage.engine.transfer import on_host
-from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.models.spec import ModelSpec
+from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 __all__ = ["CAPTURES", "Capture", "CudaCapture", "CudaGraphs", "PaddedLayout", "own_stream"]
 

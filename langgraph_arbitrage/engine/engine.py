@@ -21,7 +21,6 @@ from langgraph_arbitrage.engine.requests import (
 )
 from langgraph_arbitrage.engine.worker import Worker
 from langgraph_arbitrage.errors import ContextLengthError, EngineClosedError, SettingsError
-from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.models.checkpoint import (
     check_device_map,
     check_memory,
@@ -35,6 +34,7 @@ from langgraph_arbitrage.models.quantization import check_quantization
 from langgraph_arbitrage.models.spec import ModelSpec
 from langgraph_arbitrage.models.tokenizer import Tokenizer, load_tokenizer
 from langgraph_arbitrage.remote.address import address_of
+from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.remote.worker import RemoteWorker

@@ -28,11 +28,11 @@ from langgraph_arbitrage.errors import (
     EngineClosedError,
     EngineError,
 )
-from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.models.loading import LOADING, load_model
 from langgraph_arbitrage.models.memory import out_of_memory
 from langgraph_arbitrage.models.spec import ModelSpec
 from langgraph_arbitrage.models.tokenizer import Tokenizer
+from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 __all__ = ["Worker"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from langgraph_arbitrage.errors import DataError
-from langgraph_arbitrage.names import local_path, public_name
+from langgraph_arbitrage.models.identifiers import local_path, public_name
 
 __all__ = ["ANSWERS", "FORMAT", "VERSION", "Record", "check_header", "judge_identity"]
 

@@ -12,15 +12,15 @@ from langchain_core.messages import HumanMessage
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.engine.cpu import threads_for
 from langgraph_arbitrage.errors import RequestCancelledError
 from langgraph_arbitrage.evaluation.reply import Reply, StepRow
+from langgraph_arbitrage.loop.engine_calls import CancelScope
+from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.models.checkpoint import end_ids
 from langgraph_arbitrage.models.loading import load_model
-from langgraph_arbitrage.models.pair import Models
-from langgraph_arbitrage.nodes import CancelScope
 from langgraph_arbitrage.policies import AlwaysTarget
-from langgraph_arbitrage.settings import ArbitrageSettings
 
 __all__ = ["AssistedAnswerer"]
 
@@ -39,7 +39,7 @@ class AssistedAnswerer:
         self._pair: tuple[PreTrainedModel, PreTrainedModel] | None = None
         self._forwards = {"draft": 0, "target": 0}
 
-    def greet(self) -> float:
+    def warm_up(self) -> float:
         """Load the models; `generate` begins with an empty cache each time."""
         start = time.perf_counter()
         with self._lock:
@@ -91,7 +91,7 @@ class AssistedAnswerer:
         return self._reply(new, seconds)
 
     def _prompt(self, text: str) -> list[int]:
-        return self._models.prompts([HumanMessage(text)], AlwaysTarget())["target"]
+        return self._models.render_prompts([HumanMessage(text)], AlwaysTarget())["target"]
 
     def _generated(
         self,

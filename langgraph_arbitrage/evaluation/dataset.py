@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from langgraph_arbitrage.data.records import cell, read_records
 from langgraph_arbitrage.embedded import Problem, check_answer, problems
 from langgraph_arbitrage.errors import DataError
 from langgraph_arbitrage.evaluation.grading import Grade, Grader
-from langgraph_arbitrage.records import cell, read_records
 from langgraph_arbitrage.training.questions import question_id
 
 __all__ = ["FORMATS", "INSTRUCTION", "Dataset", "Format", "LeftOut", "Task", "load_dataset"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from langgraph_arbitrage.boxed import last_boxed
+from langgraph_arbitrage.data.answer_extraction import last_boxed
 
 __all__ = ["final_text"]
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import ContextLengthError
 from langgraph_arbitrage.evaluation.configs import EvaluateConfig
 from langgraph_arbitrage.evaluation.dataset import LeftOut, Task
@@ -19,8 +20,7 @@ from langgraph_arbitrage.evaluation.points import (
     rates,
 )
 from langgraph_arbitrage.evaluation.reply import GraphAnswerer, Reply, answered
-from langgraph_arbitrage.settings import ArbitrageSettings
-from langgraph_arbitrage.team import Team
+from langgraph_arbitrage.runner import Runner
 from langgraph_arbitrage.training.many import many
 
 __all__ = ["Layout"]
@@ -47,7 +47,7 @@ class Layout:
     async def left_out(self, tasks: Sequence[Task]) -> list[LeftOut]:
         """The questions that a model cannot read."""
         found = []
-        team = Team(self.settings.under(self.lineup.default("confidence")))
+        team = Runner(self.settings.under(self.lineup.default("confidence")))
         for task in tasks:
             try:
                 await asyncio.to_thread(team.check, task.prompt)
@@ -78,7 +78,7 @@ class Layout:
         policy = self.lineup.default(kind)
         self.tell(f"laying out {KINDS[kind].title}")
         answerer = GraphAnswerer(
-            Team(self.settings.under(policy.with_threshold(ACCEPTS_ALL[kind])))
+            Runner(self.settings.under(policy.with_threshold(ACCEPTS_ALL[kind])))
         )
 
         async def one(task: Task) -> Reply:

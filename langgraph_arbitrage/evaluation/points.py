@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from langgraph_arbitrage import embedded
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.evaluation.exact import ExactOracle
 from langgraph_arbitrage.policies import Oracle, Policy
 from langgraph_arbitrage.policies.named import POLICIES, SCORED
-from langgraph_arbitrage.settings import ArbitrageSettings
 
 __all__ = ["ACCEPTS_ALL", "ASSISTED", "KINDS", "Kind", "Lineup", "Point", "explicit", "laid_out"]
 

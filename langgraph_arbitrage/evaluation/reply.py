@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
 from langgraph_arbitrage.events import StepEvent
-from langgraph_arbitrage.nodes import CancelScope
-from langgraph_arbitrage.team import Team
+from langgraph_arbitrage.loop.engine_calls import CancelScope
+from langgraph_arbitrage.runner import Runner
 
 __all__ = ["Answerer", "GraphAnswerer", "Reply", "StepRow", "answered"]
 
@@ -48,7 +48,7 @@ class Reply:
 class Answerer(Protocol):
     """Who answers the questions of a point."""
 
-    def greet(self) -> float:
+    def warm_up(self) -> float:
         """Load the models, and leave nothing of earlier answers in their caches."""
 
     def answer(self, prompt: str, scope: CancelScope) -> Reply:
@@ -61,18 +61,18 @@ class Answerer(Protocol):
 class GraphAnswerer:
     """The loop itself, as the chat model runs it."""
 
-    def __init__(self, team: Team) -> None:
-        self._team = team
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
 
-    def greet(self) -> float:
+    def warm_up(self) -> float:
         """Load the models, and leave nothing of earlier answers in their caches."""
-        return self._team.greet()
+        return self._runner.warm_up()
 
     def answer(self, prompt: str, scope: CancelScope) -> Reply:
         """Answer a question."""
         steps = _Steps()
-        found = self._team.answer(prompt, steps, scope=scope, quiet=True)
-        figures: dict[str, Any] = found.figures
+        found = self._runner.answer(prompt, steps, cancel=scope, quiet=True)
+        figures: dict[str, Any] = found.statistics
         return Reply(
             found.text,
             steps.rows,
@@ -85,7 +85,7 @@ class GraphAnswerer:
 
     def close(self) -> None:
         """Give the models back."""
-        self._team.close()
+        self._runner.close()
 
 
 async def answered(answerer: Answerer, prompt: str) -> Reply:

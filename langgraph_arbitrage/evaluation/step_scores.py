@@ -7,7 +7,7 @@ from typing import Literal
 
 from langgraph_arbitrage.evaluation.dataset import Task
 from langgraph_arbitrage.evaluation.reply import Reply
-from langgraph_arbitrage.models.pair import Models
+from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.training.questions import Question
 from langgraph_arbitrage.training.verdict import CheckerVerdict, Context, ScorerVerdict, Verdict

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
+from langgraph_arbitrage.data.jsonl import JsonlFile
 from langgraph_arbitrage.errors import AnswerTimeoutError, ContextLengthError, DataError
 from langgraph_arbitrage.evaluation.answers_file import (
     ANSWERS,
@@ -25,11 +26,10 @@ from langgraph_arbitrage.evaluation.layout import Layout
 from langgraph_arbitrage.evaluation.points import ASSISTED, Lineup, Point
 from langgraph_arbitrage.evaluation.reply import Answerer, GraphAnswerer, answered
 from langgraph_arbitrage.evaluation.step_scores import StepScores
-from langgraph_arbitrage.journal import Journal
-from langgraph_arbitrage.models.pair import Models
-from langgraph_arbitrage.names import public_name
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.models.identifiers import public_name
+from langgraph_arbitrage.runner import Runner
 from langgraph_arbitrage.scorers import StepScorer
-from langgraph_arbitrage.team import Team
 from langgraph_arbitrage.training.many import many
 
 __all__ = ["Progress", "Sweep"]
@@ -77,7 +77,7 @@ class Sweep:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(self.folder / ANSWERS)
+        self._journal = JsonlFile(self.folder / ANSWERS)
         self._journal.__enter__()
         self._done: set[tuple[str, str]] = set()
         self.resumed = 0
@@ -202,7 +202,7 @@ class Sweep:
 
         async def one(task: Task) -> None:
             if self.config.concurrency == 1:
-                await asyncio.to_thread(answerer.greet)  # nothing is found of the policy before
+                await asyncio.to_thread(answerer.warm_up)  # nothing is found of the policy before
             record = await self._record(point, answerer, task)
             self._journal.append(record)
             self._done.add((point.key, task.id))
@@ -240,7 +240,7 @@ class Sweep:
         layout = Layout(self.lineup, self.config, self.explicit, self._settings, self._say)
         for kind in self.kinds:
             if kind != ASSISTED:
-                await asyncio.to_thread(self._models.meet, self.lineup.default(kind))
+                await asyncio.to_thread(self._models.scorer_engines, self.lineup.default(kind))
         self.left_out = await layout.left_out(self.dataset.tasks)
         if not self.tasks:
             raise DataError(
@@ -262,9 +262,9 @@ class Sweep:
 
             made: Answerer = AssistedAnswerer(self._settings)
         else:
-            made = GraphAnswerer(Team(self._settings.under(self.lineup.policy(point))))
+            made = GraphAnswerer(Runner(self._settings.under(self.lineup.policy(point))))
         self._say(f"loading {point.title}")
-        await asyncio.to_thread(made.greet)
+        await asyncio.to_thread(made.warm_up)
         await answered(made, task.prompt)
         self._answerers[point.key] = made
 

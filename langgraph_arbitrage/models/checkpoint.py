@@ -13,8 +13,8 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from langgraph_arbitrage.errors import CheckpointError, NotEnoughMemoryError, SettingsError
 from langgraph_arbitrage.models import memory
 from langgraph_arbitrage.models.quantization import bits_of
+from langgraph_arbitrage.models.safetensors import NAMES, shard_files, tensor_bytes, tensor_shapes
 from langgraph_arbitrage.models.spec import ModelSpec
-from langgraph_arbitrage.weights import NAMES, shard_files, tensor_bytes, tensor_shapes
 
 __all__ = [
     "check_device_map",

@@ -21,7 +21,6 @@ from transformers.utils.logging import (
 )
 
 from langgraph_arbitrage.errors import CheckpointError
-from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.models.checkpoint import (
     check_memory,
     choose_device,
@@ -33,6 +32,7 @@ from langgraph_arbitrage.models.checkpoint import (
 from langgraph_arbitrage.models.heads import HEADS, read_head
 from langgraph_arbitrage.models.quantization import is_quantized
 from langgraph_arbitrage.models.spec import Kind, ModelSpec
+from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 __all__ = ["LOADING", "load_model"]
 

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from langgraph_arbitrage.errors import ChatTemplateError, CheckpointError
-from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.models.spec import ModelSpec
 from langgraph_arbitrage.remote.address import address_of
+from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 __all__ = ["Tokenizer", "load_tokenizer"]
 

@@ -6,20 +6,20 @@ import asyncio
 import statistics
 from collections.abc import Callable, Sequence
 
+from langgraph_arbitrage.config.run_settings import RunSettings
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.engine import Engine, Footprint
 from langgraph_arbitrage.engine.cpu import threads_for
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.models.pair import Models
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.loop.runtime import Run
 from langgraph_arbitrage.performance.costs import decode_seconds, scoring_seconds, writer_costs
 from langgraph_arbitrage.performance.device import Rates, measured_rates
 from langgraph_arbitrage.performance.forecast import Forecast
 from langgraph_arbitrage.performance.report import Bench, Checked, RoleReport
 from langgraph_arbitrage.performance.walk import mean, walk
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget, Policy
-from langgraph_arbitrage.run import Run
-from langgraph_arbitrage.settings import ArbitrageSettings
-from langgraph_arbitrage.team import Answer, Team
+from langgraph_arbitrage.runner import Answer, Runner
 
 __all__ = ["run_bench"]
 
@@ -67,7 +67,7 @@ class _Measurement:
         self.settings = settings
         self.rounds = rounds
         self.tell = tell
-        self.team = Team(settings)
+        self.runner = Runner(settings)
         self.models = Models(settings)  # the same engines
         self.policy: Policy = settings.policy
 
@@ -75,9 +75,9 @@ class _Measurement:
         self, questions: Sequence[str], check: Sequence[str], batches: Sequence[int]
     ) -> Bench:
         self.tell("Loading the models")
-        self.team.greet()
+        self.runner.warm_up()
         self.tell("Answering with both models at every step")
-        run = Run(self.models, Limits.of(self.settings))
+        run = Run(self.models, RunSettings.of(self.settings))
         walked = asyncio.run(walk(run, questions, self.settings.max_steps))
         chosen = [w for w in walked if w.escalated] or walked
         prompt = self._prompt(run, questions[0])
@@ -87,7 +87,7 @@ class _Measurement:
         self.tell("Measuring the target")
         target = writer_costs(self.models.engine("target"), prompt["target"], step, self.rounds)
         self.tell("Measuring the router and the graph")
-        scorers = self.models.meet(self.policy)
+        scorers = self.models.scorer_engines(self.policy)
         router_prompt = sum(scoring_seconds(s, len(prompt["draft"]), self.rounds) for s in scorers)
         judged = [w.router_seconds for w in walked if w.index]  # the first one reads the question
         forecast = Forecast(
@@ -142,7 +142,7 @@ class _Measurement:
     def _prompt(self, run: Run, question: str) -> dict[str, list[int]]:
         from langchain_core.messages import HumanMessage
 
-        return run.prompts({"messages": [HumanMessage(question)]})
+        return self.models.render_prompts([HumanMessage(question)], run.policy)
 
     def _role(
         self,
@@ -185,24 +185,24 @@ class _Measurement:
         """Seconds of a step's cycle without models: the draft alone, through the graph."""
         (answers,) = self._answers(questions, AlwaysDraft())
         outside: float = sum(
-            a.seconds - sum(s["seconds"] for s in a.figures["steps"]) for a in answers
+            a.seconds - sum(s["seconds"] for s in a.statistics["steps"]) for a in answers
         )
-        return outside / sum(len(a.figures["steps"]) for a in answers)
+        return outside / sum(len(a.statistics["steps"]) for a in answers)
 
     def _answers(self, questions: Sequence[str], *policies: Policy) -> list[list[Answer]]:
         """Answers under each policy; each question goes to all before the next one."""
-        teams = [self.team.with_policy(policy) for policy in policies]
-        answers: list[list[Answer]] = [[] for _ in teams]
+        runners = [self.runner.with_policy(policy) for policy in policies]
+        answers: list[list[Answer]] = [[] for _ in runners]
         for question in questions:
-            for team, given in zip(teams, answers, strict=True):
-                team.greet()  # so that none finds in the cache what another has read
-                given.append(team.answer(question))
+            for runner, given in zip(runners, answers, strict=True):
+                runner.warm_up()  # so that none finds in the cache what another has read
+                given.append(runner.answer(question))
         return answers
 
     def _check(self, questions: Sequence[str], forecast: Forecast) -> Checked:
         self.tell("Holding the forecast against whole answers")
         alone, loop = self._answers(questions, AlwaysTarget(), self.policy)
-        steps = [s for a in loop for s in a.figures["steps"]]
+        steps = [s for a in loop for s in a.statistics["steps"]]
         return Checked(
             questions=len(questions),
             alone=mean(a.seconds for a in alone),
@@ -220,17 +220,17 @@ def _rates(engine: Engine, size: Footprint) -> Rates:
 
 def _alone(answer: Answer, f: Forecast) -> float:
     """Seconds that an answer of the target alone should have taken, by its steps and tokens."""
-    steps = answer.figures["steps"]
-    tokens: int = answer.figures["target_tokens"]
+    steps = answer.statistics["steps"]
+    tokens: int = answer.statistics["target_tokens"]
     return f.target_prompt + tokens * f.target_token + len(steps) * f.graph
 
 
 def _loop(answer: Answer, f: Forecast) -> float:
     """Seconds that an answer of the loop should have taken, by its steps and tokens."""
-    figures = answer.figures
+    figures = answer.statistics
     steps = figures["steps"]
     escalated = [s for s in steps if s["writer"] == "target"]
-    parted = sum(s["kept"] < s["tokens"] for s in escalated)
+    parted = sum(s["accepted_draft_tokens"] < s["tokens"] for s in escalated)
     drafted = figures["draft_tokens"] + figures["discarded_tokens"]
     seconds: float = f.draft_prompt + f.router_prompt + drafted * f.draft_token
     seconds += len(steps) * (f.router + f.graph)
@@ -238,7 +238,7 @@ def _loop(answer: Answer, f: Forecast) -> float:
         last = max(i for i, s in enumerate(steps) if s["writer"] == "target")
         unseen = sum(s["tokens"] for s in steps[:last] if s["writer"] == "draft")
         read = unseen + figures["discarded_tokens"]
-        decoded = figures["target_tokens"] - figures["kept_tokens"] - parted
+        decoded = figures["target_tokens"] - figures["accepted_draft_tokens"] - parted
         behind = f.draft_read.of(figures["target_tokens"] / len(escalated)) - f.draft_token
         seconds += f.target_prompt + len(escalated) * (f.target_read.base + max(0.0, behind))
         seconds += read * f.target_read.slope + decoded * f.target_token

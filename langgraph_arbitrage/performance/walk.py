@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from langgraph_arbitrage.run import Run
+from langgraph_arbitrage.loop.runtime import Run
 from langgraph_arbitrage.training.prefix import Prefix
 
 __all__ = ["Walked", "walk"]
@@ -46,7 +46,7 @@ async def walk(run: Run, questions: Sequence[str], max_steps: int) -> list[Walke
                     index,
                     len(draft["ids"]),
                     len(target["ids"]),
-                    target["kept"],
+                    target["accepted_draft_tokens"],
                     verdict["escalate"],
                     verdict["seconds"],
                 )

@@ -2,13 +2,13 @@
 
 from langgraph_arbitrage.policies.always import AlwaysDraft, AlwaysTarget
 from langgraph_arbitrage.policies.base import (
-    Ask,
-    AskTarget,
     Decision,
     PastStep,
     Policy,
+    ScorerRequest,
     StepText,
     StepView,
+    TargetQuestion,
     Writer,
 )
 from langgraph_arbitrage.policies.draft_confidence import DraftConfidence
@@ -23,8 +23,6 @@ __all__ = [
     "RSD",
     "AlwaysDraft",
     "AlwaysTarget",
-    "Ask",
-    "AskTarget",
     "Budget",
     "Decision",
     "DraftConfidence",
@@ -36,7 +34,9 @@ __all__ = [
     "PastStep",
     "Policy",
     "Random",
+    "ScorerRequest",
     "StepText",
     "StepView",
+    "TargetQuestion",
     "Writer",
 ]

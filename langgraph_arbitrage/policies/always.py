@@ -20,7 +20,7 @@ class AlwaysDraft(Policy):
 
     needs_target: ClassVar[bool] = False
 
-    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> None:
+    def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> None:
         """There is nothing to judge."""
         return
 
@@ -35,7 +35,7 @@ class AlwaysTarget(Policy):
 
     needs_draft: ClassVar[bool] = False
 
-    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> None:
+    def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> None:
         """There is nothing to judge."""
         return
 

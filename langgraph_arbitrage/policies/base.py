@@ -13,7 +13,16 @@ from langgraph_arbitrage.policies.calibration import parse
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
 
-__all__ = ["Ask", "AskTarget", "Decision", "PastStep", "Policy", "StepText", "StepView", "Writer"]
+__all__ = [
+    "Decision",
+    "PastStep",
+    "Policy",
+    "ScorerRequest",
+    "StepText",
+    "StepView",
+    "TargetQuestion",
+    "Writer",
+]
 
 Writer = Literal["draft", "target"]
 Kind = Literal[
@@ -33,7 +42,7 @@ class PastStep:
     writer: Writer
     text: str
     tokens: int
-    memory: tuple[float, ...] = ()
+    policy_state: tuple[float, ...] = ()
     """What the policy noted when it judged the step."""
 
 
@@ -69,7 +78,7 @@ class StepView:
 
 
 @dataclass(frozen=True)
-class Ask:
+class ScorerRequest:
     """A question to a scorer, answered with an engine's `ScoreOutput`."""
 
     model: str
@@ -87,7 +96,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class AskTarget:
+class TargetQuestion:
     """A question to the target itself about the draft's step.
 
     It is asked behind the step, as the next turn of the conversation, so that the target reads
@@ -108,7 +117,7 @@ class Decision:
 
     score: float | None
     escalate: bool
-    memory: tuple[float, ...] = ()
+    policy_state: tuple[float, ...] = ()
     """Numbers to find again in `PastStep.memory` at the steps that follow."""
 
 
@@ -148,7 +157,7 @@ class Policy(ABC):
         """Checkpoint and kind of each scorer that is asked; all are checked before work begins."""
         return ()
 
-    def meet(self, draft: str, target: str) -> None:  # noqa: B027 - most have nothing against it
+    def validate_pair(self, draft: str, target: str) -> None:  # noqa: B027 - most have nothing against it
         """Look at the pair of models before work begins; raise where the policy is not for it.
 
         Args:
@@ -156,7 +165,7 @@ class Policy(ABC):
             target: The target.
         """
 
-    def asks(self, view: StepView) -> Sequence[Ask | AskTarget]:
+    def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest | TargetQuestion]:
         """What scorers, or the target, are to read before `score` is called."""
         return ()
 
@@ -164,18 +173,18 @@ class Policy(ABC):
         """Most tokens that the target may write of this step; None leaves it to the limits."""
         return None
 
-    def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
+    def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
         """Judge a step: the score, and the rule applied to it.
 
         Args:
             view: The step in its context; `view.draft` is there.
-            answers: What the scorers read, one for each of `asks`, in order.
+            outputs: One for each of `scorer_requests`, in order.
         """
-        score = self.score(view, answers)
+        score = self.score(view, outputs)
         return Decision(score, self.escalates(score))
 
     @abstractmethod
-    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float | None:
+    def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float | None:
         """The number that decides; None where the policy does not go by a number."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Literal
 
 from langgraph_arbitrage.errors import CheckpointError, SettingsError
 
-__all__ = ["FILE", "Calibration", "Operation"]
+__all__ = ["FILE", "Calibration", "Operation", "parse", "read_threshold"]
 
 FILE = "calibration.json"
 DEFAULT_LOSS = 0.01
@@ -193,6 +193,19 @@ def parse(wanted: str) -> tuple[Literal["rate", "loss"], float]:
             "steps to escalate) or loss:0.01 (most that may be lost against the target alone)"
         )
     return ("rate" if kind == "rate" else "loss"), value
+
+
+def read_threshold(text: str) -> float | str:
+    """A threshold from a command line: a number, or `rate:R` or `loss:E`.
+
+    Raises:
+        SettingsError: It has another form.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        parse(text)
+        return text
 
 
 def _rounded(row: dict[str, float | None]) -> dict[str, float | None]:

@@ -39,7 +39,7 @@ class DraftConfidence(Policy):
     def __post_init__(self) -> None:
         check_range(self, "threshold")
 
-    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
+    def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
         """Mean over the step's tokens of exp(log-probability), under the draft itself."""
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
         logprobs = view.draft.logprobs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from langgraph_arbitrage.policies.base import AskTarget, Policy, StepView, check_range
+from langgraph_arbitrage.policies.base import Policy, StepView, TargetQuestion, check_range
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
@@ -42,13 +42,13 @@ class Judge(Policy):
     def __post_init__(self) -> None:
         check_range(self, "threshold", 0, 9)
 
-    def asks(self, view: StepView) -> Sequence[AskTarget]:
+    def scorer_requests(self, view: StepView) -> Sequence[TargetQuestion]:
         """One, to the target."""
-        return [AskTarget(QUESTION, REPLY, DIGITS)]
+        return [TargetQuestion(QUESTION, REPLY, DIGITS)]
 
-    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
+    def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
         """The expected grade, in [0, 9]."""
-        logits = answers[0].logits
+        logits = outputs[0].logits
         highest = max(logits)
         weights = [math.exp(logit - highest) for logit in logits]
         return sum(grade * w for grade, w in enumerate(weights)) / sum(weights)

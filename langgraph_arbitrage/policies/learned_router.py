@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.names import public_name, same_model
+from langgraph_arbitrage.models.identifiers import public_name, same_model
 from langgraph_arbitrage.policies.base import check_range
 from langgraph_arbitrage.policies.calibration import Calibration
 from langgraph_arbitrage.policies.scored import ScoredPolicy
@@ -60,7 +60,7 @@ class LearnedRouter(ScoredPolicy):
         """The router."""
         return self.checkpoint
 
-    def meet(self, draft: str, target: str) -> None:
+    def validate_pair(self, draft: str, target: str) -> None:
         """Refuse a pair that the router was not trained for.
 
         Raises:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Self
 
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies.base import (
-    Ask,
-    AskTarget,
     Decision,
     Kind,
     Policy,
+    ScorerRequest,
     StepView,
+    TargetQuestion,
     check_range,
 )
 
@@ -59,25 +59,25 @@ class PolicyOption(Policy):
         """Those of the policy."""
         return self.policy.scorers()
 
-    def meet(self, draft: str, target: str) -> None:
+    def validate_pair(self, draft: str, target: str) -> None:
         """Have the policy look at the pair."""
-        self.policy.meet(draft, target)
+        self.policy.validate_pair(draft, target)
 
-    def asks(self, view: StepView) -> Sequence[Ask | AskTarget]:
+    def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest | TargetQuestion]:
         """The policy's, unless the option decides by itself."""
-        return () if self._decided(view) else self.policy.asks(view)
+        return () if self._decided(view) else self.policy.scorer_requests(view)
 
-    def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
+    def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
         """The policy's decision, unless the option decides by itself."""
-        return self._decided(view) or self.policy.decide(view, answers)
+        return self._decided(view) or self.policy.decide(view, outputs)
 
     def _decided(self, view: StepView) -> Decision | None:
         """What the option decides of a draft's step without asking."""
         return None
 
-    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float | None:
+    def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float | None:
         """The policy's score."""
-        return self.policy.score(view, answers)
+        return self.policy.score(view, outputs)
 
     def escalates(self, score: float | None) -> bool:
         """The policy's rule."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from langgraph_arbitrage.policies.base import Ask, Decision, StepView, check_range
+from langgraph_arbitrage.policies.base import Decision, ScorerRequest, StepView, check_range
 from langgraph_arbitrage.policies.scored import ScoredPolicy
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
-    from langgraph_arbitrage.scorers import Judgement, Role
+    from langgraph_arbitrage.scorers import Role, StepScore
 
 __all__ = ["Oracle"]
 
@@ -39,27 +39,27 @@ class Oracle(ScoredPolicy):
         """The PRM."""
         return self.prm
 
-    def asks(self, view: StepView) -> Sequence[Ask]:
+    def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest]:
         """The draft's step and the target's, at a time; one where they are the same."""
         assert view.draft is not None  # noqa: S101 - both have written
         assert view.target is not None  # noqa: S101
         texts = dict.fromkeys((view.draft.text, view.target.text))
-        return [self.scorer.ask(view.question, view.history, text) for text in texts]
+        return [self.scorer.request(view.question, view.history, text) for text in texts]
 
-    def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
+    def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
         """Compare, and note what the scorer notes of the step that is taken."""
-        ours, theirs = self._both(view, answers)
+        ours, theirs = self._both(view, outputs)
         advantage = theirs.value - ours.value
         escalate = self.escalates(advantage)
-        return Decision(advantage, escalate, theirs.memory if escalate else ours.memory)
+        return Decision(advantage, escalate, theirs.policy_state if escalate else ours.policy_state)
 
-    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
+    def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
         """Δ in [−1, 1]."""
-        ours, theirs = self._both(view, answers)
+        ours, theirs = self._both(view, outputs)
         return theirs.value - ours.value
 
-    def _both(self, view: StepView, answers: Sequence[ScoreOutput]) -> tuple[Judgement, Judgement]:
-        return self._judged(view, answers[0]), self._judged(view, answers[-1])
+    def _both(self, view: StepView, outputs: Sequence[ScoreOutput]) -> tuple[StepScore, StepScore]:
+        return self._score(view, outputs[0]), self._score(view, outputs[-1])
 
     def escalates(self, score: float | None) -> bool:
         """Δ > threshold."""

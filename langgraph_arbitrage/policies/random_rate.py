@@ -33,7 +33,7 @@ class Random(Policy):
     def __post_init__(self) -> None:
         check_range(self, "rate")
 
-    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
+    def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
         """A number drawn uniformly from [0, 1)."""
         return random.Random(f"{self.seed}/{view.question}/{view.index}").random()
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from langgraph_arbitrage.policies.base import Ask, Decision, Kind, Policy, StepView
+from langgraph_arbitrage.policies.base import Decision, Kind, Policy, ScorerRequest, StepView
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
-    from langgraph_arbitrage.scorers import Judgement, Role, StepScorer
+    from langgraph_arbitrage.scorers import Role, StepScore, StepScorer
 
 __all__ = ["ScoredPolicy"]
 
@@ -43,24 +43,24 @@ class ScoredPolicy(Policy):
 
     def scorers(self) -> Sequence[tuple[str, Kind]]:
         """The one."""
-        return [(self.scorer.reads, self.scorer.kind)]
+        return [(self.scorer.base_model, self.scorer.kind)]
 
-    def asks(self, view: StepView) -> Sequence[Ask]:
+    def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest]:
         """One: the question, the steps so far, the draft's step."""
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
-        return [self.scorer.ask(view.question, view.history, view.draft.text)]
+        return [self.scorer.request(view.question, view.history, view.draft.text)]
 
-    def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
+    def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
         """Judge, and note for later steps what the scorer notes."""
-        judged = self._judged(view, answers[0])
-        return Decision(judged.value, self.escalates(judged.value), judged.memory)
+        judged = self._score(view, outputs[0])
+        return Decision(judged.value, self.escalates(judged.value), judged.policy_state)
 
-    def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
+    def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
         """The scorer's value in [0, 1]."""
-        return self._judged(view, answers[0]).value
+        return self._score(view, outputs[0]).value
 
-    def _judged(self, view: StepView, answer: ScoreOutput) -> Judgement:
-        return self.scorer.judge(view.history, answer)
+    def _score(self, view: StepView, output: ScoreOutput) -> StepScore:
+        return self.scorer.read(view.history, output)
 
     def with_threshold(self, threshold: float | str) -> Self:
         """This policy with another threshold; its checkpoint is not looked at again."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.names import REMOTE, local_path
+from langgraph_arbitrage.models.identifiers import REMOTE, local_path
 
 __all__ = ["Address", "address_of"]
 

@@ -13,11 +13,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from langgraph_arbitrage.engine.engine import Engine
 from langgraph_arbitrage.engine.requests import GenerateRequest, ScoreRequest
 from langgraph_arbitrage.errors import GrammarError, SettingsError
-from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.models.checkpoint import context_length, end_ids
 from langgraph_arbitrage.models.spec import ModelSpec
 from langgraph_arbitrage.remote.address import Address
 from langgraph_arbitrage.remote.worker import RemoteWorker, import_openai
+from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 __all__ = ["RemoteEngine"]
 

@@ -18,12 +18,12 @@ from langgraph_arbitrage.errors import (
     EngineError,
     MissingExtraError,
 )
-from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.models.spec import ModelSpec
 from langgraph_arbitrage.models.tokenizer import Tokenizer
 from langgraph_arbitrage.remote.address import Address
 from langgraph_arbitrage.remote.server import RemoteServer
 from langgraph_arbitrage.remote.step import RemoteStep
+from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 if TYPE_CHECKING:
     from types import ModuleType

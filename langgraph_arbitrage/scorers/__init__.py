@@ -1,6 +1,6 @@
 """Step scorers: one file a format; `base` holds the protocol."""
 
-from langgraph_arbitrage.scorers.base import Judgement, Role, StepScorer
+from langgraph_arbitrage.scorers.base import Role, StepScore, StepScorer
 from langgraph_arbitrage.scorers.load import KINDS, load_scorer
 from langgraph_arbitrage.scorers.qwen_prm import QwenScorer
 from langgraph_arbitrage.scorers.surprise import (
@@ -14,12 +14,12 @@ from langgraph_arbitrage.scorers.value_head import ValueHeadScorer
 
 __all__ = [
     "KINDS",
-    "Judgement",
     "MathShepherdScorer",
     "QwenScorer",
     "RLHFlowScorer",
     "Role",
     "SequenceScorer",
+    "StepScore",
     "StepScorer",
     "SurpriseHead",
     "SurpriseScorer",

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from langgraph_arbitrage.policies.base import Ask, Kind, PastStep
+from langgraph_arbitrage.policies.base import Kind, PastStep, ScorerRequest
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
 
-__all__ = ["Judgement", "Role", "StepScorer", "softmax"]
+__all__ = ["Role", "StepScore", "StepScorer", "softmax"]
 
 Role = Literal["router", "prm"]
 """What a scorer's value means: that the target would write a better step, or that a step is
@@ -22,13 +22,13 @@ right."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class StepScore:
     """What a scorer says of a step."""
 
     value: float
     """In [0, 1]: a PRM's probability that the step is right, or a router's ŷ that the target
     would write a better one."""
-    memory: tuple[float, ...] = ()
+    policy_state: tuple[float, ...] = ()
     """Numbers to hand back with the next step (`PastStep.memory`)."""
 
 
@@ -50,7 +50,7 @@ class StepScorer(ABC):
     """The pair that a router was trained for."""
 
     @property
-    def reads(self) -> str:
+    def base_model(self) -> str:
         """Checkpoint of the model that reads the steps."""
         return self.model
 
@@ -60,11 +60,11 @@ class StepScorer(ABC):
         """What sits on that model."""
 
     @abstractmethod
-    def ask(self, question: str, history: Sequence[PastStep], step: str) -> Ask:
+    def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
         """What the model is to read to judge `step` after `history`."""
 
     @abstractmethod
-    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
+    def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
         """What the reading of that ask says of the step."""
 
     @classmethod

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from langgraph_arbitrage.errors import CheckpointError
-from langgraph_arbitrage.names import local_path
+from langgraph_arbitrage.models.identifiers import local_path
+from langgraph_arbitrage.models.safetensors import NAMES, shard_files, tensor_shapes
 from langgraph_arbitrage.scorers import surprise
 from langgraph_arbitrage.scorers.base import Role, StepScorer
 from langgraph_arbitrage.scorers.qwen_prm import QwenScorer
@@ -15,7 +16,6 @@ from langgraph_arbitrage.scorers.surprise import SurpriseScorer
 from langgraph_arbitrage.scorers.token_choice import MathShepherdScorer, RLHFlowScorer
 from langgraph_arbitrage.scorers.token_classifier import SequenceScorer, TokenScorer
 from langgraph_arbitrage.scorers.value_head import ValueHeadScorer
-from langgraph_arbitrage.weights import NAMES, shard_files, tensor_shapes
 
 __all__ = ["KINDS", "load_scorer"]
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from langgraph_arbitrage.errors import CheckpointError
-from langgraph_arbitrage.policies.base import Ask, PastStep
-from langgraph_arbitrage.scorers.base import Judgement, StepScorer, softmax
+from langgraph_arbitrage.policies.base import PastStep, ScorerRequest
+from langgraph_arbitrage.scorers.base import StepScore, StepScorer, softmax
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
@@ -33,17 +33,17 @@ class QwenScorer(StepScorer):
         """`score.0` and `score.2` in the checkpoint."""
         return "process-reward"
 
-    def ask(self, question: str, history: Sequence[PastStep], step: str) -> Ask:
+    def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
         """The published text, two pieces a step."""
         before, after = _frame(self.model)
         pieces = [f"{before}{question}{after}"]
         for text in (*(past.text for past in history), step):
             pieces += [text.strip(), MARK]
-        return Ask(self.model, tuple(pieces), self.kind)
+        return ScorerRequest(self.model, tuple(pieces), self.kind)
 
-    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
+    def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
         """The probability of label 1."""
-        return Judgement(softmax(reading.logits)[1])
+        return StepScore(softmax(output.logits)[1])
 
 
 @lru_cache(maxsize=16)

@@ -20,9 +20,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from langgraph_arbitrage.errors import CheckpointError
-from langgraph_arbitrage.names import local_path
-from langgraph_arbitrage.policies.base import Ask, PastStep
-from langgraph_arbitrage.scorers.base import Judgement, Role, StepScorer
+from langgraph_arbitrage.models.identifiers import local_path
+from langgraph_arbitrage.policies.base import PastStep, ScorerRequest
+from langgraph_arbitrage.scorers.base import Role, StepScore, StepScorer
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
@@ -47,18 +47,18 @@ FEATURES = (
 """What is read off a step, in this order."""
 
 
-def surprise_features(history: Sequence[PastStep], reading: ScoreOutput) -> list[float]:
+def surprise_features(history: Sequence[PastStep], output: ScoreOutput) -> list[float]:
     """The features of a step. A step without text is as sure as can be.
 
     Args:
         history: The steps before; the memory of each begins with its lowest log-probability.
-        reading: The LM's log-probabilities and entropies over the step's tokens.
+        output: The LM's log-probabilities and entropies over the step's tokens.
     """
-    logprobs = reading.logprobs or [0.0]
-    entropies = reading.entropies or [0.0]
+    logprobs = output.logprobs or [0.0]
+    entropies = output.entropies or [0.0]
     at = min(range(len(logprobs)), key=logprobs.__getitem__)
     lowest = logprobs[at]
-    past = min((step.memory[0] for step in history if step.memory), default=0.0)
+    past = min((step.policy_state[0] for step in history if step.policy_state), default=0.0)
     return [
         sum(logprobs) / len(logprobs),
         lowest,
@@ -109,7 +109,7 @@ class SurpriseScorer(StepScorer):
     """None while it is being trained: then every step scores 0.5."""
 
     @property
-    def reads(self) -> str:
+    def base_model(self) -> str:
         """The causal LM, where it lies here."""
         return local_path(self.base)
 
@@ -118,16 +118,16 @@ class SurpriseScorer(StepScorer):
         """Its own language head."""
         return "causal-lm"
 
-    def ask(self, question: str, history: Sequence[PastStep], step: str) -> Ask:
+    def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
         """Question, steps so far, step; the step's tokens are scored."""
         start = f"{self.before}{question}{self.after}"
         pieces = (start, *(past.text for past in history), step)
-        return Ask(self.reads, pieces, self.kind, scored=1)
+        return ScorerRequest(self.base_model, pieces, self.kind, scored=1)
 
-    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
+    def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
         """The head's probability; the lowest log-probability is noted for the steps after."""
-        features = surprise_features(history, reading)
-        return Judgement(0.5 if self.head is None else self.head(features), (features[1],))
+        features = surprise_features(history, output)
+        return StepScore(0.5 if self.head is None else self.head(features), (features[1],))
 
     # --- files ---------------------------------------------------------------------------
 

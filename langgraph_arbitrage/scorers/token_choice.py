@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from langgraph_arbitrage.errors import ChatTemplateError
-from langgraph_arbitrage.policies.base import Ask, PastStep
-from langgraph_arbitrage.scorers.base import Judgement, StepScorer, softmax
+from langgraph_arbitrage.policies.base import PastStep, ScorerRequest
+from langgraph_arbitrage.scorers.base import StepScore, StepScorer, softmax
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
@@ -37,17 +37,17 @@ class RLHFlowScorer(StepScorer):
         """Its own language head."""
         return "causal-lm"
 
-    def ask(self, question: str, history: Sequence[PastStep], step: str) -> Ask:
+    def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
         """The published conversation; a turn of the user is two pieces."""
         before, between, after = _frame(self.model)
         pieces = [f"{before}{question}"]
         for i, text in enumerate((*(past.text for past in history), step)):
             pieces += [between, text.strip(), after] if i else [f" {text.strip()}", after]
-        return Ask(self.model, tuple(pieces), self.kind, choices=("+", "-"))
+        return ScorerRequest(self.model, tuple(pieces), self.kind, choices=("+", "-"))
 
-    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
+    def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
         """P(+) / (P(+) + P(-))."""
-        return Judgement(softmax(reading.logits)[0])
+        return StepScore(softmax(output.logits)[0])
 
 
 @lru_cache(maxsize=16)
@@ -80,14 +80,14 @@ class MathShepherdScorer(StepScorer):
         """Its own language head."""
         return "causal-lm"
 
-    def ask(self, question: str, history: Sequence[PastStep], step: str) -> Ask:
+    def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
         """The published text, two pieces a step."""
         pieces, blank = [question], " "
         for text in (*(past.text for past in history), step):
             pieces += [blank + text.strip(), STEP_TAG]
             blank = "\n"
-        return Ask(self.model, tuple(pieces), self.kind, choices=(" +", " -"))
+        return ScorerRequest(self.model, tuple(pieces), self.kind, choices=(" +", " -"))
 
-    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
+    def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
         """P(+) / (P(+) + P(-))."""
-        return Judgement(softmax(reading.logits)[0])
+        return StepScore(softmax(output.logits)[0])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langgraph_arbitrage.errors import CheckpointError
-from langgraph_arbitrage.policies.base import Ask, PastStep, Writer
-from langgraph_arbitrage.scorers.base import Judgement, Role, StepScorer, softmax
+from langgraph_arbitrage.policies.base import PastStep, ScorerRequest, Writer
+from langgraph_arbitrage.scorers.base import Role, StepScore, StepScorer, softmax
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
@@ -44,22 +44,24 @@ class TokenScorer(StepScorer):
         """A head at each token."""
         return "token-classification"
 
-    def ask(self, question: str, history: Sequence[PastStep], step: str) -> Ask:
+    def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
         """The paper's text, one piece a step."""
         past = (self._piece(each.writer, each.text) for each in history)
-        return Ask(self.model, (f"{question}\n", *past, self._piece("draft", step)), self.kind)
+        return ScorerRequest(
+            self.model, (f"{question}\n", *past, self._piece("draft", step)), self.kind
+        )
 
     def _piece(self, writer: Writer, text: str) -> str:
         tag = TAGS[writer] if self.tagged else ""
         # The last step of an answer lacks the separator at which heads were trained.
         return tag + (text if text.endswith("\n") else text + SEPARATOR)
 
-    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
+    def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
         """Softmax over the labels, summed over the upper half; sigmoid of a single label."""
-        if len(reading.logits) == 1:
-            return Judgement(softmax([0.0, reading.logits[0]])[1])
-        spread = softmax(reading.logits)
-        return Judgement(math.fsum(spread[len(spread) // 2 :]))
+        if len(output.logits) == 1:
+            return StepScore(softmax([0.0, output.logits[0]])[1])
+        spread = softmax(output.logits)
+        return StepScore(math.fsum(spread[len(spread) // 2 :]))
 
     # --- files ---------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from langgraph_arbitrage.errors import CheckpointError
-from langgraph_arbitrage.policies.base import Ask, PastStep
-from langgraph_arbitrage.scorers.base import Judgement, Role, StepScorer, softmax
+from langgraph_arbitrage.policies.base import PastStep, ScorerRequest
+from langgraph_arbitrage.scorers.base import Role, StepScore, StepScorer, softmax
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
@@ -37,17 +37,17 @@ class ValueHeadScorer(StepScorer):
         """`v_head.summary` in the checkpoint."""
         return "value-head"
 
-    def ask(self, question: str, history: Sequence[PastStep], step: str) -> Ask:
+    def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
         """The published text, two pieces a line."""
         pieces = [f"{self.start}{question}\n"]
         for text in (*(past.text for past in history), step):
             for line in [line for line in text.split("\n") if line.strip()] or [" "]:
                 pieces += [line, "\n"]
-        return Ask(self.model, tuple(pieces), self.kind)
+        return ScorerRequest(self.model, tuple(pieces), self.kind)
 
-    def judge(self, history: Sequence[PastStep], reading: ScoreOutput) -> Judgement:
+    def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
         """σ(value)."""
-        return Judgement(softmax([0.0, reading.logits[0]])[1])
+        return StepScore(softmax([0.0, output.logits[0]])[1])
 
     @classmethod
     def load(cls, model: str, folder: Path, role: Role = "prm") -> Self:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from langgraph_arbitrage.models.pair import Models
-from langgraph_arbitrage.names import public_name
-from langgraph_arbitrage.openai_forms import ChunkForm, chat_completion
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.models.identifiers import public_name
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget
-from langgraph_arbitrage.prompts import read_messages
+from langgraph_arbitrage.prompts.messages import read_messages
 from langgraph_arbitrage.serve.bodies import ChatBody, TextBody
-from langgraph_arbitrage.serve.doors import Doors, Tally
 from langgraph_arbitrage.serve.failures import add_handlers, refused
+from langgraph_arbitrage.serve.middleware import Doors, Tally
 from langgraph_arbitrage.serve.settings import ServeSettings
 from langgraph_arbitrage.serve.streams import Put, streamed, whole
 from langgraph_arbitrage.serve.texts import TextCompletion
+from langgraph_arbitrage.utils.openai_format import ChunkForm, chat_completion
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.chat_model import ChatArbitrage

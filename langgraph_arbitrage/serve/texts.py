@@ -7,10 +7,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from langgraph_arbitrage.answer import AnswerStream, answer_text
 from langgraph_arbitrage.engine import Engine, GenerateOutput, GenerateRequest, SamplingParams
 from langgraph_arbitrage.errors import MessageError
-from langgraph_arbitrage.nodes.drive import Call, answers_in_loop
+from langgraph_arbitrage.loop.answer_text import TextRelease, answer_text
+from langgraph_arbitrage.loop.engine_calls import EngineCall, submit_async
 from langgraph_arbitrage.serve.bodies import TextBody
 from langgraph_arbitrage.serve.streams import Put
 
@@ -47,7 +47,7 @@ class TextCompletion:
     async def whole(self) -> dict[str, Any]:
         """The answer, complete."""
         written = await self._written(None)
-        text = answer_text([self._text(written.ids)], self._body.stops, ())
+        text = answer_text(self._text(written.ids), self._body.stops, ())
         return {
             **self._head,
             "choices": [self._choice(text, written.ids, written)],
@@ -56,7 +56,7 @@ class TextCompletion:
 
     async def stream(self, put: Put) -> None:
         """Put the answer's chunks."""
-        told, ids, length, sent = AnswerStream(self._body.stops, ()), [], 0, 0
+        told, ids, length, sent = TextRelease(self._body.stops, ()), [], 0, 0
 
         def on_token(token: int) -> None:
             nonlocal length, sent
@@ -68,7 +68,7 @@ class TextCompletion:
             length = max(length, len(text))
 
         written = await self._written(on_token)
-        text = answer_text([self._text(written.ids)], self._body.stops, ())
+        text = answer_text(self._text(written.ids), self._body.stops, ())
         put(
             {
                 **self._head,
@@ -91,8 +91,8 @@ class TextCompletion:
                 seed=uuid.uuid4().int if body.seed is None else body.seed,
             ),
         )
-        (written,) = await answers_in_loop([Call(self._engine, request, on_token, False)])
-        return written  # type: ignore[no-any-return]
+        [output] = await submit_async([EngineCall(self._engine, request, on_token, False)])
+        return output  # type: ignore[no-any-return]
 
     def _text(self, ids: list[int]) -> str:
         return self._engine.tokenizer.decode_after(self._prompt[-1:], ids)

@@ -6,8 +6,9 @@ no call at all.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from langgraph_arbitrage.tools.formats import CallFormat, ParsedCall, Tool
@@ -25,6 +26,8 @@ class Piece:
     kind: Literal["text", "reasoning", "call"]
     text: str = ""
     call: ParsedCall | None = None
+    call_id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}", compare=False)
+    """Id of the call."""
 
 
 class Parser(Protocol):

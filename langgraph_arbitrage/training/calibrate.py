@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Literal, TypeVar
 
 from langgraph_arbitrage.errors import ContextLengthError, DataError
-from langgraph_arbitrage.models.pair import Models
-from langgraph_arbitrage.names import public_name
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.models.identifiers import public_name
 from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.policies.calibration import Calibration, Operation
 from langgraph_arbitrage.scorers import StepScorer

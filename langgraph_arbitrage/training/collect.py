@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from langgraph_arbitrage.answer_state import step_seed
 from langgraph_arbitrage.errors import ContextLengthError, SettingsError
-from langgraph_arbitrage.models.pair import Models
-from langgraph_arbitrage.names import public_name
+from langgraph_arbitrage.loop.answer_state import step_seed
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.models.identifiers import public_name
 from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.scorers import StepScorer
-from langgraph_arbitrage.state import PendingStep, Verdict
+from langgraph_arbitrage.state import PendingStep, RouteDecision
 from langgraph_arbitrage.training.configs import CHECKER, CollectConfig
 from langgraph_arbitrage.training.many import many
 from langgraph_arbitrage.training.prefix import Prefix, greedy_run
@@ -168,7 +168,7 @@ class Collector:
 
     async def _pick(
         self, prefix: Prefix, steps: _Steps, draw: random.Random
-    ) -> tuple[bool, Verdict | None]:
+    ) -> tuple[bool, RouteDecision | None]:
         """Whether the trajectory goes on with the target's step, and what a router noted."""
         if self._policy is not None:
             verdict = await prefix.judged(steps.draft)

@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 
 from langchain_core.messages import HumanMessage
 
-from langgraph_arbitrage.answer_state import step_seed
-from langgraph_arbitrage.limits import Limits
-from langgraph_arbitrage.models.pair import Models
+from langgraph_arbitrage.config.run_settings import RunSettings
+from langgraph_arbitrage.loop.answer_state import step_seed
+from langgraph_arbitrage.loop.engine_calls import EngineCall, submit_async
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.loop.runtime import Run
 from langgraph_arbitrage.nodes.commit import commit
-from langgraph_arbitrage.nodes.drive import Call, answers_in_loop, driven
 from langgraph_arbitrage.nodes.route import route
+from langgraph_arbitrage.persistence.migrate import apply_update
 from langgraph_arbitrage.policies import DraftConfidence, Policy, Writer
-from langgraph_arbitrage.run import Run
-from langgraph_arbitrage.state import ArbitrageState, PendingStep, Verdict
+from langgraph_arbitrage.state import ArbitrageState, PendingStep, RouteDecision
 
 __all__ = ["Prefix", "greedy_run"]
 
@@ -37,8 +38,9 @@ class Prefix:
         Raises:
             ContextLengthError: The question does not fit a model.
         """
-        state, _ = run.opened({"messages": [HumanMessage(question)]})
-        return cls(run, question, {**state, "seed": seed})
+        state: ArbitrageState = {"messages": [HumanMessage(question)]}
+        opened = apply_update(state, run.open_answer(state))
+        return cls(run, question, {**opened, "seed": seed})
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -75,29 +77,31 @@ class Prefix:
             sample: Number of the sample, where several are drawn from one prefix.
             draft: The draft's step for the target to verify: it writes the same, sooner.
         """
-        request = self.run.write(role, {**self.state, "draft_step": draft})
+        request = self.run.generation.request(role, {**self.state, "draft_step": draft})
         if temperature is not None:
             seed = step_seed(request.sampling.seed, role, sample)
             sampling = replace(request.sampling, temperature=temperature, seed=seed)
             request = replace(request, sampling=sampling)
-        (written,) = await answers_in_loop([Call(self.run.models.engine(role), request)])
-        return self.run.pending(role, self.state, written)
+        [output] = await submit_async([EngineCall(self.run.models.engine(role), request)])
+        return self.run.generation.pending(role, self.state, output)
 
-    async def judged(self, draft: PendingStep) -> Verdict:
+    async def judged(self, draft: PendingStep) -> RouteDecision:
         """What the run's policy makes of the draft's step."""
-        update = await driven(route({**self.state, "draft_step": draft}, self.run))
-        verdict: Verdict = update["verdict"]
-        return verdict
+        update = await route({**self.state, "draft_step": draft}, self.run)
+        decision: RouteDecision = update["decision"]
+        return decision
 
-    async def take(self, writer: Writer, step: PendingStep, verdict: Verdict | None) -> Prefix:
+    async def take(
+        self, writer: Writer, step: PendingStep, decision: RouteDecision | None
+    ) -> Prefix:
         """The prefix with a step appended, which may complete the answer."""
         before: ArbitrageState = {
             **self.state,
             "draft_step": step if writer == "draft" else None,
             "target_step": step if writer == "target" else None,
-            "verdict": verdict,
+            "decision": decision,
         }
-        update = await driven(commit(before, self.run))
+        update = await commit(before, self.run)
         steps = [*self.state["steps"], *update["steps"]]
         state: ArbitrageState = {**before, **update, "steps": steps}  # type: ignore[typeddict-item]
         return replace(self, state=state)
@@ -115,4 +119,4 @@ def greedy_run(models: Models, policy: Policy | None = None) -> Run:
     judge = DraftConfidence() if policy is None else policy
     no_limits = dict.fromkeys(("threshold", "approve", "max_target_tokens", "max_seconds"))
     changes = {"temperature": 0.0, "router": judge} | no_limits
-    return Run(models, Limits.of(models.settings.model_copy(update=changes)))
+    return Run(models, RunSettings.of(models.settings.model_copy(update=changes)))

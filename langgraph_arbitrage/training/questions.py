@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from langgraph_arbitrage.data.answer_extraction import final_answer, right_answer
+from langgraph_arbitrage.data.records import cell, read_records
 from langgraph_arbitrage.embedded import Problem, check_answer, problems
 from langgraph_arbitrage.errors import DataError
-from langgraph_arbitrage.final_answer import final_answer, right_answer
-from langgraph_arbitrage.records import cell, read_records
 
 __all__ = ["Question", "load_questions", "question_id"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, cast
 
+from langgraph_arbitrage.data.jsonl import Entry, JsonlFile
 from langgraph_arbitrage.errors import DataError
-from langgraph_arbitrage.journal import Entry, Journal
 from langgraph_arbitrage.training.questions import Question, question_id
 
 __all__ = ["Origin", "Row", "RowFile", "one_pair", "read_rows", "read_verdicts"]
@@ -105,7 +105,7 @@ class RowFile:
             part.write_text("".join(lines), encoding="utf-8")
             part.replace(self.journal)
         with ExitStack() as stack:
-            self._open = stack.enter_context(Journal(self.journal))
+            self._open = stack.enter_context(JsonlFile(self.journal))
             self._repair()
             self._stack = stack.pop_all()
         return self

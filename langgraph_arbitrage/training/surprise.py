@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
-from langgraph_arbitrage.models.pair import Models
-from langgraph_arbitrage.names import local_path, public_name
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.models.identifiers import local_path, public_name
 from langgraph_arbitrage.scorers import SurpriseHead, SurpriseScorer, surprise_features
-from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.training.configs import SurpriseConfig
 from langgraph_arbitrage.training.examples import Example, balanced
 from langgraph_arbitrage.training.job import Job, Progress
@@ -90,7 +90,7 @@ class SurpriseTrainer:
                     judged = iter(await replay(models, self.scorer, steps, concurrency=PART))
                     for q in part:
                         read = [next(judged) for _ in questions[q]]
-                        found[q] = [surprise_features(j.history, j.reading) for j in read]
+                        found[q] = [surprise_features(j.history, j.output) for j in read]
                         journal.write(json.dumps([q, found[q]]) + "\n")
                     journal.flush()
                     progress(len(questions) - len(todo) + at + len(part), len(questions))

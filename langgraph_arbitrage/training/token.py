@@ -25,8 +25,8 @@ from transformers.utils import logging
 
 from langgraph_arbitrage.engine import ModelSpec, ScoreOutput, Tokenizer, load_tokenizer
 from langgraph_arbitrage.errors import CheckpointError, DataError
-from langgraph_arbitrage.models.pair import piece_ids
-from langgraph_arbitrage.names import local_path
+from langgraph_arbitrage.loop.models import piece_ids
+from langgraph_arbitrage.models.identifiers import local_path
 from langgraph_arbitrage.scorers import TokenScorer
 from langgraph_arbitrage.training.configs import TokenConfig
 from langgraph_arbitrage.training.examples import Example, balanced, classes_of
@@ -86,11 +86,11 @@ class TokenTrainer:
         logits = trainer.predict(unlabelled).predictions
         if trainer.is_world_process_zero():
             self._save(trainer, dtype)
-        readings = (
+        outputs = (
             ScoreOutput(row.tolist(), [], [], computed_tokens=0, cached_tokens=0, seconds=0.0)
             for row in logits
         )
-        return [self.scorer.judge((), reading).value for reading in readings]
+        return [self.scorer.read((), output).value for output in outputs]
 
     def _labels(self, examples: Sequence[Example]) -> list[int]:
         """The class of each example: 0 or 1, or where its advantage stands among the bounds."""
@@ -104,8 +104,8 @@ class TokenTrainer:
 
     def _row(self, example: Example, label: int) -> dict[str, list[int]]:
         """The ids that the loop will ask about, and a label at the last one."""
-        ask = self.scorer.ask(example.question, example.past, example.step)
-        ids = [token for piece in piece_ids(self.tokenizer, ask.pieces) for token in piece]
+        request = self.scorer.request(example.question, example.past, example.step)
+        ids = [token for piece in piece_ids(self.tokenizer, request.pieces) for token in piece]
         return {"input_ids": ids, "labels": [*[IGNORED] * (len(ids) - 1), label]}
 
     def _trainer(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
 from langgraph_arbitrage.errors import ArbitrageError, DataError
+from langgraph_arbitrage.loop.models import piece_ids
 from langgraph_arbitrage.models.checkpoint import context_length, load_config
-from langgraph_arbitrage.models.pair import piece_ids
-from langgraph_arbitrage.names import local_path, public_name
+from langgraph_arbitrage.models.identifiers import local_path, public_name
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.training.card import TrainingRecord, write_card
 from langgraph_arbitrage.training.configs import SurpriseConfig
@@ -76,8 +76,8 @@ def _fitting(examples: Sequence[Example], scorer: StepScorer, base: str) -> list
     tokenizer, context = load_tokenizer(spec), context_length(load_config(spec))
 
     def length(example: Example) -> int:
-        ask = scorer.ask(example.question, example.past, example.step)
-        return sum(len(piece) for piece in piece_ids(tokenizer, ask.pieces))
+        request = scorer.request(example.question, example.past, example.step)
+        return sum(len(piece) for piece in piece_ids(tokenizer, request.pieces))
 
     found = [e for e in examples if context is None or length(e) <= context]
     if not found:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from langgraph_arbitrage.loop.runtime import Run
 from langgraph_arbitrage.policies import Policy, Writer
-from langgraph_arbitrage.run import Run
-from langgraph_arbitrage.state import PendingStep, Verdict
+from langgraph_arbitrage.state import PendingStep, RouteDecision
 from langgraph_arbitrage.training.prefix import Prefix
 from langgraph_arbitrage.training.questions import Question
-from langgraph_arbitrage.training.verdict import Context
-from langgraph_arbitrage.training.verdict import Verdict as StepVerdict
+from langgraph_arbitrage.training.verdict import Context, Verdict
 
 __all__ = ["Outcome", "Tree"]
 
@@ -50,7 +49,7 @@ class Tree:
     """
 
     def __init__(
-        self, run: Run, question: Question, verdict: StepVerdict | None, *, answers: bool
+        self, run: Run, question: Question, verdict: Verdict | None, *, answers: bool
     ) -> None:
         self._run = run
         self._question = question
@@ -58,11 +57,11 @@ class Tree:
         self._verdict = verdict
         self._answers = answers
         self._steps: dict[tuple[Writer, int, tuple[int, ...]], PendingStep] = {}
-        self._judged: dict[Context, Verdict] = {}
+        self._decisions: dict[Context, RouteDecision] = {}
 
     def scores(self) -> list[float]:
         """ŷ of every draft step so far."""
-        return [v["score"] for v in self._judged.values() if v["score"] is not None]
+        return [d["score"] for d in self._decisions.values() if d["score"] is not None]
 
     async def outcomes(self, thresholds: Sequence[float]) -> list[Outcome]:
         """One outcome a threshold.
@@ -89,15 +88,15 @@ class Tree:
         prefix = self._root
         while not prefix.finished:
             context = Context(prefix.texts, prefix.tags)
-            draft = verdict = None
+            draft = decision = None
             escalates = True
             if policy is not None:
                 draft = await self._written("draft", prefix)
-                if context not in self._judged:
-                    self._judged[context] = await prefix.judged(draft)
-                verdict = self._judged[context]
-                escalates = policy.escalates(verdict["score"])
-                verdict = {**verdict, "escalate": escalates}
+                if context not in self._decisions:
+                    self._decisions[context] = await prefix.judged(draft)
+                decision = self._decisions[context]
+                escalates = policy.escalates(decision["score"])
+                decision = {**decision, "escalate": escalates}
             writer: Writer = "target" if escalates else "draft"
             step = await self._written(writer, prefix, draft)
             out.steps += 1
@@ -107,7 +106,7 @@ class Tree:
                 score = await self._verdict.value(context, step["text"])
                 out.scores.append(score)
                 out.wasted += escalates and score <= s_d
-            prefix = await prefix.take(writer, step, verdict)
+            prefix = await prefix.take(writer, step, decision)
         if self._answers:
             out.right = self._question.solved_by(prefix.answer)
         return out
@@ -117,7 +116,7 @@ class Tree:
     ) -> PendingStep:
         # A model reads the tokens so far and not who wrote them, which is the same text mostly.
         steps = prefix.state["steps"]
-        ids = self._run.models.ids(role, prefix.state["prompts"], steps)
+        ids = self._run.models.input_ids(role, prefix.state["prompts"], steps)
         key = role, sum(len(s["ids"]) for s in steps), tuple(ids)
         if key not in self._steps:
             self._steps[key] = await prefix.write(role, draft=draft)

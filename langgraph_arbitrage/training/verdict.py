@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from langgraph_arbitrage.embedded import check_step
 from langgraph_arbitrage.engine import ScoreOutput
 from langgraph_arbitrage.errors import DataError
-from langgraph_arbitrage.models.pair import Models
-from langgraph_arbitrage.nodes.drive import Call, answers_in_loop
+from langgraph_arbitrage.loop.engine_calls import submit_async
+from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.policies import PastStep
-from langgraph_arbitrage.scorers import Judgement, StepScorer
+from langgraph_arbitrage.scorers import StepScore, StepScorer
 from langgraph_arbitrage.training.examples import Example
 from langgraph_arbitrage.training.many import many
 from langgraph_arbitrage.training.questions import Question
@@ -82,8 +82,8 @@ class Judged:
 
     history: tuple[PastStep, ...]
     """The steps before, with what the scorer noted at each."""
-    reading: ScoreOutput
-    judgement: Judgement
+    output: ScoreOutput
+    score: StepScore
 
 
 class ScorerVerdict(Verdict):
@@ -116,16 +116,16 @@ class ScorerVerdict(Verdict):
     async def value(self, context: Context, step: str) -> float:
         """ŷ(x, z) or h(x, z); the first step that is asked about in a context is the draft's."""
         self._drafted.setdefault(context, step)
-        return (await self.judged(context, step)).judgement.value
+        return (await self.judged(context, step)).score.value
 
     async def judged(self, context: Context, step: str) -> Judged:
         """All that was found."""
         key = context, step
         if key not in self._found:
             past = tuple([await self._past(context, k) for k in range(len(context.texts))])
-            ask = self._scorer.ask(self._question, past, step)
-            (reading,) = await answers_in_loop([Call(*self._models.asked(ask))])
-            self._found[key] = Judged(past, reading, self._scorer.judge(past, reading))
+            request = self._scorer.request(self._question, past, step)
+            [output] = await submit_async([self._models.scorer_call(request)])
+            self._found[key] = Judged(past, output, self._scorer.read(past, output))
         return self._found[key]
 
     async def _past(self, context: Context, k: int) -> PastStep:
@@ -133,7 +133,7 @@ class ScorerVerdict(Verdict):
         by_target = context.tags[k]
         noted = await self.judged(before, self._drafted.get(before, text) if by_target else text)
         writer = "target" if by_target else "draft"
-        return PastStep(writer, text, 0, noted.judgement.memory)  # type: ignore[arg-type]
+        return PastStep(writer, text, 0, noted.score.policy_state)  # type: ignore[arg-type]
 
 
 async def replay(

@@ -270,7 +270,7 @@ def test_a_model_that_is_not_there_ends_the_job_at_once(tmp_path: Path) -> None:
         ({"shard": "2"}, "shard must be I/N with I from 1 to N, such as 1/4, not '2'"),
         ({"shard": "0/2"}, "not '0/2'"),
         ({"shard": "3/2"}, "not '3/2'"),
-        ({"speed": 3}, r"speed is no setting; those known are concurrency, retry_failed"),
+        ({"speed": 3}, r"Unknown setting 'speed'"),
     ],
 )
 def test_a_bad_setting_of_a_job_is_refused(

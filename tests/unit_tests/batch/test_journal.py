@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from langgraph_arbitrage.data.jsonl import JsonlFile
 from langgraph_arbitrage.errors import DataError
-from langgraph_arbitrage.journal import Journal
 
 RECORDS = [{"id": n, "text": text} for n, text in enumerate(("a", "ü\u2028\n", "\ud800", ""))]
 WHOLE = b'{"id": 1}\n{"id": 2}\n'
 
 
-def records(journal: Journal) -> list[object]:
+def records(journal: JsonlFile) -> list[object]:
     return [entry.record for entry in journal.entries()]
 
 
 def test_what_was_appended_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     for n in range(len(RECORDS)):
-        with Journal(path) as journal:
+        with JsonlFile(path) as journal:
             journal.append(RECORDS[n])
-    with Journal(path) as journal:
+    with JsonlFile(path) as journal:
         assert records(journal) == RECORDS
     assert path.read_bytes().count(b"\n") == len(RECORDS)
 
@@ -36,12 +36,12 @@ def test_cut_anywhere_a_file_keeps_exactly_its_whole_lines(
 ) -> None:
     path = tmp_path_factory.mktemp("cut") / "rows.jsonl"
     rows = [{"id": n, "text": text} for n in range(4)]
-    with Journal(path) as journal:
+    with JsonlFile(path) as journal:
         for row in rows:
             journal.append(row)
     data = path.read_bytes()[: at % (path.stat().st_size + 1)]
     path.write_bytes(data)
-    with Journal(path) as journal:
+    with JsonlFile(path) as journal:
         journal.repair()
         journal.append({"id": "after"})
         left = records(journal)
@@ -59,7 +59,7 @@ def _ends(rows: list[dict[str, object]], row: dict[str, object]) -> int:
 def test_entries_tell_where_they_end_so_that_a_file_can_be_cut_there(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(WHOLE + b'{"id": 3, "te')
-    with Journal(path) as journal:
+    with JsonlFile(path) as journal:
         entries = list(journal.entries())
         assert [(e.number, e.end) for e in entries] == [(1, 10), (2, 20)]
         journal.cut(entries[0].end)
@@ -71,25 +71,25 @@ def test_entries_tell_where_they_end_so_that_a_file_can_be_cut_there(tmp_path: P
 def test_a_file_of_something_else_is_refused_and_left_as_it_is(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "diary"
     path.write_bytes(text)
-    with Journal(path) as journal, pytest.raises(DataError, match="line 1 is no JSON"):
+    with JsonlFile(path) as journal, pytest.raises(DataError, match="line 1 is no JSON"):
         journal.repair()
     assert path.read_bytes() == text
 
 
 def test_two_programs_cannot_write_one_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    with Journal(path):
-        with pytest.raises(DataError, match=r"being written by another job"), Journal(path):
+    with JsonlFile(path):
+        with pytest.raises(DataError, match=r"being written by another job"), JsonlFile(path):
             pass
         child = os.fork()
         if not child:
             try:
-                with Journal(path):
+                with JsonlFile(path):
                     os._exit(0)
             except DataError:
                 os._exit(3)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
-    with Journal(path):
+    with JsonlFile(path):
         pass
 
 
@@ -98,10 +98,10 @@ def test_keeping_some_replaces_the_file_at_once_and_still_holds_it(tmp_path: Pat
     path.write_bytes(WHOLE)
     link.symlink_to(path)
     (tmp_path / "rows.jsonl.part").write_bytes(b"left by a kill")
-    with Journal(link) as journal:
+    with JsonlFile(link) as journal:
         journal.keep(lambda record: record["id"] == 2)
         journal.append({"id": 3})
-        with pytest.raises(DataError, match="another job"), Journal(path):
+        with pytest.raises(DataError, match="another job"), JsonlFile(path):
             pass
     assert path.read_bytes() == b'{"id": 2}\n{"id": 3}\n'
     assert link.is_symlink()
@@ -114,14 +114,14 @@ def test_keeping_some_replaces_the_file_at_once_and_still_holds_it(tmp_path: Pat
 )
 def test_a_file_that_cannot_be_written_is_told(path: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match=f"cannot be written: {told}"), Journal(tmp_path / path):
+    with pytest.raises(DataError, match=f"cannot be written: {told}"), JsonlFile(tmp_path / path):
         pass
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_told() -> None:
     with (
-        Journal(Path("/dev/full")) as journal,
+        JsonlFile(Path("/dev/full")) as journal,
         pytest.raises(DataError, match="No space left on device"),
     ):
         journal.append({"id": 1})

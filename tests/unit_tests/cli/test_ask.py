@@ -55,8 +55,8 @@ def test_each_step_is_printed_with_its_writer_score_and_time(arbitrage, models, 
     assert {m[1] for m in heads} == {"draft", "target"}
     assert figures.startswith(f"6 steps, {told['escalation_rate']:.0%} escalated · tokens: ")
     assert f"{told['discarded_tokens']} discarded" in figures
-    kept = f"({told['kept_tokens']} kept of the draft's)"
-    assert (kept in figures) == (told["kept_tokens"] > 0)
+    kept = f"({told['accepted_draft_tokens']} accepted from the draft)"
+    assert (kept in figures) == (told["accepted_draft_tokens"] > 0)
     assert figures.endswith("stopped by --max-steps")
 
 
@@ -103,8 +103,8 @@ def test_compare_shows_the_draft_and_the_target_alone_beside_it(arbitrage, model
 def test_compare_as_json_holds_all_three_answers(arbitrage, models):
     _, out, _ = arbitrage("ask", QUESTION, *models, *STEPS, "--compare", "--json")
     others = json.loads(out)["compare"]
-    assert others["draft only"]["arbitrage"]["forwarded"]["target"] == 0
-    assert others["target only"]["arbitrage"]["forwarded"]["draft"] == 0
+    assert others["draft only"]["arbitrage"]["computed_tokens"]["target"] == 0
+    assert others["target only"]["arbitrage"]["computed_tokens"]["draft"] == 0
 
 
 def test_no_answer_gains_from_what_another_one_left_in_the_cache(arbitrage, models):
@@ -114,7 +114,7 @@ def test_no_answer_gains_from_what_another_one_left_in_the_cache(arbitrage, mode
         (first, second),
         *zip(*(r["compare"].values() for r in (first, second)), strict=True),
     ):
-        assert one["arbitrage"]["forwarded"] == other["arbitrage"]["forwarded"]
+        assert one["arbitrage"]["computed_tokens"] == other["arbitrage"]["computed_tokens"]
 
 
 def test_a_terminal_sees_rejected_steps_struck_out_and_writers_in_colour(
@@ -170,14 +170,14 @@ def test_ctrl_c_stops_the_models_and_tells_what_was_finished(interrupted, models
 
 
 def test_ctrl_c_under_json_leaves_no_half_object(interrupted, models, monkeypatch):
-    from langgraph_arbitrage.team import Team
+    from langgraph_arbitrage.runner import Runner
 
-    answer = Team.answer
+    answer = Runner.answer
 
     def pressed(self, question, listener=None):
         return answer(self, question, lambda event: signal.raise_signal(signal.SIGINT))
 
-    monkeypatch.setattr(Team, "answer", pressed)
+    monkeypatch.setattr(Runner, "answer", pressed)
     assert interrupted("ask", QUESTION, *models, *STEPS, "--json") == (130, "")
 
 

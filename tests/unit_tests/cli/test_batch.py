@@ -170,7 +170,7 @@ def test_ctrl_c_keeps_what_is_written_and_the_same_command_goes_on(
         (["--ray", "--actors", "0"], "actors must be at least 1, not 0"),
         (["--ray", "--cpus-per-actor", "0"], "cpus_per_actor must be above 0"),
         (["--ray", "--gpus-per-actor", "-1"], "gpus_per_actor must be at least 0"),
-        (["--actors", "2"], "--actors is for a job on Ray: add --ray"),
+        (["--actors", "2"], "--actors applies to jobs on Ray only: add --ray"),
     ],
 )
 def test_bad_options_of_a_job_on_ray_are_refused(

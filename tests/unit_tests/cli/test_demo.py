@@ -9,7 +9,7 @@ import pytest
 
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.cli.scoreboard import Row, scoreboard
-from langgraph_arbitrage.team import Answer, Team
+from langgraph_arbitrage.runner import Answer, Runner
 
 ROWS = ("draft only", "target only", "arbitraged")
 SHORT = ("--max-tokens", "12")
@@ -45,7 +45,7 @@ def test_another_seed_gives_other_problems_of_the_level_asked_for(arbitrage, mod
 def test_ctrl_c_shows_the_table_so_far_over_what_all_rows_have_answered(
     arbitrage, models, monkeypatch
 ):
-    answer, calls = Team.answer, []
+    answer, calls = Runner.answer, []
 
     def pressed(self, question, listener=None):
         calls.append(question)
@@ -53,7 +53,7 @@ def test_ctrl_c_shows_the_table_so_far_over_what_all_rows_have_answered(
             signal.raise_signal(signal.SIGINT)
         return answer(self, question, listener)
 
-    monkeypatch.setattr(Team, "answer", pressed)
+    monkeypatch.setattr(Runner, "answer", pressed)
     status, out, _ = arbitrage("demo", "--live", "0", "--questions", "3", *models, *SHORT)
     assert status == 130
     assert "1 of 3 held-out problems" in out

@@ -14,13 +14,16 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def test_mermaid_is_the_default_and_shows_every_node(arbitrage):
     status, out, _ = arbitrage("graph")
     assert status == 0
-    assert all(f"{node}({node})" in out for node in ("draft", "route", "regenerate", "commit"))
+    assert all(
+        f"{node}({node})" in out
+        for node in ("prepare", "draft", "route", "approve", "regenerate", "commit")
+    )
     assert "draft --> route;" in out
 
 
-def test_the_readme_shows_what_the_command_draws(arbitrage):
-    readme = Path(__file__).parents[3] / "README.md"
-    assert arbitrage("graph")[1].strip() in readme.read_text(encoding="utf-8")
+def test_the_documentation_shows_every_edge(arbitrage):
+    page = Path(__file__).parents[3] / "docs" / "architecture.md"
+    assert arbitrage("graph")[1].strip() in page.read_text(encoding="utf-8")
 
 
 def test_the_drawing_goes_to_a_file(arbitrage, tmp_path):

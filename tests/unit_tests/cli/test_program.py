@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from langgraph_arbitrage.cli.options import settings_of
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.policies.named import POLICIES
-from langgraph_arbitrage.settings import ArbitrageSettings
 
 
 def test_help_needs_no_torch_and_comes_at_once():
@@ -89,8 +89,8 @@ def test_what_is_not_here_is_told_in_one_line_before_anything_is_loaded(arbitrag
     ("argv", "told"),
     [
         ([], "required: COMMAND"),
-        (["ask", "--draft-kwargs", "4bit", "Hi"], "4bit is no JSON"),
-        (["ask", "--target-kwargs", "[1]", "Hi"], "[1] is no JSON object"),
+        (["ask", "--draft-kwargs", "4bit", "Hi"], "'4bit': it is not valid JSON"),
+        (["ask", "--target-kwargs", "[1]", "Hi"], "'[1]': it must be a JSON object"),
         (["answer"], "invalid choice: 'answer' (choose from"),
         (["ask", "--policy", "oracel", "Hi"], "'oracle', 'judge', 'confidence', 'random', 'draft'"),
         (["ask", "--threshold", "much", "Hi"], "'much' is neither a number nor of the form rate:0"),
@@ -116,7 +116,7 @@ def test_what_is_not_here_is_told_in_one_line_before_anything_is_loaded(arbitrag
         ),
         (["ask", "--router", "no/router", "Hi"], "no/router is no folder here"),
         (["ask", "--policy", "judge", "--threshold", "10", "Hi"], "from 0 to 9, not 10"),
-        (["ask", "--first-steps", "-1", "Hi"], "first_steps must be a whole number, 0 or more"),
+        (["ask", "--first-steps", "-1", "Hi"], "first_steps must be 0 or more, not -1"),
         (["ask", "--max-target-share", "3", "Hi"], "max_target_share must be a number from 0 to 1"),
         (["ask", "--threshold", "2", "Hi"], "must be a number from 0 to 1, not 2.0"),
         (["ask", "--threshold", "nan", "Hi"], "must be a number from 0 to 1, not nan"),
@@ -125,7 +125,10 @@ def test_what_is_not_here_is_told_in_one_line_before_anything_is_loaded(arbitrag
         (["ask", "--temperature", "-1", "Hi"], "temperature must be 0 or more"),
         (["ask", "--top-p", "0", "Hi"], "top_p must be above 0"),
         (["ask", "--separator", "", "Hi"], "separator must be"),
-        (["ask", "--chat-template", "no-such-file", "Hi"], "no-such-file cannot be read"),
+        (
+            ["ask", "--chat-template", "no-such-file", "Hi"],
+            "No such file or directory: 'no-such-file'",
+        ),
         (["ask", "  "], "the question is empty"),
         (["ask", "caf\udce9"], "no valid UTF-8 text"),
         (["ask", "--draft", "./no-such-folder", "Hi"], "./no-such-folder"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from langgraph_arbitrage.cli.text import final_answer, printable, unescape
+from langgraph_arbitrage.cli.text import final_answer, printable
+from langgraph_arbitrage.utils.escapes import unescape
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,9 @@ def test_a_fork_may_begin_with_an_edited_step(arbitrage, file, asked):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["replay", "--thread", "nobody"], "no thread 'nobody'"),
+        (["replay", "--thread", "nobody"], "thread 'nobody' does not exist"),
         (["replay", "--thread", "1", "--fork", "6"], "no step 6: it has steps 0 to 5"),
-        (["replay", "--thread", "1", "--fork", "1", "--into", "1"], "there already"),
+        (["replay", "--thread", "1", "--fork", "1", "--into", "1"], "exists already"),
         (["replay", "--thread", "1", "--text", "seven"], "go with --fork"),
         (["replay", "--thread", "1", "--speed", "-1"], "--speed must be 0 or more"),
         (["ask", "How many?"], "--thread ID and --checkpoint FILE go together"),

@@ -9,8 +9,8 @@ import pytest
 
 from langgraph_arbitrage import AlwaysTarget, ChatArbitrage
 from langgraph_arbitrage.engine import Engine, GenerateRequest, acquire, release
-from langgraph_arbitrage.forks import ForkLock
 from langgraph_arbitrage.models.spec import ModelSpec
+from langgraph_arbitrage.utils.fork_lock import ForkLock
 from tiny import generate, make, pair, random_ids
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from langgraph_arbitrage import RSD, DraftConfidence, LearnedRouter, Oracle, Policy
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.evaluation.points import KINDS, Lineup, explicit, laid_out, rates
-from langgraph_arbitrage.settings import ArbitrageSettings
 from tiny import pair
 
 SCORES = [random.Random(i).random() for i in range(400)]

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import DataError
 from langgraph_arbitrage.evaluation import EvaluateConfig, Lineup, Sweep, load_dataset, results_of
 from langgraph_arbitrage.evaluation.answers_file import ANSWERS
 from langgraph_arbitrage.evaluation.sweep import Progress
 from langgraph_arbitrage.scorers import load_scorer
-from langgraph_arbitrage.settings import ArbitrageSettings
 
 AT = {"rsd": [0.95], "random": [0.5]}
 KINDS = ["rsd", "random", "exact", "draft", "target", "assisted"]
@@ -179,4 +179,4 @@ def test_a_question_that_no_model_can_read_is_left_out(tmp_path: Path) -> None:
             found.points, found.tasks, found.left_out, found.answers(), config, found.header
         )
     assert [q["question"] for q in results["questions"]] == ["How much is 3 + 4?"]
-    assert "4096 with the answer" in results["left out"][0]["reason"]
+    assert "4096 including the answer" in results["left out"][0]["reason"]

@@ -18,7 +18,7 @@ from langchain_core.messages import (
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage, DraftConfidence, Random
 from langgraph_arbitrage.errors import ChatTemplateError, ContextLengthError, MessageError
 from langgraph_arbitrage.models.tokenizer import Tokenizer
-from langgraph_arbitrage.prompts import template_messages
+from langgraph_arbitrage.prompts.messages import template_messages
 from tiny import QUESTIONS, generate, make, pair, prompt, tokenizer
 
 Chat = Callable[..., ChatArbitrage]
@@ -190,26 +190,26 @@ def test_an_answer_carries_its_figures(policy: Any, chat: Chat) -> None:
         "escalation_rate",
         "draft_tokens",
         "target_tokens",
-        "kept_tokens",
+        "accepted_draft_tokens",
         "discarded_tokens",
-        "forwarded",
+        "computed_tokens",
         "engine",
         "finish_reason",
     }
     steps = found["steps"]
     assert {frozenset(s) for s in steps} == {
-        frozenset({"writer", "score", "tokens", "kept", "seconds", "text"})
+        frozenset({"writer", "score", "tokens", "accepted_draft_tokens", "seconds", "text"})
     }
     by = {w: [s for s in steps if s["writer"] == w] for w in ("draft", "target")}
     assert found["escalation_rate"] == len(by["target"]) / len(steps)
     assert found["draft_tokens"] == sum(s["tokens"] for s in by["draft"])
     assert found["target_tokens"] == sum(s["tokens"] for s in by["target"])
     assert found["draft_tokens"] + found["target_tokens"] == 60
-    assert found["kept_tokens"] == sum(s["kept"] for s in steps)
+    assert found["accepted_draft_tokens"] == sum(s["accepted_draft_tokens"] for s in steps)
     wasted = by["target"] and not isinstance(policy, AlwaysTarget)
     assert bool(found["discarded_tokens"]) == bool(wasted)
-    assert set(found["forwarded"]) == {"draft", "target", "router"}
-    used = {role for role in ("draft", "target") if found["forwarded"][role]}
+    assert set(found["computed_tokens"]) == {"draft", "target", "router"}
+    used = {role for role in ("draft", "target") if found["computed_tokens"][role]}
     assert found["engine"] == dict.fromkeys(used, "slot")
     assert all(s["seconds"] > 0 for s in steps)
     scored = isinstance(policy, Random | DraftConfidence)

@@ -11,7 +11,7 @@ from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage, Policy
 from langgraph_arbitrage.engine import GenerateRequest, RequestHandle
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.errors import EngineClosedError
-from langgraph_arbitrage.nodes import CancelScope
+from langgraph_arbitrage.loop.engine_calls import CancelScope
 from tiny import QUESTIONS, generate, pair, prompt
 
 LONG = 900  # tokens that an answer would have if nobody stopped it

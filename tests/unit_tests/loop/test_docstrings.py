@@ -47,6 +47,8 @@ def test_examples_give_what_they_say(name: str) -> None:
         assert runner.run(test, out=told.append).failed == 0, "".join(told)
 
 
-@pytest.mark.parametrize("name", ["chat_model", "graphs.arbitrage", "policies.base", "answer"])
+@pytest.mark.parametrize(
+    "name", ["chat_model.model", "graphs.arbitrage", "policies.base", "loop.answer_text"]
+)
 def test_what_a_newcomer_uses_has_an_example(name: str) -> None:
     assert examples(f"langgraph_arbitrage.{name}")

@@ -86,9 +86,10 @@ def same_answer(state: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 def test_its_nodes_are_those_of_the_method(models: Models) -> None:
     graph = create_arbitrage_graph(models)
-    assert set(graph.nodes) == {"draft", "route", "regenerate", "commit"}
+    wanted = {"prepare", "draft", "route", "approve", "regenerate", "commit"}
+    assert set(graph.nodes) == wanted
     drawn = graph.compile().get_graph().draw_mermaid()
-    for edge in ("draft --> route", "route -.-> commit", "route -.-> regenerate"):
+    for edge in ("draft --> route", "route -.-> commit", "route -.-> approve"):
         assert edge in drawn.replace("&nbsp;", " ")
 
 
@@ -128,11 +129,12 @@ def test_events_tell_every_step(models: Models, unbroken: dict[str, Any]) -> Non
     assert [e["step"] for e in committed] == list(range(len(committed)))
     assert len([e for e in events if e["type"] == "drafted"]) == len(committed)
     for index, step in enumerate(unbroken["steps"]):
-        told = "".join(e["text"] for e in events if e["type"] == "writing" and e["step"] == index)
+        deltas = [e for e in events if e["type"] == "target_delta" and e["step"] == index]
+        told = "".join(e["text"] for e in deltas)
         assert told == (step["text"] if step["writer"] == "target" else "")
     assert events[-1]["type"] == "finished"
     assert events[-1]["text"] == unbroken["messages"][-1].text
-    assert events[-1]["reason"] == "length"
+    assert events[-1]["finish_reason"] == "length"
 
 
 # --- checkpoints -------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_tokens_of_the_target_are_counted(tokens: int, before: str, left: int) -
 
 def test_a_step_accepted_for_want_of_budget_is_not_scored() -> None:
     policy = Budget(Oracle(trl()), 0.5)
-    assert policy.asks(view("t")) == ()
+    assert policy.scorer_requests(view("t")) == ()
     assert policy.decide(view("t"), ()).score is None
 
 

@@ -10,12 +10,12 @@ import pytest
 from langgraph_arbitrage import (
     AlwaysDraft,
     AlwaysTarget,
-    Ask,
     ChatArbitrage,
     Decision,
     DraftConfidence,
     Policy,
     Random,
+    ScorerRequest,
     StepText,
     StepView,
     create_arbitrage_graph,
@@ -184,15 +184,19 @@ class Judged(Policy):
     kind: str = "token-classification"
     threshold: float = 0.5
 
-    def asks(self, view: StepView) -> list[Ask]:
+    def scorer_requests(self, view: StepView) -> list[ScorerRequest]:
         past = [f"{s.writer[0]}: {s.text}" for s in view.history]
-        return [Ask(self.model, (view.question + "\n", *past, "d: " + view.draft.text), self.kind)]
+        return [
+            ScorerRequest(
+                self.model, (view.question + "\n", *past, "d: " + view.draft.text), self.kind
+            )
+        ]
 
     def decide(self, view: StepView, answers: Sequence[ScoreOutput]) -> Decision:
-        assert [len(s.memory) for s in view.history] == [2] * view.index
+        assert [len(s.policy_state) for s in view.history] == [2] * view.index
         (reading,) = answers
         score = self.score(view, answers)
-        return Decision(score, self.escalates(score), memory=tuple(reading.logits))
+        return Decision(score, self.escalates(score), policy_state=tuple(reading.logits))
 
     def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
         import torch
@@ -213,7 +217,7 @@ async def test_a_policy_may_ask_a_classifier(kind: str, chat: Chat, fed: Counter
     steps = found["steps"]
     assert all((s["writer"] == "target") == (s["score"] > 0.5) for s in steps)
     assert len({round(s["score"], 3) for s in steps}) > 1
-    assert found["forwarded"]["router"] == fed[4]
+    assert found["computed_tokens"]["router"] == fed[4]
     assert fed[4] < 400  # the text is read once, not again at each step
     again = await llm.ainvoke(QUESTIONS[0])
     assert [s["score"] for s in figures(again)["steps"]] == pytest.approx(

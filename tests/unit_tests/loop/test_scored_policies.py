@@ -113,15 +113,15 @@ def test_the_oracle_keeps_the_memory_of_the_step_that_is_taken(tmp_path: Path) -
     policy = Oracle(prms.surprise(tmp_path, "prm"))
     view = StepView("q", (), 0, StepText("a", 1), StepText("b", 1))
     answers = [ScoreOutput([], [low], [0.1], 0, 0, 0.0) for low in (-0.2, -5.0)]
-    scores = [policy.scorer.judge((), answer).value for answer in answers]
+    scores = [policy.scorer.read((), answer).value for answer in answers]
     found = policy.decide(view, answers)
     assert found.score == pytest.approx(scores[1] - scores[0])
-    assert found.memory == ((-5.0,) if found.escalate else (-0.2,))
+    assert found.policy_state == ((-5.0,) if found.escalate else (-0.2,))
     turned = policy.decide(view, answers[::-1])
     assert turned.escalate is not found.escalate
-    assert len(policy.asks(view)) == 2
+    assert len(policy.scorer_requests(view)) == 2
     same = StepView("q", (), 0, StepText("a", 1), StepText("a", 2))
-    assert len(policy.asks(same)) == 1
+    assert len(policy.scorer_requests(same)) == 1
     assert policy.score(same, answers[:1]) == 0
 
 
@@ -148,7 +148,7 @@ async def test_the_loop_decides_by_the_rule_and_counts_what_was_fed(
     steps = found["steps"]
     assert all((s["writer"] == "target") == policy.escalates(s["score"]) for s in steps)
     assert {s["writer"] for s in steps} == {"draft", "target"}
-    told = found["forwarded"]
+    told = found["computed_tokens"]
     assert (told["draft"], told["target"]) == (fed[DRAFT], fed[TARGET])
     if name == "oracle":  # two steps of unequal length at a time are padded
         assert fed[SCORER] / 2 < told["router"] <= fed[SCORER]
@@ -172,7 +172,8 @@ def test_a_router_reads_no_token_twice(chat: Chat, fed: Counter[int]) -> None:
     graph = create_arbitrage_graph(llm._models).compile()
     state = graph.invoke({"messages": [("user", QUESTIONS[5])]}, {"recursion_limit": 999})
     *past, last = [PastStep("draft", step["text"], 1) for step in state["steps"]]
-    _, request = llm._models.asked(llm.policy.scorer.ask(QUESTIONS[5], past, last.text))
+    call = llm._models.scorer_call(llm.policy.scorer.request(QUESTIONS[5], past, last.text))
+    _, request = call.engine, call.request
     assert len(past) == 29
     assert fed[SCORER] == len(request.ids)
 
@@ -183,8 +184,9 @@ def test_an_answers_scores_are_the_prms(chat: Chat) -> None:
     scorer, history = load_scorer(path), []
     llm = chat(**SHORT)
     for step in found["steps"][:-1]:
-        engine, request = llm._models.asked(scorer.ask(QUESTIONS[0], history, step["text"]))
-        value = scorer.judge(history, engine.submit(request).result()).value
+        call = llm._models.scorer_call(scorer.request(QUESTIONS[0], history, step["text"]))
+        engine, request = call.engine, call.request
+        value = scorer.read(history, engine.submit(request).result()).value
         assert step["score"] == pytest.approx(value, abs=1e-4)
         history.append(PastStep("draft", step["text"], 1))
 
@@ -263,11 +265,11 @@ def test_a_router_knows_its_pair_by_folder_or_hub_id(router: str) -> None:
     for names in (("org/base", "base"), ("base", "org/base"), ("org/base", "org/base")):
         scorer = TokenScorer(router, role="router", draft=names[0], target=names[0])
         scorer.save(Path(router))
-        LearnedRouter(router).meet(names[1], names[1])
+        LearnedRouter(router).validate_pair(names[1], names[1])
     scorer = TokenScorer(router, role="router", draft="org/base", target="org/base")
     scorer.save(Path(router))
     with pytest.raises(SettingsError, match="trained for the draft org/base"):
-        LearnedRouter(router).meet("other/base", "org/base")
+        LearnedRouter(router).validate_pair("other/base", "org/base")
 
 
 def test_a_checkpoint_is_a_learned_router(chat: Chat, router: str) -> None:

@@ -34,12 +34,12 @@ LIMITS = [
     ({"top_p": 0}, "top_p must be above 0 and at most 1, not 0"),
     ({"top_p": 1.5}, r"top_p must be above 0 and at most 1, not 1\.5"),
     ({"top_p": float("nan")}, "top_p must be above 0 and at most 1, not nan"),
-    ({"top_k": -1}, r"top_k must be 0 \(for all tokens\) or more, not -1"),
+    ({"top_k": -1}, r"top_k must be 0 \(all tokens\) or more, not -1"),
     ({"threshold": 1.2}, r"threshold of \w+ must be a number from 0 to 1, not 1\.2"),
     ({"threshold": -0.1}, r"threshold of \w+ must be a number from 0 to 1"),
     ({"threshold": float("nan")}, r"threshold of \w+ must be a number from 0 to 1"),
     ({"threshold": "much"}, "'much' is neither a number nor of the form rate:0.3"),
-    ({"first_steps": -1}, "first_steps must be a whole number, 0 or more, not -1"),
+    ({"first_steps": -1}, "first_steps must be 0 or more, not -1"),
     ({"max_target_share": 1.1}, r"max_target_share must be a number from 0 to 1, not 1\.1"),
     ({"max_target_share": float("nan")}, "max_target_share must be a number from 0 to 1, not nan"),
     ({"max_target_tokens": -1}, "max_target_tokens must be above 0, or None for no limit, not -1"),
@@ -49,9 +49,9 @@ LIMITS = [
     ({"timeout": float("nan")}, "timeout must be above 0 seconds, or None for no limit, not nan"),
 ]
 SETTINGS = [
-    ({"separator": ""}, "separator must be one or more texts, none of them empty"),
-    ({"separator": []}, "separator must be one or more texts, none of them empty"),
-    ({"separator": ["\n", ""]}, "separator must be one or more texts, none of them empty"),
+    ({"separator": ""}, "separator must be one or more non-empty strings"),
+    ({"separator": []}, "separator must be one or more non-empty strings"),
+    ({"separator": ["\n", ""]}, "separator must be one or more non-empty strings"),
     ({"max_slots": 0}, "max_slots must be at least 1, not 0"),
     ({"max_queue": -1}, "max_queue must be at least 0, not -1"),
     ({"router": AlwaysDraft(), "threshold": 0.5}, r"threshold=0\.5 .* AlwaysDraft has no thresh"),
@@ -73,8 +73,8 @@ def test_a_bad_setting_is_refused_at_construction(
 
 
 @pytest.mark.parametrize("make", [ArbitrageSettings, create_arbitrage_graph, ChatArbitrage])
-def test_an_unknown_setting_is_refused_with_those_known(make: Callable[..., Any]) -> None:
-    with pytest.raises(SettingsError, match=r"max_token is no setting; .*max_tokens"):
+def test_an_unknown_setting_is_refused_with_the_nearest_name(make: Callable[..., Any]) -> None:
+    with pytest.raises(SettingsError, match=r"'max_token'\. Did you mean 'max_tokens'"):
         make(**pair(), max_token=5)
 
 

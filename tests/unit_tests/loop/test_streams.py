@@ -8,9 +8,8 @@ import pytest
 from langchain_core.messages import AIMessageChunk
 
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage, Policy, Random, StepView
-from langgraph_arbitrage.answer import AnswerStream, answer_text
 from langgraph_arbitrage.engine import Engine
-from langgraph_arbitrage.events import StepEvent
+from langgraph_arbitrage.loop.answer_text import TextRelease, answer_text
 from tiny import QUESTIONS, pair
 
 Chat = Callable[..., ChatArbitrage]
@@ -128,7 +127,7 @@ async def test_a_stop_string_is_never_told(policy: Policy, how: str, chat: Chat)
         want = llm.invoke(QUESTIONS[0], stop=stop)
         told = "".join(c.text for c in await collected(llm, QUESTIONS[0], how, stop=stop))
         assert stop[0] not in want.text
-        assert told == want.text == answer_text([text], stop, WORDY["separator"])
+        assert told == want.text == answer_text(text, stop, WORDY["separator"])
         assert want.response_metadata["finish_reason"] == "stop"
         ended += 1
     assert ended >= 5
@@ -151,25 +150,12 @@ def test_what_is_told_is_the_answer_however_the_text_comes(
     text: str, stop: list[str], cut: int
 ) -> None:
     separators = ["\n\n", "|"]
-    answer = answer_text([text], stop, separators)
-    told, stream = "", AnswerStream(stop, separators)
+    answer = answer_text(text, stop, separators)
+    told, stream = "", TextRelease(stop, separators)
     for i in range(0, len(text), cut):
         told += stream.push(text[i : i + cut])
         assert answer.startswith(told)
     assert told + stream.finish(answer) == answer
-
-
-def test_a_step_that_was_told_while_it_was_written_is_not_told_again() -> None:
-    stream = AnswerStream((), ("\n\n",))
-    events = [
-        StepEvent(type="drafted", text="lost"),
-        StepEvent(type="writing", text="So "),
-        StepEvent(type="writing", text="7"),
-        StepEvent(type="committed", text="So 7.\n\n"),
-        StepEvent(type="committed", text="Done."),
-        StepEvent(type="finished", text="So 7.\n\nDone."),
-    ]
-    assert [stream.take(e) for e in events] == ["", "So ", "7", ".", "\n\nDone.", ""]
 
 
 @pytest.mark.parametrize(("how", "listened"), [("invoke", 0), ("stream", 1)])

@@ -23,7 +23,7 @@ from langgraph_arbitrage import (
 from langgraph_arbitrage.engine import Engine
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.errors import AnswerTimeoutError, EngineBusyError
-from langgraph_arbitrage.nodes import CancelScope
+from langgraph_arbitrage.loop.engine_calls import CancelScope
 from tiny import QUESTIONS, pair
 
 LONG = 900  # tokens: about a second

@@ -34,7 +34,7 @@ def test_each_model_is_fed_each_token_about_once(
     written = read + figures["discarded_tokens"]
     assert fed[DRAFT] <= 1.1 * written
     assert fed[TARGET] <= 1.1 * written * (rate > 0)  # it reads the steps that it then rewrites
-    assert figures["forwarded"] == {"draft": fed[DRAFT], "target": fed[TARGET], "router": 0}
+    assert figures["computed_tokens"] == {"draft": fed[DRAFT], "target": fed[TARGET], "router": 0}
 
 
 def test_always_draft_feeds_the_target_nothing(chat: Chat, fed: Counter[int]) -> None:
@@ -81,9 +81,14 @@ def test_what_the_target_keeps_of_the_drafts_steps_is_counted(chat: Chat) -> Non
     own = {**WORDY, "draft": path, "target": path}
     llm = chat(**own, router=Random(0.5), max_tokens=80)
     figures = llm.invoke(QUESTIONS[0]).response_metadata["arbitrage"]
-    assert 0 < figures["kept_tokens"] == figures["target_tokens"] == figures["discarded_tokens"]
+    assert (
+        0
+        < figures["accepted_draft_tokens"]
+        == figures["target_tokens"]
+        == figures["discarded_tokens"]
+    )
     for step in figures["steps"]:
-        assert step["kept"] == step["tokens"] * (step["writer"] == "target")
+        assert step["accepted_draft_tokens"] == step["tokens"] * (step["writer"] == "target")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,7 @@ def test_escalating_every_step_writes_what_the_target_writes_alone(
     messages = [verified.invoke(q) for q in QUESTIONS[:4]]
     assert [m.text for m in messages] == [alone.invoke(q).text for q in QUESTIONS[:4]]
     if draft == WORDY["target"]:
-        assert sum(m.response_metadata["arbitrage"]["kept_tokens"] for m in messages) > 0
+        assert sum(m.response_metadata["arbitrage"]["accepted_draft_tokens"] for m in messages) > 0
 
 
 def test_an_escalation_reads_the_prompt_once_in_the_target(chat: Chat, fed: Counter[int]) -> None:

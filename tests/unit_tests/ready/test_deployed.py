@@ -45,16 +45,16 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     graph = deployed.arbitrage()
     state = graph.invoke({"messages": [("user", "What is 2 + 3?")]})
     assert state["finish_reason"] == "length"
-    assert graph.config["recursion_limit"] == 37
+    assert graph.config["recursion_limit"] == 47
     assert deployed.arbitrage() is graph
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("[1]", "must be a JSON object"),
-        ('{"drafd": "x"}', "drafd is no setting"),
+        ('{"drafd": "x"}', "Unknown setting 'drafd'. Did you mean 'draft'"),
         ('{"max_tokens": 0}', "max_tokens must be at least 1"),
     ],
 )

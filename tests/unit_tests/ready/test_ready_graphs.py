@@ -11,8 +11,8 @@ from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langgraph_arbitrage import RSD, AlwaysDraft, ChatArbitrage, Context, embedded
+from langgraph_arbitrage.data.answer_extraction import final_answer
 from langgraph_arbitrage.errors import CheckpointError, SettingsError
-from langgraph_arbitrage.final_answer import final_answer
 from langgraph_arbitrage.graphs import (
     create_batch_graph,
     create_best_of_n_graph,
@@ -256,20 +256,26 @@ def test_a_runs_context_holds_for_every_question_in_it() -> None:
     [
         (lambda: create_best_of_n_graph(n=0), "n must be at least 1, not 0"),
         (lambda: create_best_of_n_graph(vote="most"), "majority, prm, weighted, not 'most'"),
-        (lambda: create_best_of_n_graph(vote="prm"), "give prm="),
+        (lambda: create_best_of_n_graph(vote="prm"), "pass prm="),
         (lambda: create_best_of_n_graph(vote="majority", prm="x"), "does not use prm='x'"),
         (lambda: create_best_of_n_graph(temperature=-1), "temperature must be 0 or more"),
         (lambda: create_plan_solve_verify_graph(attempts=0), "attempts must be at least 1"),
         (lambda: create_plan_solve_verify_graph(threshold=2), "from 0 to 1, not 2"),
         (lambda: create_plan_solve_verify_graph(prm="x", verify=len), "not both"),  # type: ignore[arg-type]
-        (lambda: create_cascade_graph(["a", "b"]), "needs three models or more"),
-        (lambda: create_cascade_graph("abc"), "needs three models or more"),
+        (lambda: create_cascade_graph(["a", "b"]), "needs three or more models"),
+        (lambda: create_cascade_graph("abc"), "needs three or more models"),
         (lambda: create_cascade_graph(threshold=-1), "from 0 to 1, not -1"),
-        (lambda: create_cascade_graph(routers=[None]), "3 models make 2 pairs"),
+        (lambda: create_cascade_graph(routers=[None]), "3 models make 2 levels"),
         (lambda: create_batch_graph(concurrency=0), "concurrency must be at least 1, not 0"),
         (lambda: create_batch_graph().compile().invoke({"questions": "Hi"}), "not 'Hi'"),
-        (lambda: create_batch_graph().compile().invoke({"questions": []}), "not empty, not"),
-        (lambda: create_batch_graph().compile().invoke({"questions": ["Hi", 3]}), "list of texts"),
+        (
+            lambda: create_batch_graph().compile().invoke({"questions": []}),
+            "non-empty list of strings",
+        ),
+        (
+            lambda: create_batch_graph().compile().invoke({"questions": ["Hi", 3]}),
+            "list of strings",
+        ),
     ],
 )
 def test_bad_settings_are_refused_and_named(make_graph: Any, told: str) -> None:

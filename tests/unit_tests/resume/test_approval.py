@@ -21,7 +21,7 @@ from langgraph_arbitrage import (
     StepView,
 )
 from langgraph_arbitrage.errors import ApprovalError, SettingsError
-from langgraph_arbitrage.threads import resume, rewind
+from langgraph_arbitrage.persistence.time_travel import resume, rewind
 from runs import ASK, SETTINGS, STRICT, same_answer, thread
 
 
@@ -94,7 +94,7 @@ def test_a_replacement_text_takes_the_steps_place(compiled: Any, fed: Counter[in
         step = state["steps"][request["step"]]
         assert (step["writer"], step["text"]) == ("human", "So many jars.")
         assert step["ids"]
-        assert step["discarded"] > 0
+        assert step["discarded_tokens"] > 0
     assert fed[3] == 0
     figures = state["messages"][-1].response_metadata["arbitrage"]
     assert figures["target_tokens"] == 0
@@ -121,10 +121,10 @@ async def test_resuming_repeats_neither_work_nor_events(
     n = len(unbroken["steps"])
     assert kinds["drafted"] == kinds["scored"] == kinds["committed"] == n
     assert kinds["accepted"] + kinds["escalated"] == n
-    assert kinds["asked"] == kinds["escalated"]
+    assert kinds["approval_requested"] == kinds["escalated"]
     state = graph.get_state(thread()).values
     assert same_answer(state, unbroken)
-    told = state["messages"][-1].response_metadata["arbitrage"]["forwarded"]
+    told = state["messages"][-1].response_metadata["arbitrage"]["computed_tokens"]
     assert (fed[2], fed[3]) == (told["draft"], told["target"])
 
 
@@ -137,7 +137,7 @@ def test_a_wrong_answer_is_told_and_may_be_given_again(
     graph = compiled(saver, approve="escalations")
     state = graph.invoke(ASK, thread())
     for _ in range(2):
-        with pytest.raises(ApprovalError, match='"accept" takes the draft'):
+        with pytest.raises(ApprovalError, match='"accept" accepts the draft'):
             graph.invoke(Command(resume=wrong), thread())
     while asked(state):
         state = graph.invoke(Command(resume="escalate"), thread())
@@ -194,7 +194,7 @@ def test_a_step_without_a_draft_cannot_be_accepted(compiled: Any) -> None:
     graph = compiled(approve="escalations", router=AlwaysTarget(), max_tokens=12)
     state = graph.invoke(ASK, thread())
     assert asked(state)["text"] is None
-    with pytest.raises(ApprovalError, match="no draft's step here"):
+    with pytest.raises(ApprovalError, match="this step has no draft"):
         graph.invoke(Command(resume="accept"), thread())
     state = graph.invoke(Command(resume={"text": "Four jars"}), thread())
     while asked(state):
@@ -217,7 +217,7 @@ def test_without_a_checkpointer_there_is_nobody_to_ask(teams: Any) -> None:
     from langgraph_arbitrage import create_arbitrage_graph
 
     graph = create_arbitrage_graph(teams(approve="escalations")).compile()
-    with pytest.raises(SettingsError, match="no checkpointer"):
+    with pytest.raises(SettingsError, match="needs a checkpointer"):
         graph.invoke(ASK)
 
 
@@ -235,10 +235,10 @@ class Comparing(Policy):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"approve": "always"}, "those known are 'escalations', 'budget' and 'below:0.8'"),
-        ({"approve": "below:2"}, "those known are"),
-        ({"approve": "below:much"}, "those known are"),
-        ({"approve": "budget"}, "set that, too"),
+        ({"approve": "always"}, "approve must be 'escalations', 'budget' or 'below:P'"),
+        ({"approve": "below:2"}, "approve must be 'escalations'"),
+        ({"approve": "below:much"}, "approve must be 'escalations'"),
+        ({"approve": "budget"}, "set max_target_tokens too"),
         ({"approve": "escalations", "router": Comparing()}, "Comparing decides after"),
     ],
 )
@@ -290,6 +290,6 @@ async def test_an_agent_is_interrupted_and_resumed_again_and_again(how: str, unb
 
 def test_a_chat_model_outside_of_a_graph_says_that_it_cannot_ask() -> None:
     llm = ChatArbitrage(**SETTINGS, approve="escalations")
-    with pytest.raises(SettingsError, match="no checkpointer to keep it"):
+    with pytest.raises(SettingsError, match="needs a checkpointer"):
         llm.invoke("How many?")
     llm.close()

@@ -17,6 +17,7 @@ from langgraph_arbitrage import (
     StepView,
 )
 from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.loop.answer_state import target_tokens
 from runs import ASK, SETTINGS, thread
 from tiny import QUESTIONS
 
@@ -51,7 +52,7 @@ def test_or_the_draft_finishes_alone(router: Any, compiled: Any, fed: Counter[in
     after = state["steps"][last + 1 :]
     assert len(after) > 3
     assert {s["writer"] for s in after} == {"draft"}
-    assert all(s["score"] is None and s["discarded"] == 0 for s in after)
+    assert all(s["score"] is None and s["discarded_tokens"] == 0 for s in after)
     assert state["finish_reason"] == "length"
     assert figures(state)["limit"] == "max_target_tokens"
     assert sum(len(s["ids"]) for s in state["steps"]) == SETTINGS["max_tokens"]
@@ -78,8 +79,8 @@ def test_once_the_draft_is_alone_no_step_is_compared(compiled: Any) -> None:
     compared = [s["score"] is not None for s in steps]
     assert compared == sorted(compared, reverse=True)
     assert 2 <= sum(compared) < len(steps) - 2
-    assert ["target" in s["forwarded"] for s in steps] == compared
-    assert sum(len(s["ids"]) if s["writer"] == "target" else s["discarded"] for s in steps) == 15
+    assert ["target" in s["computed_tokens"] for s in steps] == compared
+    assert target_tokens(steps) == 15
 
 
 @pytest.mark.parametrize("at_limit", ["end", "draft"])

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from langgraph_arbitrage import Context
+from langgraph_arbitrage import ArbitrageSettings, Context, Models
 from langgraph_arbitrage.errors import OtherModelsError
-from langgraph_arbitrage.threads import fork, rewind
+from langgraph_arbitrage.persistence.time_travel import fork, rewind
 from runs import ASK, SETTINGS, same_answer, thread
 from tiny import make
 
@@ -61,10 +61,11 @@ def test_told_to_they_go_on_with_the_text(
     # would have given from the same text.
     again = other.invoke(None, fork(other, thread(), 6, thread="2"))
     assert same_answer(again, state)
-    team = other.builder.nodes["commit"].runnable._models
+    vocabularies = Models(ArbitrageSettings(**SETTINGS | models))
     for step in state["steps"]:
-        tokenizer = team.tokenizer(step["writer"])
+        tokenizer = vocabularies.tokenizer(step["writer"])
         assert tokenizer.decode(step["ids"]) == step["text"]
+    vocabularies.close()
 
 
 def test_the_same_models_elsewhere_go_on(compiled: Any, unbroken: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from langgraph_arbitrage import AlwaysTarget, Context, Random
 from langgraph_arbitrage.errors import ThreadError
-from langgraph_arbitrage.threads import (
+from langgraph_arbitrage.persistence.time_travel import (
     afork,
     alist_steps,
     aresume,
@@ -80,7 +80,7 @@ def test_a_fork_may_have_another_policy(compiled: Any, unbroken: Any) -> None:
     state = other.invoke(None, fork(other, thread(), 2, thread="2"))
     assert ids(state["steps"][:2]) == ids(unbroken["steps"][:2])
     assert {s["writer"] for s in state["steps"][2:]} == {"target"}
-    assert all(s["discarded"] == 0 for s in state["steps"][2:])  # the draft was left out
+    assert all(s["discarded_tokens"] == 0 for s in state["steps"][2:])  # the draft was left out
     # and back, to a policy that needs a model that had no part in the answer
     target = compiled(graph.checkpointer, router=AlwaysTarget())
     target.invoke(ASK, thread("3"))
@@ -123,7 +123,7 @@ def test_the_cache_makes_a_fork_cheap(compiled: Any, fed: Counter[int]) -> None:
     state = graph.invoke(None, fork(graph, thread(), step, thread="2"))
     told: Counter[str] = Counter()
     for record in state["steps"][step:]:
-        told.update(record["forwarded"])
+        told.update(record["computed_tokens"])
     prefix = sum(len(s["ids"]) for s in first["steps"][:step])
     assert prefix > 150
     assert (fed[2], fed[3]) == (told["draft"], told["target"])
@@ -157,10 +157,10 @@ def test_a_question_whose_answer_is_not_begun_has_no_steps(saver: Any, compiled:
     """Those in the state are of the answer before."""
     graph = compiled(saver)
     graph.invoke(ASK, thread())
-    graph.invoke({"messages": [("user", "How many?")]}, thread(), interrupt_before=["draft"])
+    graph.invoke({"messages": [("user", "How many?")]}, thread(), interrupt_before=["prepare"])
     assert graph.get_state(thread()).values["steps"]
     assert list_steps(graph, thread()) == []
-    with pytest.raises(ThreadError, match="it has no step yet"):
+    with pytest.raises(ThreadError, match="it has no steps yet"):
         rewind(graph, thread(), 0)
     state = resume(graph, thread())
     assert [m.type for m in state["messages"]] == ["human", "ai", "human", "ai"]
@@ -170,9 +170,9 @@ def test_a_question_whose_answer_is_not_begun_has_no_steps(saver: Any, compiled:
 def test_what_is_not_there_is_told(saver: Any, compiled: Any) -> None:
     graph = compiled(saver)
     for use in (list_steps, resume, lambda g, c: rewind(g, c, 0)):
-        with pytest.raises(ThreadError, match="no thread 'nobody' in this checkpointer"):
+        with pytest.raises(ThreadError, match="thread 'nobody' does not exist"):
             use(graph, thread("nobody"))
-    with pytest.raises(ThreadError, match="names no thread"):
+    with pytest.raises(ThreadError, match="does not name a thread"):
         list_steps(graph, {})
     n = len(graph.invoke(ASK, thread())["steps"])
     for step in (n, -1, True, "2"):
@@ -180,7 +180,7 @@ def test_what_is_not_there_is_told(saver: Any, compiled: Any) -> None:
             rewind(graph, thread(), step)
         with pytest.raises(ThreadError, match="it has steps 0 to"):
             fork(graph, thread(), step, thread="2")
-    with pytest.raises(ThreadError, match="there already"):
+    with pytest.raises(ThreadError, match="exists already"):
         fork(graph, thread(), 1, thread="1")
     with pytest.raises(ThreadError, match="empty text"):
         rewind(graph, thread(), 1, text=" ")

@@ -155,10 +155,11 @@ def test_a_step_is_scored_as_published_and_costs_its_own_tokens_and_tags(
     for i, step in enumerate(STEPS):
         with torch.no_grad():
             ids, wanted = reference(path, STEPS[: i + 1])
-        engine, request = models.asked(scorer.ask(QUESTION, PAST[:i], step))
+        call = models.scorer_call(scorer.request(QUESTION, PAST[:i], step))
+        engine, request = call.engine, call.request
         reading = engine.submit(request).result()
         assert list(request.ids) == ids
-        assert scorer.judge(PAST[:i], reading).value == pytest.approx(wanted, abs=1e-4)
+        assert scorer.read(PAST[:i], reading).value == pytest.approx(wanted, abs=1e-4)
         values.append(round(wanted, 2))
         assert ids[: len(read)] == read
         assert reading.computed_tokens <= len(ids) - len(read)
@@ -172,10 +173,12 @@ def test_the_same_prefix_with_another_step_reads_that_step_only(name: str, model
     path = FORMATS[name][0]()
     scorer = load_scorer(path, name.partition(",")[0])
     requests = [
-        models.asked(scorer.ask(QUESTION, PAST, step)) for step in (STEPS[2], "She has 8 apples.")
+        models.scorer_call(scorer.request(QUESTION, PAST, step))
+        for step in (STEPS[2], "She has 8 apples.")
     ]
-    (engine, first), (_, second) = requests
+    engine, first, second = requests[0].engine, requests[0].request, requests[1].request
     engine.submit(first).result()
-    _, before = models.asked(scorer.ask(QUESTION, PAST[:1], PAST[1].text))
+    call = models.scorer_call(scorer.request(QUESTION, PAST[:1], PAST[1].text))
+    before = call.request
     tag = 9 if name == "rlhflow" else 0  # what stands between two turns
     assert engine.submit(second).result().computed_tokens <= len(second.ids) - len(before.ids) + tag

@@ -99,11 +99,12 @@ def test_a_prm_is_no_router_and_a_router_no_prm(tmp_path: Path) -> None:
 
 def test_a_router_of_several_classes_sums_the_upper_half(models: Models) -> None:
     scorer = load_scorer(prms.trl(4), role="router")
-    engine, request = models.asked(scorer.ask("How many?", [], "She has 3."))
+    call = models.scorer_call(scorer.request("How many?", [], "She has 3."))
+    engine, request = call.engine, call.request
     reading = engine.submit(request).result()
     weights = np.exp(reading.logits)
     wanted = weights[2:].sum() / weights.sum()
-    assert scorer.judge([], reading).value == pytest.approx(wanted, abs=1e-6)
+    assert scorer.read([], reading).value == pytest.approx(wanted, abs=1e-6)
 
 
 def test_what_a_router_was_saved_with_is_found_again(tmp_path: Path) -> None:
@@ -160,4 +161,4 @@ def test_weights_that_the_model_lacks_are_told_and_never_made_up(tmp_path: Path)
 def test_a_tokenizer_without_the_mark_is_refused(models: Models) -> None:
     scorer = load_scorer(f"qwen-prm:{make('qwen2', seed=4)}")
     with pytest.raises(CheckpointError, match="has no token <extra_0>"):
-        scorer.ask("How many?", [], "She has 3.")
+        scorer.request("How many?", [], "She has 3.")

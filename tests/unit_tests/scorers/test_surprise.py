@@ -63,11 +63,13 @@ def test_the_head_is_its_network() -> None:
 
 
 def test_a_step_costs_as_many_tokens_as_it_has(models: Models, fed: Counter[int]) -> None:
-    engine, request = models.asked(SCORER.ask(QUESTION, [], STEPS[0]))
+    call = models.scorer_call(SCORER.request(QUESTION, [], STEPS[0]))
+    engine, request = call.engine, call.request
     engine.submit(request).result()
     fed.clear()
     past = [PastStep("draft", STEPS[0], 5, (-1.0,))]
-    engine, longer = models.asked(SCORER.ask(QUESTION, past, STEPS[1]))
+    call = models.scorer_call(SCORER.request(QUESTION, past, STEPS[1]))
+    engine, longer = call.engine, call.request
     found = engine.submit(longer).result()
     assert found.computed_tokens == fed[2] == len(longer.ids) - len(request.ids)
     ids = list(longer.ids)
@@ -75,4 +77,4 @@ def test_a_step_costs_as_many_tokens_as_it_has(models: Models, fed: Counter[int]
         spread = loaded(BASE)(torch.tensor([ids])).logits[0].log_softmax(-1)
     wanted = [spread[i - 1, ids[i]].item() for i in range(len(request.ids), len(ids))]
     assert found.logprobs == pytest.approx(wanted, abs=2e-4)
-    assert SCORER.judge(past, found).memory == pytest.approx((min(wanted),), abs=2e-4)
+    assert SCORER.read(past, found).policy_state == pytest.approx((min(wanted),), abs=2e-4)

@@ -18,7 +18,7 @@ import uvicorn  # noqa: E402
 
 from langgraph_arbitrage import ChatArbitrage, embedded  # noqa: E402
 from langgraph_arbitrage.engine import GenerateRequest  # noqa: E402
-from langgraph_arbitrage.models.pair import Models  # noqa: E402
+from langgraph_arbitrage.loop.models import Models  # noqa: E402
 from langgraph_arbitrage.serve import ServeSettings  # noqa: E402
 from langgraph_arbitrage.serve.server import serve  # noqa: E402
 from serving import Served, served  # noqa: E402
@@ -246,7 +246,7 @@ MANY = [{"role": "user", "content": "word " * 9000}]
         ({"messages": ASK, "response_format": {"type": "xml"}}, 400, ""),
         ({"messages": MANY}, 400, "Shorten the conversation"),
         ({"messages": [{"role": "user", "content": "w" * 200_000}]}, 413, "at most 100000 are"),
-        ({"messages": ASK, "timeout": 0.0001}, 408, "was not there within"),
+        ({"messages": ASK, "timeout": 0.0001}, 408, "was not complete within"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -149,19 +149,19 @@ def test_a_drafts_call_that_cannot_be_made_is_escalated_whatever_the_policy_says
 
 def drafted(graph: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The state after a run whose draft wrote `text` as its one step."""
-    from langgraph_arbitrage import run as run_module
+    from langgraph_arbitrage.loop.generation import Generation
 
-    pending = run_module.Run.pending
+    pending = Generation.pending
 
     def writes(self: Any, role: str, state: Any, *written: Any) -> Any:
         step = pending(self, role, state, *written)
-        return {**step, "text": text, "finish": "end"} if role == "draft" else step
+        return {**step, "text": text, "finish_reason": "end"} if role == "draft" else step
 
-    monkeypatch.setattr(run_module.Run, "pending", writes)
+    monkeypatch.setattr(Generation, "pending", writes)
     found = graph.invoke(
         {"messages": [("user", "Hi")]}, context=Context(tools=[look_up], max_tokens=20)
     )
-    monkeypatch.setattr(run_module.Run, "pending", pending)
+    monkeypatch.setattr(Generation, "pending", pending)
     return found
 
 
@@ -203,7 +203,7 @@ def test_a_step_holds_a_whole_call() -> None:
         ),
         ({"tools": [{"title": "f", "properties": {"a": {"type": "strin"}}}],
           "tool_choice": "f"}, GrammarError, "cannot be compiled: .*strin"),
-        ({"warmth": 3}, SettingsError, "warmth is no setting of a call; .*temperature"),
+        ({"warmth": 3}, SettingsError, "Unknown setting 'warmth'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_forced_is_refused_before_any_work(

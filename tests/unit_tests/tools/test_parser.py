@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from langgraph_arbitrage.chat_model.content_blocks import BlockIndexer
 from langgraph_arbitrage.tools.formats import (
     CallFormat,
     Hermes,
@@ -106,8 +107,11 @@ def test_chunks_add_up_to_the_message(
     parser = AnswerParser([form] if form else [], [TOOL], thinking)
     pieces = [p for c in text for p in parser.feed(c)] + parser.finish()
     message = message_of_pieces(pieces)
-    writer = ChunkWriter(blocks=blocks)
+    writer = ChunkWriter()
     chunks = [*writer.chunks(pieces), writer.last()]
+    if blocks:
+        indexer = BlockIndexer()
+        chunks = [indexer.convert(chunk) for chunk in chunks]
     whole = sum(chunks[1:], chunks[0])
     assert whole.text == message.text == "".join(t for kind, t in wanted if kind == "text")
     called = [(c["name"], c["args"]) for c in message.tool_calls]

@@ -6,7 +6,7 @@ import pytest
 
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.engine import ModelSpec, Tokenizer, load_tokenizer
-from langgraph_arbitrage.template import Template, template_of
+from langgraph_arbitrage.prompts.chat_template import Template, template_of
 from langgraph_arbitrage.tools.formats import (
     CallFormat,
     Hermes,

@@ -10,8 +10,8 @@ import pytest
 
 from collected import PAIR
 from langgraph_arbitrage.cli import main
-from langgraph_arbitrage.models.pair import Models
-from langgraph_arbitrage.settings import ArbitrageSettings
+from langgraph_arbitrage.config.settings import ArbitrageSettings
+from langgraph_arbitrage.loop.models import Models
 from tiny import QUESTIONS, make
 
 

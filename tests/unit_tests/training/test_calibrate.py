@@ -13,13 +13,13 @@ import pytest
 
 from collected import PAIR, learnable, row, written
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage
+from langgraph_arbitrage.config.settings import ArbitrageSettings
+from langgraph_arbitrage.data.answer_extraction import final_answer
 from langgraph_arbitrage.errors import DataError, SettingsError
-from langgraph_arbitrage.final_answer import final_answer
-from langgraph_arbitrage.models.pair import Models
+from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.policies import LearnedRouter
 from langgraph_arbitrage.policies.calibration import Calibration, Operation
 from langgraph_arbitrage.scorers import load_scorer
-from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.training import (
     CalibrateConfig,
     Calibrator,

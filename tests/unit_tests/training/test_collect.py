@@ -22,12 +22,12 @@ from transformers import AutoModelForTokenClassification
 
 from collected import PAIR, learnable
 from langgraph_arbitrage import AlwaysDraft, ChatArbitrage
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
-from langgraph_arbitrage.models.pair import Models, piece_ids
-from langgraph_arbitrage.names import public_name
+from langgraph_arbitrage.loop.models import Models, piece_ids
+from langgraph_arbitrage.models.identifiers import public_name
 from langgraph_arbitrage.policies import LearnedRouter, PastStep
 from langgraph_arbitrage.scorers import load_scorer
-from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.training import (
     CollectConfig,
     Collector,
@@ -63,7 +63,7 @@ def collect(
 def score(prm: str, question: str, steps: list[str]) -> float:
     """By `transformers` alone."""
     past = [PastStep("draft", text, 0) for text in steps[:-1]]
-    pieces = load_scorer(prm).ask(question, past, steps[-1]).pieces
+    pieces = load_scorer(prm).request(question, past, steps[-1]).pieces
     ids = [t for piece in piece_ids(load_tokenizer(ModelSpec(prm)), pieces) for t in piece]
     logits = loaded(prm, AutoModelForTokenClassification)(torch.tensor([ids])).logits[0, -1]
     return logits.softmax(-1)[1].item()
@@ -107,7 +107,7 @@ def test_a_router_that_is_followed_picks_the_steps(models: Models, prm: str) -> 
     rows = collect(models, prm, follow=router)
     scorer = LearnedRouter(router).scorer
     judged = asyncio.run(replay(models, scorer, router_examples(rows).examples))
-    assert [r["taken"] for r in rows] == [int(j.judgement.value > 0.5) for j in judged]
+    assert [r["taken"] for r in rows] == [int(j.score.value > 0.5) for j in judged]
     assert {r["taken"] for r in rows} == {0, 1}
 
 
@@ -120,7 +120,7 @@ def test_collected_steps_are_read_as_in_the_loop_whoever_wrote_those_before(
     data = router_examples([{**r, **names} for r in learnable(12)])  # type: ignore[typeddict-item]
     train(Job(data, base, Path(path), SurpriseConfig(), "cpu"))
     scores = [
-        j.judgement.value
+        j.score.value
         for j in asyncio.run(
             replay(models, load_scorer(path), router_examples(collect(models, prm)).examples)
         )
@@ -138,7 +138,7 @@ def test_collected_steps_are_read_as_in_the_loop_whoever_wrote_those_before(
     llm.close()
     assert [s["writer"] == "target" for s in steps] == [r["taken"] == 1 for r in rows]
     told = [s["score"] for s in steps]
-    assert told == pytest.approx([j.judgement.value for j in judged], abs=1e-4)
+    assert told == pytest.approx([j.score.value for j in judged], abs=1e-4)
 
 
 def test_several_steps_of_the_target_are_averaged(

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from collected import learnable, row, written
+from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
 from langgraph_arbitrage.engine.kv_cache import common_prefix
 from langgraph_arbitrage.errors import ArbitrageError, DataError
-from langgraph_arbitrage.models.pair import Models
+from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.policies import PastStep
 from langgraph_arbitrage.scorers import SurpriseScorer, TokenScorer, load_scorer
-from langgraph_arbitrage.settings import ArbitrageSettings
 from langgraph_arbitrage.training import (
     Job,
     SurpriseConfig,
@@ -78,11 +78,12 @@ def test_it_scores_alike_through_the_cache_and_through_a_plain_forward(router: P
     read: list[int] = []
     ids = encode(f"{question}\n")
     for step, writer in zip(steps, ("draft", "target", "draft"), strict=True):
-        engine, request = models.asked(scorer.ask(question, history, step))
+        call = models.scorer_call(scorer.request(question, history, step))
+        engine, request = call.engine, call.request
         reading = engine.submit(request).result()
         known, read = read, ids + encode("Model 0: " + step)
         probability = plain(torch.tensor([read])).logits[0, -1].softmax(-1)[1].item()
-        assert scorer.judge(history, reading).value == pytest.approx(probability, abs=1e-5)
+        assert scorer.read(history, reading).value == pytest.approx(probability, abs=1e-5)
         new = len(read) - common_prefix(known, read)
         assert (engine.backend, reading.computed_tokens) == ("slot", new)
         history.append(PastStep(writer, step, 0))  # type: ignore[arg-type]
@@ -165,7 +166,7 @@ def test_any_base_will_do(base: tuple[str, str], tmp_path: Path) -> None:
     data = router_examples(learnable(2))
     judged = asyncio.run(replay(models, load_scorer(str(tmp_path / "router")), data.examples))
     models.close()
-    assert all(0 < j.judgement.value < 1 for j in judged)
+    assert all(0 < j.score.value < 1 for j in judged)
 
 
 def test_a_surprise_router_learns_and_is_what_it_was_measured_as(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_surprise_router_learns_and_is_what_it_was_measured_as(tmp_path: Path)
     judged = asyncio.run(replay(models, scorer, made.data.examples))
     models.close()
     labels = [e.label for e in made.data.examples]
-    assert roc_auc([j.judgement.value for j in judged], labels) > 0.95
+    assert roc_auc([j.score.value for j in judged], labels) > 0.95
 
 
 def test_a_stopped_reading_of_features_goes_on(

@@ -1,0 +1,141 @@
+"""Steps of an answer: the requests that generate them, and their outputs as state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from langgraph_arbitrage.config.run_settings import RunSettings
+from langgraph_arbitrage.loop.answer_state import joined_text, step_seed, step_view, target_tokens
+from langgraph_arbitrage.loop.models import Models, vocabulary_owner
+from langgraph_arbitrage.loop.thinking import ThinkingBudget
+from langgraph_arbitrage.policies import Writer
+from langgraph_arbitrage.state import ArbitrageState, PendingStep, StepRecord
+from langgraph_arbitrage.tools.formats import ParsedCall, Tool
+from langgraph_arbitrage.tools.parser import Parser, Piece
+from langgraph_arbitrage.tools.verifier import call_error
+
+if TYPE_CHECKING:
+    from langgraph_arbitrage.engine import GenerateOutput, GenerateRequest
+
+__all__ = ["Generation"]
+
+
+class Generation:
+    """Builds generation requests and steps under the settings of a run.
+
+    Args:
+        models: The models.
+        settings: The run's settings.
+    """
+
+    def __init__(self, models: Models, settings: RunSettings) -> None:
+        self.models = models
+        self.settings = settings
+        self.policy = settings.policy
+
+    @property
+    def roles(self) -> list[Writer]:
+        """The writers of this run; the draft too if it finishes alone at a limit."""
+        alone = self.settings.at_limit == "draft" and not self.policy.needs_draft
+        return [*(["draft"] if alone else []), *self.models.roles(self.policy)]  # type: ignore[list-item]
+
+    @property
+    def thinking(self) -> ThinkingBudget:
+        """The limit of this run's thinking."""
+        return ThinkingBudget(self.models, self.roles, self.settings.max_thinking_tokens)
+
+    def request(self, role: Writer, state: ArbitrageState) -> GenerateRequest:
+        """The request for the next step after the state's prefix."""
+        from langgraph_arbitrage.engine import GenerateRequest, Grammar, SamplingParams
+
+        settings, steps, constraints = self.settings, state["steps"], state["constraints"]
+        left = settings.max_tokens - sum(len(s["ids"]) for s in steps)
+        bounds = [left, settings.max_step_tokens, self.thinking.tokens_left(steps)]
+        if role == "target":
+            bounds.append(self.policy.tokens_left(step_view(state)))
+            if settings.max_target_tokens:
+                budget = settings.max_target_tokens - target_tokens(steps)
+                bounds.append(budget if budget > 0 else None)  # a human has approved of more
+        reach = max((len(s) for s in settings.stop), default=1) - 1
+        grammar = constraints["grammars"].get(role)
+        return GenerateRequest(
+            ids=self.models.input_ids(role, state["prompts"], steps),
+            max_tokens=max(1, min(bound for bound in bounds if bound is not None)),
+            separators=self.models.settings.separator,
+            stop=settings.stop,
+            tail=joined_text(steps)[-reach:] if reach else "",
+            sampling=SamplingParams(
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                seed=step_seed(state["seed"], role, len(steps)),
+            ),
+            spans=tuple((opening, close) for opening, close in constraints["spans"]),
+            grammar=Grammar(grammar, len(state["prompts"][role]), left) if grammar else None,
+            draft_tokens=self._draft_tokens(role, state),
+        )
+
+    def _draft_tokens(self, role: Writer, state: ArbitrageState) -> Sequence[int]:
+        """The draft's step, which the target verifies instead of decoding the same tokens."""
+        draft = state.get("draft_step")
+        if role != "target" or draft is None:
+            return ()
+        return self.models.convert_ids(role, "draft", draft["ids"], draft["text"])
+
+    def pending(self, role: Writer, state: ArbitrageState, output: GenerateOutput) -> PendingStep:
+        """A generated step as state."""
+        continues = output.finish in ("separator", "length") and self._has_room(state, output.ids)
+        return PendingStep(
+            writer=role,
+            ids=output.ids,
+            text=self.models.decode_step(
+                role, state["prompts"], state["steps"], output.ids, ends_answer=not continues
+            ),
+            logprobs=output.logprobs,
+            finish_reason=output.finish,
+            computed_tokens=output.computed_tokens,
+            cached_tokens=output.cached_tokens,
+            accepted_draft_tokens=output.accepted_draft_tokens,
+            seconds=output.seconds,
+        )
+
+    def parser(self, steps: Sequence[StepRecord], tools: Sequence[Tool]) -> Parser:
+        """A parser for the whole answer that begins with these steps."""
+        first = vocabulary_owner(steps[0]["writer"]) if steps else self.roles[0]
+        return self.models.parser([first, *self.roles], tools)
+
+    def invalid_call(self, state: ArbitrageState) -> str | None:
+        """Why a tool call in the draft's step is invalid; None if none is."""
+        draft, tools = state.get("draft_step"), state["constraints"]["tools"]
+        if not tools or draft is None:
+            return None
+        if draft["finish_reason"] == "length" and self._has_room(state, draft["ids"]):
+            return None  # it was cut, and continues as the next step
+        parser = self.parser(state["steps"], tools)
+        parser.feed(joined_text(state["steps"]))
+        pieces = [*parser.feed(draft["text"]), *parser.finish()]
+        return call_error(_calls(pieces), tools)
+
+    def _has_room(self, state: ArbitrageState, ids: Sequence[int]) -> bool:
+        """True if the answer may continue after these tokens."""
+        return sum(len(s["ids"]) for s in state["steps"]) + len(ids) < self.settings.max_tokens
+
+    def token_logprobs(self, steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
+        """Text and log-probability (nats) of each token under its writer.
+
+        Steps that no local model wrote have none.
+        """
+        return [
+            {
+                "token": self.models.tokenizer(vocabulary_owner(s["writer"])).token_text(token),
+                "logprob": logprob,
+            }
+            for s in steps
+            if s["logprobs"]
+            for token, logprob in zip(s["ids"], s["logprobs"], strict=True)
+        ]
+
+
+def _calls(pieces: Sequence[Piece]) -> list[ParsedCall]:
+    return [piece.call for piece in pieces if piece.call is not None]

@@ -1,0 +1,89 @@
+"""The thinking at the start of an answer: how long it may be, where it ends, how long it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langgraph_arbitrage.loop.answer_state import joined_text
+from langgraph_arbitrage.loop.models import Models, vocabulary_owner
+from langgraph_arbitrage.policies import Writer
+from langgraph_arbitrage.state import StepRecord
+from langgraph_arbitrage.tools.parser import THINKING, open_thinking
+
+__all__ = ["ThinkingBudget"]
+
+
+class ThinkingBudget:
+    """Limits and counts the thinking of answers.
+
+    Args:
+        models: The models.
+        roles: The writers of the run.
+        limit: Maximum tokens of thinking; None for no limit.
+    """
+
+    def __init__(self, models: Models, roles: Sequence[Writer], limit: int | None) -> None:
+        self._models = models
+        self._roles = roles
+        self._limit = limit
+
+    def tokens_left(self, steps: Sequence[StepRecord]) -> int | None:
+        """Maximum tokens of the next step, if it may be thinking; else None."""
+        if self._limit is None:
+            return None
+        templates = [self._models.template(role) for role in self._roles]
+        begins = not steps and any(template.thinks for template in templates)
+        if not begins and self._open_mark(steps) is None:
+            return None
+        return max(1, self._limit - sum(len(s["ids"]) for s in steps))
+
+    def close(self, record: StepRecord, steps: Sequence[StepRecord]) -> StepRecord:
+        """The record, followed by the end of the thinking if its budget is spent.
+
+        Args:
+            record: The next step.
+            steps: The steps before it.
+        """
+        every = [*steps, record]
+        if self._limit is None or sum(len(s["ids"]) for s in every) < self._limit:
+            return record
+        mark = self._open_mark(every)
+        if mark is None:
+            return record
+        text = f"\n{mark}\n\n"
+        ids = self._models.tokenizer(vocabulary_owner(record["writer"])).encode(text)
+        logprobs = [*record["logprobs"], *[0.0] * len(ids)] if record["logprobs"] else []
+        closed: StepRecord = {
+            **record,
+            "ids": [*record["ids"], *ids],
+            "text": record["text"] + text,
+            "logprobs": logprobs,
+        }
+        return closed
+
+    def count(self, steps: Sequence[StepRecord]) -> int:
+        """Tokens of the answer up to the end of its thinking, by the target's tokenizer."""
+        opened = self._models.template(self._first_writer(steps)).opened if steps else None
+        tokenizer = self._models.tokenizer("target")
+        total, text = 0, ""
+        for step in steps:
+            before, text = text, text + step["text"]
+            ids = self._models.step_ids("target", step)
+            if open_thinking(text, opened) is not None:
+                total += len(ids)
+                continue
+            mark = open_thinking(before, opened)
+            ends = [step["text"].rfind(end) for _, end in THINKING if mark in (None, end)]
+            if max(ends) >= 0:
+                total += sum(
+                    len(tokenizer.decode(ids[:n])) <= max(ends) for n in range(1, len(ids))
+                )
+        return total
+
+    def _open_mark(self, steps: Sequence[StepRecord]) -> str | None:
+        """The mark that would close the thinking at the end of the answer; None outside of it."""
+        opened = self._models.template(self._first_writer(steps)).opened
+        return open_thinking(joined_text(steps), opened)
+
+    def _first_writer(self, steps: Sequence[StepRecord]) -> Writer:
+        return vocabulary_owner(steps[0]["writer"]) if steps else self._roles[0]

@@ -1,0 +1,1 @@
+"""Works on stored threads: resume, rewind, fork, migrate."""

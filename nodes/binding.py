@@ -1,0 +1,104 @@
+"""Turns node bodies into graph nodes for `invoke` and `ainvoke` alike.
+
+A body is one coroutine for both. LangGraph runs plain synchronous functions of an asynchronous run
+on a small thread pool, which would bound the answers in progress; a `RunnableLambda` of two
+functions has no such bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import merge_configs
+from langgraph.constants import TAG_NOSTREAM
+from langgraph.runtime import get_runtime
+from langgraph.types import Overwrite
+
+from langgraph_arbitrage.config.context import Context
+from langgraph_arbitrage.loop.engine_calls import EngineCall, run_blocking, submit, submit_async
+from langgraph_arbitrage.loop.models import Models
+from langgraph_arbitrage.loop.runtime import Run
+from langgraph_arbitrage.persistence.migrate import apply_update, migrate
+from langgraph_arbitrage.state import ArbitrageState
+
+__all__ = ["Chat", "chat_node", "loop_node"]
+
+Update = dict[str, Any]
+LoopBody = Callable[[ArbitrageState, Run], Coroutine[Any, Any, Update]]
+
+
+def loop_node(body: LoopBody, models: Models) -> RunnableLambda[Any, Any]:
+    """A node of the reasoning graph.
+
+    The body receives a state that the run's models can continue: a run may be resumed at any node.
+    """
+
+    async def complete(state: ArbitrageState, run: Run) -> Update:
+        run.start_clock(state)
+        if body.__name__ == "prepare":
+            return await body(state, run)
+        migration = migrate(state, run)
+        update = await body(apply_update(state, migration), run)
+        if "steps" in migration and "steps" in update:
+            update["steps"] = Overwrite([*migration["steps"].value, *update["steps"]])
+        return {**migration, **update}
+
+    def sync_node(state: ArbitrageState) -> Update:
+        return run_blocking(complete(state, Run.of_node(models, blocking=True)))
+
+    async def async_node(state: ArbitrageState) -> Update:
+        run = Run.of_node(models, blocking=False)
+        if not models.ready:
+            await asyncio.to_thread(models.prepare, run.policy)
+        return await complete(state, run)
+
+    return RunnableLambda(sync_node, async_node, name=body.__name__)
+
+
+class Chat:
+    """What nodes around the chat model use: questions to it, and requests to engines."""
+
+    def __init__(self, config: RunnableConfig, *, blocking: bool) -> None:
+        # Intermediate answers do not belong on the graph's message stream.
+        self._config = merge_configs(config, {"tags": [TAG_NOSTREAM]})
+        self._blocking = blocking
+
+    async def ask(
+        self, llm: BaseChatModel, messages: Sequence[BaseMessage], **options: Any
+    ) -> AIMessage:
+        """The chat model's answer, under the settings of the run's context.
+
+        Args:
+            llm: The chat model.
+            messages: The conversation.
+            options: Settings of this call, over those of the context.
+        """
+        context: Any = get_runtime(Context).context
+        options = (context.overrides if isinstance(context, Context) else {}) | options
+        if self._blocking:
+            return llm.invoke(list(messages), self._config, **options)
+        return await llm.ainvoke(list(messages), self._config, **options)
+
+    async def submit(self, calls: Sequence[EngineCall]) -> list[Any]:
+        """Submit requests to engines and wait for all outputs."""
+        return submit(calls) if self._blocking else await submit_async(calls)
+
+
+ChatBody = Callable[[Any, Chat], Coroutine[Any, Any, Update]]
+
+
+def chat_node(body: ChatBody, name: str) -> RunnableLambda[Any, Any]:
+    """A node of a graph around the chat model."""
+
+    def sync_node(state: Mapping[str, Any], config: RunnableConfig) -> Update:
+        return run_blocking(body(state, Chat(config, blocking=True)))
+
+    async def async_node(state: Mapping[str, Any], config: RunnableConfig) -> Update:
+        return await body(state, Chat(config, blocking=False))
+
+    return RunnableLambda(sync_node, async_node, name=name)

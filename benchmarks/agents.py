@@ -25,7 +25,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import StructuredTool
 
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage, Policy
-from langgraph_arbitrage.embedded.make.chats import Writer
+from langgraph_arbitrage.embedded.make.chats import ChatGenerator
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("invoke", "ainvoke", "astream")
@@ -77,7 +77,7 @@ class Task:
 
 def tasks(count: int, seed: int) -> list[Task]:
     """Held-out tasks; every third wants a structured response."""
-    writer = Writer(random.Random(f"agents {seed}"), held_out=True)
+    writer = ChatGenerator(random.Random(f"agents {seed}"), held_out=True)
     found: list[Task] = []
     while len(found) < count:
         structured = len(found) % 3 == 2

@@ -41,7 +41,7 @@ def main() -> None:
             logits = torch.tensor([rng.random() for _ in range(len(tokenizer.hf))])
             start = time.thread_time()
             constraint.restrict(logits)
-            constraint.take(int(logits.argmax()))
+            constraint.advance(int(logits.argmax()))
             spent, tokens = spent + time.thread_time() - start, tokens + 1
         costs.append(1e3 * spent / tokens)
     print(

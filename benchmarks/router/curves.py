@@ -9,7 +9,7 @@ from itertools import pairwise
 from world import Walk, World
 
 from langgraph_arbitrage.evaluation.statistics import Bootstrap
-from langgraph_arbitrage.training.many import many
+from langgraph_arbitrage.training.concurrency import map_concurrently
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 LADDER = 20
@@ -20,7 +20,7 @@ async def walks(
     worlds: Sequence[World], judge: str, threshold: float, progress: Callable[[], None]
 ) -> list[Walk]:
     """Every problem under one threshold."""
-    return await many(worlds, lambda w: w.walk(judge, threshold), 64, progress)
+    return await map_concurrently(worlds, lambda w: w.walk(judge, threshold), 64, progress)
 
 
 def accuracy(some: Sequence[Walk]) -> float:
@@ -43,7 +43,7 @@ class Curve:
     @classmethod
     async def of(cls, worlds: Sequence[World], judge: str, progress: Callable[[], None]) -> Curve:
         """Thresholds at even quantiles of the numbers that the judge gives."""
-        first = await many(worlds, lambda w: w.walk(judge, math.inf), 64, progress)
+        first = await map_concurrently(worlds, lambda w: w.walk(judge, math.inf), 64, progress)
         numbers = sorted(
             [
                 await world.score(judge, context)

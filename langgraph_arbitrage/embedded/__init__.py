@@ -1,8 +1,8 @@
-"""Embedded models that solve generated word problems, and all that judges them.
+"""Embedded models for generated word problems, with a PRM, a router and an exact checker.
 
-``DRAFT``, ``TARGET`` and ``READER`` are paths of checkpoints that plain transformers loads; they
-share one tokenizer. ``PRM`` and ``ROUTER`` judge steps by what ``READER`` makes of them. Nothing
-here imports torch.
+``DRAFT``, ``TARGET`` and ``READER`` are paths of checkpoints in the format of transformers. They
+share one tokenizer. ``PRM`` and ``ROUTER`` score steps with ``READER`` as their base model. This
+package does not import torch.
 
 Example:
     >>> from langgraph_arbitrage import embedded
@@ -28,19 +28,19 @@ __all__ = [
     "problems",
 ]
 
-_HERE = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 
-DRAFT = str(_HERE / "draft")
-"""Path of the draft: small and quick, right in about half of the problems."""
+DRAFT = str(_FOLDER / "draft")
+"""Path of the draft: small and fast, solves about half of the problems."""
 
-TARGET = str(_HERE / "target")
-"""Path of the target: deep, at least five times the draft's time a token."""
+TARGET = str(_FOLDER / "target")
+"""Path of the target: deep, at least five times slower per token than the draft."""
 
-READER = str(_HERE / "reader")
-"""Path of the reader: as quick as the draft; router and PRM read steps with it."""
+READER = str(_FOLDER / "reader")
+"""Path of the reader, the base model of router and PRM: about as fast as the draft."""
 
-PRM = str(_HERE / "prm")
-"""Path of the process reward model: how probably a step is right."""
+PRM = str(_FOLDER / "prm")
+"""Path of the process reward model, which scores the probability that a step is right."""
 
-ROUTER = str(_HERE / "router")
-"""Path of the router, which knows the pair of `DRAFT` and `TARGET` and no other."""
+ROUTER = str(_FOLDER / "router")
+"""Path of the router for the pair of `DRAFT` and `TARGET`."""

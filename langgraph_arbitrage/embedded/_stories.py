@@ -1,7 +1,8 @@
-"""The words of the problems: stories, their events, and how a step tells each calculation.
+"""Texts of the problems: stories, their events, and the sentences of the solution steps.
 
-In a sentence ``{k}`` and ``{b}`` are numbers (``b`` groups of ``k``), ``{c}`` in a step is the
-calculation, and the other braces are the story's words.
+Placeholders: ``{k}`` and ``{b}`` are numbers (``b`` groups of ``k``), ``{c}`` is the calculation of
+a step, and all others are the story's names and things. The embedded models were trained on these
+texts: do not change them.
 """
 
 import random
@@ -18,37 +19,38 @@ PARTS = ("parts", "chairs", "boxes", "toys", "lamps", "bolts", "tiles", "bricks"
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens in a story, and how its steps are told."""
+    """An event of a story, with the sentences of its solution steps."""
 
     ops: str
-    """Its calculations in order: one or two of ``+ - * / %``, or none for a first quantity."""
+    """Operators of its calculations in order: one or two of ``+ - * / %``; empty if it only states
+    the first quantity."""
     sentence: str
     steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Story:
-    """A setting with its events."""
+    """A setting with its possible events."""
 
     name: str
     starts: tuple[Event, ...]
     events: dict[str, tuple[Event, ...]]
-    """Events by their calculations."""
-    asks: tuple[str, ...]
+    """Events by their `ops`."""
+    questions: tuple[str, ...]
     total: str | None = None
-    """The last step of a story of two people, who put their things together."""
+    """Last step of a story about two people, which adds up their things; None for other stories."""
 
-    def words(self, rng: random.Random) -> dict[str, str]:
-        """Draw names and things."""
+    def draw_words(self, rng: random.Random) -> dict[str, str]:
+        """Draw the names and things that fill the placeholders."""
         she = rng.random() < 0.5
-        one, other = rng.sample(THINGS, 2)
+        first, second = rng.sample(THINGS, 2)
         return {
             "n": rng.choice(SHE if she else HE),
             "m": rng.choice(HE if she else SHE),
             "P": "She" if she else "He",
             "p": "she" if she else "he",
-            "i": one,
-            "j": other,
+            "i": first,
+            "j": second,
             "w": rng.choice(PARTS),
         }
 

@@ -1,9 +1,10 @@
-"""Rows, routers, PRMs and thresholds for one's own pair of models.
+"""Train and calibrate routers and PRMs for your own pair of models.
 
-Collect rows, train a router on them, calibrate its threshold: a config and what works by it, as a
-pair. README.md beside this file has the commands that made the embedded router.
+The stages are: collect rows, train a router on them, calibrate its threshold. Each stage has a
+config class and a function or class that uses it. README.md in this folder lists the commands that
+made the embedded router.
 
-Importing this package is cheap: what needs torch is imported at its first use.
+Importing this package does not import torch: submodules are imported on first use.
 """
 
 from importlib import import_module
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.training.bounds import loss_bound
-    from langgraph_arbitrage.training.calibrate import Calibrator, calibrate_rows, unseen
+    from langgraph_arbitrage.training.calibrate import Calibrator, calibrate_rows, exclude_seen
     from langgraph_arbitrage.training.card import TrainingRecord
-    from langgraph_arbitrage.training.collect import Collected, Collector
+    from langgraph_arbitrage.training.collect import CollectionResult, Collector
     from langgraph_arbitrage.training.configs import (
         CalibrateConfig,
         CollectConfig,
@@ -22,70 +23,70 @@ if TYPE_CHECKING:
     )
     from langgraph_arbitrage.training.examples import (
         Example,
-        Labelled,
+        TrainingData,
         prm_examples,
         router_examples,
     )
     from langgraph_arbitrage.training.job import Job
     from langgraph_arbitrage.training.overview import summary
     from langgraph_arbitrage.training.questions import Question, load_questions, question_id
-    from langgraph_arbitrage.training.rows import Row, RowFile, read_rows, read_verdicts
-    from langgraph_arbitrage.training.trainer import first_process, push, train
-    from langgraph_arbitrage.training.verdict import replay
+    from langgraph_arbitrage.training.rows import Row, RowFile, read_labelled_steps, read_rows
+    from langgraph_arbitrage.training.step_grader import score_examples
+    from langgraph_arbitrage.training.trainer import is_main_process, push_to_hub, train
 
 __all__ = [
     "CalibrateConfig",
     "Calibrator",
     "CollectConfig",
-    "Collected",
+    "CollectionResult",
     "Collector",
     "Example",
     "Job",
-    "Labelled",
     "Question",
     "Row",
     "RowFile",
     "SurpriseConfig",
     "TokenConfig",
+    "TrainingData",
     "TrainingRecord",
     "calibrate_rows",
-    "first_process",
+    "exclude_seen",
+    "is_main_process",
     "load_questions",
     "loss_bound",
     "prm_examples",
-    "push",
+    "push_to_hub",
     "question_id",
+    "read_labelled_steps",
     "read_rows",
-    "read_verdicts",
-    "replay",
     "router_examples",
+    "score_examples",
     "summary",
     "train",
-    "unseen",
 ]
 
-_HOMES = {
+_MODULES = {
     "loss_bound": "bounds",
-    **dict.fromkeys(["Calibrator", "calibrate_rows", "unseen"], "calibrate"),
+    **dict.fromkeys(["Calibrator", "calibrate_rows", "exclude_seen"], "calibrate"),
     "TrainingRecord": "card",
-    **dict.fromkeys(["Collected", "Collector"], "collect"),
+    **dict.fromkeys(["CollectionResult", "Collector"], "collect"),
     **dict.fromkeys(
         ["CalibrateConfig", "CollectConfig", "SurpriseConfig", "TokenConfig"], "configs"
     ),
-    **dict.fromkeys(["Example", "Labelled", "prm_examples", "router_examples"], "examples"),
+    **dict.fromkeys(["Example", "TrainingData", "prm_examples", "router_examples"], "examples"),
     "Job": "job",
     **dict.fromkeys(["Question", "load_questions", "question_id"], "questions"),
-    **dict.fromkeys(["Row", "RowFile", "read_rows", "read_verdicts"], "rows"),
+    **dict.fromkeys(["Row", "RowFile", "read_labelled_steps", "read_rows"], "rows"),
     "summary": "overview",
-    **dict.fromkeys(["first_process", "push", "train"], "trainer"),
-    "replay": "verdict",
+    **dict.fromkeys(["is_main_process", "push_to_hub", "train"], "trainer"),
+    "score_examples": "step_grader",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

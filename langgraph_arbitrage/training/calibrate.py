@@ -1,4 +1,4 @@
-"""Finds what a router's thresholds do: from runs of the loop, or from collected rows."""
+"""Measure a router at many thresholds, with runs of the loop or on collected rows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.policies.calibration import Calibration, Operation
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.training.bounds import loss_bound
+from langgraph_arbitrage.training.concurrency import map_concurrently
 from langgraph_arbitrage.training.configs import CHECKER, CalibrateConfig
-from langgraph_arbitrage.training.many import many
 from langgraph_arbitrage.training.prefix import greedy_run
 from langgraph_arbitrage.training.questions import Question, question_id
-from langgraph_arbitrage.training.rows import Row, one_pair
-from langgraph_arbitrage.training.tree import Outcome, Tree
-from langgraph_arbitrage.training.verdict import verdict_of
+from langgraph_arbitrage.training.rows import Row, model_pair
+from langgraph_arbitrage.training.step_grader import make_grader
+from langgraph_arbitrage.training.tree import AnswerTree, Outcome
 
-__all__ = ["Calibrator", "calibrate_rows", "unseen"]
+__all__ = ["Calibrator", "calibrate_rows", "exclude_seen"]
 
 _T = TypeVar("_T")
 
@@ -30,78 +30,80 @@ RATES = (
     *(0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.18, 0.16),
     *(0.14, 0.12, 0.1, 0.09, 0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01),
 )
-"""Escalation rates at which thresholds are laid out, besides 0 and 1."""
+"""Escalation rates for which the table gets a threshold, besides 0 and 1."""
 
 
-def unseen(items: Sequence[_T], text: Callable[[_T], str], seen: Collection[str]) -> list[_T]:
-    """Those whose question a router was not trained on.
+def exclude_seen(items: Sequence[_T], text: Callable[[_T], str], seen: Collection[str]) -> list[_T]:
+    """Exclude the items whose question was used to train a router.
 
     Args:
         items: Questions or rows.
-        text: The question's text of each.
-        seen: Hashes of the questions that it was trained on.
+        text: Returns the text of an item's question.
+        seen: Ids of the questions used in training.
 
     Raises:
-        DataError: None is left.
+        DataError: No item is left.
     """
-    left = [item for item in items if question_id(text(item)) not in seen]
-    if not left:
+    unseen = [item for item in items if question_id(text(item)) not in seen]
+    if not unseen:
         raise DataError(
-            f"the router was trained on all of these {len({text(i) for i in items})} questions: "
-            "calibrate on others, or the thresholds come out too bold"
+            f"the router was trained on all of these {len({text(i) for i in items})} questions, "
+            "which would make its thresholds too optimistic: calibrate on other questions"
         )
-    return left
+    return unseen
 
 
 def calibrate_rows(
     rows: Sequence[Row], scores: Sequence[float], config: CalibrateConfig
 ) -> Calibration:
-    """A table from collected rows; a question's loss is the mean of its rows' Δ where accepted.
+    """Calibrate on collected rows, without running the models.
 
-    Nothing is run, but the prefixes are those of the policy that collected, and nothing is known
-    of the answers.
+    The loss of a question is the mean over its rows of Δ if the draft's step is accepted, and of 0
+    if it is escalated. The prefixes are those of the collecting policy, not of the router, and the
+    correctness of answers is unknown.
 
     Args:
-        rows: Of questions that the router was not trained on.
+        rows: Rows of questions that were not used to train the router.
         scores: ŷ of each row's draft step.
-        config: How.
+        config: Options of the calibration.
 
     Raises:
         DataError: The rows come from several pairs, or from too few questions.
     """
-    pair = one_pair(rows)
+    pair = model_pair(rows)
     questions: dict[str, list[tuple[Row, float]]] = {}
     for row, score in zip(rows, scores, strict=True):
         questions.setdefault(question_id(row["question"]), []).append((row, score))
-    # By hash: an order that has nothing to do with how hard they are.
-    pilot, rest = _parted([questions[key] for key in sorted(questions)], config)
-    ladder = thresholds([score for group in pilot for _, score in group])
-    columns = [[_of_rows(group, t) for group in rest] for t in ladder]
-    return _calibration(ladder, columns, config, "rows", "score", pair)
+    # Ordered by hash, so that the pilot does not depend on how hard the questions are.
+    pilot, measured = _split_pilot([questions[key] for key in sorted(questions)], config)
+    grid = thresholds([score for group in pilot for _, score in group])
+    columns = [[_row_outcome(group, threshold) for group in measured] for threshold in grid]
+    return _calibration(grid, columns, config, "rows", "score", pair)
 
 
-def _of_rows(group: Sequence[tuple[Row, float]], threshold: float) -> Outcome:
-    out = Outcome(steps=len(group))
+def _row_outcome(group: Sequence[tuple[Row, float]], threshold: float) -> Outcome:
+    """The outcome of a question's rows, each with its ŷ, under a threshold."""
+    outcome = Outcome(steps=len(group))
     losses = []
     for row, score in group:
         escalates = score > threshold  # accept iff ŷ ≤ τ
-        out.escalated += escalates
-        out.wasted += escalates and row["s_t"] <= row["s_d"]
-        out.scores.append(row["s_t"] if escalates else row["s_d"])
+        outcome.escalated += escalates
+        outcome.wasted += escalates and row["s_t"] <= row["s_d"]
+        outcome.scores.append(row["s_t"] if escalates else row["s_d"])
         losses.append(0.0 if escalates else row["s_t"] - row["s_d"])
-    out.loss = fmean(losses)
-    return out
+    outcome.loss = fmean(losses)
+    return outcome
 
 
 class Calibrator:
-    """Answers questions under each threshold of a router.
+    """Calibrates a router by answering questions under many thresholds.
 
     Args:
         models: The pair.
-        policy: The router; only its threshold is changed.
-        config: How.
-        prm: Scores the steps that are taken, for the columns on scores; `checker` for the exact
-            checker of the embedded problems; None leaves those columns empty.
+        policy: The router. Only its threshold changes.
+        config: Options of the calibration.
+        prm: Scores the steps of the answers for the table's score columns. `checker` selects the
+            exact checker of the embedded problems; None leaves these columns empty.
     """
 
     def __init__(
@@ -118,80 +120,96 @@ class Calibrator:
     async def calibrate(
         self, questions: Sequence[Question], progress: Callable[[], None] = lambda: None
     ) -> Calibration:
-        """The table, in the loss of accuracy; of step scores where no answers are known.
+        """Measure the table, with losses in accuracy, or in step scores without right answers.
+
+        Args:
+            questions: Questions that were not used to train the router.
+            progress: Called after each question.
 
         Raises:
-            DataError: There are neither answers to compare with nor a PRM, or too few questions.
+            DataError: There are neither right answers nor a PRM, there are too few questions, or
+                all of them exceed a model's context length.
         """
         answers = all(q.problem or q.answer is not None for q in questions)
         if not answers and self._prm is None:
             raise DataError(
-                "a loss needs right answers or a PRM: name the answers' column with "
+                "losses need right answers or a PRM: name the answers' column with "
                 "--answer-column, or a PRM with --prm"
             )
-        pilot, rest = _parted(questions, self.config)
+        pilot, measured = _split_pilot(questions, self.config)
         models, config = self._run.models, self.config
         await asyncio.to_thread(models.prepare, self._run.policy)
-        ladder: list[float] = [1.0]
+        grid: list[float] = [1.0]  # accepts every draft step
 
-        async def one(question: Question) -> tuple[list[float], list[Outcome]] | None:
-            verdict = None
+        async def measure(question: Question) -> tuple[list[float], list[Outcome]] | None:
+            """The scores of the draft steps and an outcome per threshold; None if too long."""
+            grader = None
             if self._prm is not None:
                 scorer = None if self._prm == CHECKER else self._prm
-                verdict = verdict_of(question, models, scorer)  # type: ignore[arg-type]
+                grader = make_grader(question, models, scorer)  # type: ignore[arg-type]
             try:
-                tree = Tree(self._run, question, verdict, answers=answers)
-                outcomes = await tree.outcomes(ladder)
+                tree = AnswerTree(self._run, question, grader, answers=answers)
+                outcomes = await tree.outcomes(grid)
             except ContextLengthError:
                 return None
             return tree.scores(), outcomes
 
-        first = await many(pilot, one, config.concurrency, progress)
-        ladder = thresholds([s for found in first if found for s in found[0]])
-        outcomes = [o[1] for o in await many(rest, one, config.concurrency, progress) if o]
+        results = await map_concurrently(pilot, measure, config.concurrency, progress)
+        grid = thresholds([score for result in results if result for score in result[0]])
+        results = await map_concurrently(measured, measure, config.concurrency, progress)
+        outcomes = [result[1] for result in results if result]
         if not outcomes:
-            raise DataError("no question fits the models' contexts")
+            raise DataError(
+                "all questions exceed a model's context length: calibrate on shorter questions"
+            )
         pair = public_name(models.settings.draft), public_name(models.settings.target)
         columns = list(zip(*outcomes, strict=True))
         loss_of: Literal["accuracy", "score"] = "accuracy" if answers else "score"
-        return _calibration(ladder, columns, config, "questions", loss_of, pair)
+        return _calibration(grid, columns, config, "questions", loss_of, pair)
 
 
 def thresholds(scores: Sequence[float]) -> list[float]:
-    """The table's thresholds: 0, 1, and those that escalate given shares of these scores.
+    """Choose the table's thresholds: 0, 1, and one for each escalation rate of `RATES`.
 
-    They stand halfway between two scores, so that rounding moves none across.
+    Each lies halfway between two scores, so that rounding does not change a decision.
+
+    Args:
+        scores: ŷ of the pilot's draft steps.
     """
     ordered = sorted(scores)
     n = len(ordered)
-    found = {0.0, 1.0}
+    grid = {0.0, 1.0}
     for rate in RATES if n > 1 else ():
         i = min(n - 1, max(1, round((1 - rate) * n)))
-        found.add((ordered[i - 1] + ordered[i]) / 2)
-    return sorted(found)
+        grid.add((ordered[i - 1] + ordered[i]) / 2)
+    return sorted(grid)
 
 
-def _parted(groups: Sequence[_T], config: CalibrateConfig) -> tuple[Sequence[_T], Sequence[_T]]:
+def _split_pilot(
+    groups: Sequence[_T], config: CalibrateConfig
+) -> tuple[Sequence[_T], Sequence[_T]]:
+    """Split into the pilot, which sets the thresholds, and the questions that are measured."""
     count = max(1, round(len(groups) * config.pilot))
     if len(groups) - count < 2:
         raise DataError(
-            f"{len(groups)} questions are too few to calibrate on: give some hundreds, of which "
-            f"the first {config.pilot:.0%} lay out the thresholds"
+            f"{len(groups)} questions are too few to calibrate on: use several hundred, because "
+            f"the first {config.pilot:.0%} only set the thresholds"
         )
     return groups[:count], groups[count:]
 
 
 def _calibration(
-    ladder: Sequence[float],
+    grid: Sequence[float],
     columns: Sequence[Sequence[Outcome]],
     config: CalibrateConfig,
     source: Literal["questions", "rows"],
     loss_of: Literal["accuracy", "score"],
     pair: tuple[str | None, str | None],
 ) -> Calibration:
+    """Build the table from the outcomes of each threshold, ordered by question."""
     table = [
         _operation(threshold, outcomes, config.confidence)
-        for threshold, outcomes in zip(ladder, columns, strict=True)
+        for threshold, outcomes in zip(grid, columns, strict=True)
     ]
     return Calibration(
         table=tuple(table),

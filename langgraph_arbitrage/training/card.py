@@ -1,4 +1,4 @@
-"""What stands beside a trained checkpoint: a model card, and what it was trained on."""
+"""The model card of a trained checkpoint, and the record of its training data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FILE", "TrainingRecord", "write_card"]
 
 FILE = "training.json"
 
-FIGURES = {
+METRIC_LABELS = {
     "n": "held-out steps",
     "positives": "share of class 1",
     "rho": "Spearman's ρ with Δ",
@@ -28,7 +28,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a router or a PRM was made of; `training.json` beside it."""
+    """The data, options and metrics of a trained router or PRM, stored as `training.json`."""
 
     role: Literal["router", "prm"]
     head: str
@@ -36,82 +36,81 @@ class TrainingRecord:
     """The model that reads the steps, or that was fine-tuned."""
     draft: str | None
     target: str | None
-    """The pair whose steps it was trained on; a router knows no other."""
+    """The pair that wrote the training steps. A router fits this pair only."""
     prm: str | None
-    """Who scored the steps."""
+    """The PRM that scored the steps, or `checker`."""
     rows: int
-    """In training, before balancing."""
+    """Number of training rows before balancing."""
     too_long: int
-    """Rows that the base cannot read, left out."""
+    """Number of rows left out because they exceed the base model's context length."""
     config: dict[str, Any]
     metrics: dict[str, float]
-    """On held-out questions."""
+    """Metrics on the held-out questions."""
     questions: list[str] = field(default_factory=list)
-    """Hashes of the questions seen, in training and in the held-out figures."""
+    """Ids of all questions, both training and held-out ones."""
 
     def save(self, folder: Path) -> None:
-        """Write it; figures that are not defined become null."""
-        plain = asdict(self)
-        plain["metrics"] = {
+        """Write `training.json`; undefined metrics become null."""
+        record = asdict(self)
+        record["metrics"] = {
             k: None if math.isnan(v) else round(v, 4) for k, v in self.metrics.items()
         }
-        text = json.dumps(plain, indent=1, ensure_ascii=False)
+        text = json.dumps(record, indent=1, ensure_ascii=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
-    def figures(self) -> list[tuple[str, str]]:
-        """The figures as one reads them."""
-        known = [k for k in FIGURES if k in self.metrics]
-        return [(FIGURES[k], _shown(k, self.metrics[k])) for k in known]
+    def formatted_metrics(self) -> list[tuple[str, str]]:
+        """Labels and formatted values of the metrics."""
+        names = [k for k in METRIC_LABELS if k in self.metrics]
+        return [(METRIC_LABELS[k], _formatted(k, self.metrics[k])) for k in names]
 
     @staticmethod
-    def questions_of(checkpoint: Path) -> set[str]:
-        """Hashes of the questions that a checkpoint has seen; none where it does not say.
+    def question_ids(checkpoint: Path) -> set[str]:
+        """Read the ids of a checkpoint's questions; empty without a `training.json`.
 
         Raises:
-            DataError: Its record cannot be read.
+            DataError: The file cannot be read.
         """
         path = checkpoint / FILE
         if not path.is_file():
             return set()
         try:
-            questions = set(json.loads(path.read_text(encoding="utf-8"))["questions"])
+            ids = set(json.loads(path.read_text(encoding="utf-8"))["questions"])
         except (ValueError, KeyError) as error:
             raise DataError(f"{path} cannot be read: {error}") from None
-        return questions
+        return ids
 
 
 def write_card(folder: Path, record: TrainingRecord) -> None:
-    """Write README.md: what it is, for which pair, how good, how it was made, how it is used."""
+    """Write a checkpoint's model card, `README.md`."""
     router = record.role == "router"
     pair = f"`{record.draft}` / `{record.target}`"
     title = f"Router for {pair}" if router else f"Process reward model on `{record.base}`"
-    about = (
-        "Reads a question, the steps so far and a step of the draft, and says how probable it is "
-        f"that the target would write a better one. For the pair {pair} only: another pair has "
-        "other strengths."
+    description = (
+        "Given a question, the steps so far and a step of the draft, this model estimates the "
+        f"probability that the target would write a better step. It fits the pair {pair} only."
         if router
-        else "Reads a question and the steps so far, and says how probable it is that the next "
-        "step is right."
+        else "Given a question and the steps so far, this model estimates the probability that the "
+        "next step is right."
     )
     models = "" if (record.draft or "").startswith("embedded:") else _pair_arguments(record)
-    judge = (
+    scorer = (
         f'router="{folder.name}", threshold="rate:0.3"'
         if router
         else f'router=RSD("{folder.name}")'
     )
     names = "ChatArbitrage" if router else "RSD, ChatArbitrage"
-    use = f"from langgraph_arbitrage import {names}\n\nllm = ChatArbitrage({models}{judge})"
+    use = f"from langgraph_arbitrage import {names}\n\nllm = ChatArbitrage({models}{scorer})"
     data = (
-        f"{record.rows:,} steps of {len(record.questions):,} questions (those held out included), "
-        f"written by {pair}, scored by `{record.prm}`. The held-out questions are other ones than "
-        "those trained on."
+        f"{record.rows:,} training steps, written by {pair} and scored by `{record.prm}`. Training "
+        f"and held-out steps come from {len(record.questions):,} questions. No question is in both "
+        "sets."
     )
     classes = (
         "Class 1: the target's step is better."
         if router
-        else "Class 1: the step is right, class 0: it is wrong."
+        else "Class 1: the step is right. Class 0: the step is wrong."
     )
-    figures = [f"| {text} | {figure} |" for text, figure in record.figures()]
+    metrics = [f"| {label} | {value} |" for label, value in record.formatted_metrics()]
     options = [f"| {k} | {v} |" for k, v in record.config.items() if v is not None]
     lines = [
         "---",
@@ -121,27 +120,27 @@ def write_card(folder: Path, record: TrainingRecord) -> None:
         "",
         f"# {title}",
         "",
-        about,
+        description,
         "",
-        "## Use",
+        "## Usage",
         "",
         "```python",
         use,
         "```",
         "",
-        "## Data",
+        "## Training data",
         "",
         data,
         "",
-        "## Figures on held-out questions",
+        "## Metrics on held-out questions",
         "",
         classes,
         "",
-        "| | |",
+        "| metric | value |",
         "|---|---|",
-        *figures,
+        *metrics,
         "",
-        "## Made with",
+        "## Training",
         "",
         f"`arbitrage train-{record.role} --head {record.head}` on `{record.base}`",
         "",
@@ -153,7 +152,7 @@ def write_card(folder: Path, record: TrainingRecord) -> None:
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _shown(key: str, value: float) -> str:
+def _formatted(key: str, value: float) -> str:
     return f"{value:,.0f}" if key == "n" else "–" if math.isnan(value) else f"{value:.3f}"
 
 

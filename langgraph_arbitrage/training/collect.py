@@ -1,4 +1,4 @@
-"""Collects what a router is trained on: both models' steps from the same prefixes, scored."""
+"""Collect a router's training rows: scored steps of both models after the same prefixes."""
 
 from __future__ import annotations
 
@@ -15,48 +15,51 @@ from langgraph_arbitrage.models.identifiers import public_name
 from langgraph_arbitrage.policies import Policy
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.state import PendingStep, RouteDecision
+from langgraph_arbitrage.training.concurrency import map_concurrently
 from langgraph_arbitrage.training.configs import CHECKER, CollectConfig
-from langgraph_arbitrage.training.many import many
 from langgraph_arbitrage.training.prefix import Prefix, greedy_run
 from langgraph_arbitrage.training.questions import Question
 from langgraph_arbitrage.training.rows import Origin, Row, RowFile
-from langgraph_arbitrage.training.verdict import Context, verdict_of
+from langgraph_arbitrage.training.step_grader import StepContext, make_grader
 
-__all__ = ["Collected", "Collector"]
+__all__ = ["CollectionResult", "Collector"]
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What came of a collection."""
+class CollectionResult:
+    """Numbers of questions after a collection."""
 
     questions: int
-    """Collected now."""
+    """Questions collected by this run."""
     skipped: int
-    """Found in the file, from a run before."""
+    """Questions already in the file from an earlier run."""
     too_long: int
-    """Left out: they do not fit a model's context."""
+    """Questions left out because they exceed a model's context length."""
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """What both models wrote from a prefix, and what it is worth."""
+class _StepPair:
+    """The steps of both models after a prefix, with their scores."""
 
     draft: PendingStep
     target: PendingStep
     s_d: float
     s_t: float
     better: bool
-    """y: whether the target's step is better by more than the margin."""
+    """The label y: True if the target's step is better by more than the margin."""
 
 
 class Collector:
-    """Collects rows of many questions at a time.
+    """Collects rows from many questions concurrently.
 
     Args:
-        models: The pair; `models.settings` has limits, separators and devices.
-        config: How.
-        prm: The scorer; None for the exact checker.
-        policy: The policy that picks, where a router is followed.
+        models: The pair. `models.settings` sets limits, separators and devices.
+        config: Options of the collection.
+        prm: The scorer; None selects the exact checker.
+        policy: Policy of the followed router; None unless `config.follow` names a router.
+
+    Raises:
+        SettingsError: `prm` or `policy` contradicts the config.
     """
 
     def __init__(
@@ -67,9 +70,15 @@ class Collector:
         policy: Policy | None = None,
     ) -> None:
         if (prm is None) != (config.prm == CHECKER):
-            raise SettingsError(f"prm={config.prm!r} does not fit the scorer that was given")
+            raise SettingsError(
+                f"prm={config.prm!r} contradicts the scorer: pass a scorer for a checkpoint, or "
+                f"None for {CHECKER!r}"
+            )
         if (policy is None) != (config.follow in ("better", "draft")):
-            raise SettingsError(f"follow={config.follow!r} does not fit the policy that was given")
+            raise SettingsError(
+                f"follow={config.follow!r} contradicts the policy: pass a policy for a router, or "
+                "None for 'better' and 'draft'"
+            )
         self.models = models
         self.config = config
         self._prm = prm
@@ -78,7 +87,7 @@ class Collector:
 
     @property
     def origin(self) -> Origin:
-        """What all rows of this collection have in common."""
+        """The columns that all rows of this collection share."""
         settings, config = self.models.settings, self.config
         return Origin(
             draft=public_name(settings.draft),
@@ -95,20 +104,23 @@ class Collector:
         questions: Sequence[Question],
         file: RowFile,
         progress: Callable[[], None] = lambda: None,
-    ) -> Collected:
-        """Append the rows of all questions that the file does not have yet.
+    ) -> CollectionResult:
+        """Append the rows of all questions that the file does not hold yet.
 
         Args:
-            questions: What to ask.
-            file: Where the rows go, a question at a time; open.
+            questions: Questions to answer.
+            file: Open file that receives the rows of one question at a time.
             progress: Called after each question.
+
+        Raises:
+            DataError: The exact checker cannot check the questions.
         """
         todo = [q for q in questions if q not in file]
-        for question in todo[:1]:  # one of another kind fails before any work
-            verdict_of(question, self.models, self._prm)
+        for question in todo[:1]:  # fail before any work if the checker cannot check them
+            make_grader(question, self.models, self._prm)
         await asyncio.to_thread(self.models.prepare, self._run.policy)
 
-        async def one(question: Question) -> bool:
+        async def collect_question(question: Question) -> bool:
             try:
                 rows = await self.rows(question)
             except ContextLengthError:
@@ -116,16 +128,23 @@ class Collector:
             file.append(rows)
             return True
 
-        fitting = await many(todo, one, self.config.concurrency, progress)
-        return Collected(sum(fitting), len(questions) - len(todo), fitting.count(False))
+        collected = await map_concurrently(
+            todo, collect_question, self.config.concurrency, progress
+        )
+        skipped = len(questions) - len(todo)
+        return CollectionResult(sum(collected), skipped, collected.count(False))
 
     async def rows(self, question: Question) -> list[Row]:
-        """All rows of a question, at least one."""
-        found: dict[tuple[str, ...], Row] = {}
+        """Collect all rows of a question, at least one.
+
+        Raises:
+            ContextLengthError: The question or an answer exceeds a model's context length.
+        """
+        unique: dict[tuple[str, ...], Row] = {}
         for rollout in range(self.config.rollouts):
             for row in await self._trajectory(question, rollout):
-                found.setdefault((*row["history"], row["z_d"]), row)
-        rows = list(found.values())
+                unique.setdefault((*row["history"], row["z_d"]), row)
+        rows = list(unique.values())
         for row in rows:
             row["rows"] = len(rows)
         return rows
@@ -133,51 +152,58 @@ class Collector:
     async def _trajectory(self, question: Question, rollout: int) -> list[Row]:
         config = self.config
         seed = step_seed(config.seed, question.text, rollout)
-        draw = random.Random(seed)
-        temperature = config.sampling_temperature if draw.random() < config.sampled else 0.0
-        verdict = verdict_of(question, self.models, self._prm)
-        prefix = Prefix.of(self._run, question.text, seed)
+        rng = random.Random(seed)
+        temperature = config.sampling_temperature if rng.random() < config.sampled else 0.0
+        grader = make_grader(question, self.models, self._prm)
+        prefix = Prefix.start(self._run, question.text, seed)
         rows: list[Row] = []
-        given_up = 0
-        while not prefix.finished and given_up < config.give_up:
-            draft, *targets = await self._write(prefix, temperature)
-            context = Context(prefix.texts, prefix.tags)
-            # Equal texts share their score, so that rounding makes no advantage.
+        kept_worse_steps = 0
+        while not prefix.finished and kept_worse_steps < config.give_up:
+            draft, *targets = await self._generate(prefix, temperature)
+            context = StepContext(prefix.texts, prefix.tags)
+            # Equal texts share one score, so that rounding does not create an advantage.
             texts = dict.fromkeys(s["text"] for s in (draft, *targets))
-            values = await asyncio.gather(*(verdict.value(context, text) for text in texts))
-            score = dict(zip(texts, values, strict=True))
+            grades = await asyncio.gather(*(grader.grade(context, text) for text in texts))
+            score = dict(zip(texts, grades, strict=True))
             s_d, s_t = score[draft["text"]], fmean(score[t["text"]] for t in targets)
             better = s_t - s_d > config.margin  # y = 1 iff Δ > margin
-            steps = _Steps(draft, targets[0], s_d, s_t, better)
-            picked, decided = await self._pick(prefix, steps, draw)
-            rows.append(self._row(prefix, steps, picked))
-            given_up += better and not picked
-            if picked:
-                prefix = await prefix.take("target", steps.target, decided)
+            steps = _StepPair(draft, targets[0], s_d, s_t, better)
+            take_target, decision = await self._choose(prefix, steps, rng)
+            rows.append(self._row(prefix, steps, take_target))
+            kept_worse_steps += better and not take_target
+            if take_target:
+                prefix = await prefix.append("target", steps.target, decision)
             else:
-                prefix = await prefix.take("draft", draft, decided)
+                prefix = await prefix.append("draft", draft, decision)
         return rows
 
-    async def _write(self, prefix: Prefix, temperature: float) -> list[PendingStep]:
-        """z_d, then z_t as often as is asked for."""
+    async def _generate(self, prefix: Prefix, temperature: float) -> list[PendingStep]:
+        """Generate z_d, followed by `config.samples` steps z_t."""
         samples = self.config.samples
-        varied = self.config.sampling_temperature if samples > 1 else 0.0
-        draft = await prefix.write("draft", temperature)
-        targets = (prefix.write("target", varied, sample, draft) for sample in range(samples))
+        target_temperature = self.config.sampling_temperature if samples > 1 else 0.0
+        draft = await prefix.generate("draft", temperature)
+        targets = (
+            prefix.generate("target", target_temperature, sample, draft)
+            for sample in range(samples)
+        )
         return [draft, *await asyncio.gather(*targets)]
 
-    async def _pick(
-        self, prefix: Prefix, steps: _Steps, draw: random.Random
+    async def _choose(
+        self, prefix: Prefix, steps: _StepPair, rng: random.Random
     ) -> tuple[bool, RouteDecision | None]:
-        """Whether the trajectory goes on with the target's step, and what a router noted."""
+        """Choose the step that continues the trajectory.
+
+        Returns:
+            True for the target's step, and the decision of the followed router if there is one.
+        """
         if self._policy is not None:
-            verdict = await prefix.judged(steps.draft)
-            return verdict["escalate"], verdict
+            decision = await prefix.decide(steps.draft)
+            return decision["escalate"], decision
         if self.config.follow == "draft":
-            return steps.better and draw.random() < self.config.replace, None
+            return steps.better and rng.random() < self.config.replace, None
         return steps.better, None
 
-    def _row(self, prefix: Prefix, steps: _Steps, picked: bool) -> Row:
+    def _row(self, prefix: Prefix, steps: _StepPair, take_target: bool) -> Row:
         return Row(
             question=prefix.question,
             history=list(prefix.texts),
@@ -188,7 +214,7 @@ class Collector:
             s_t=round(steps.s_t, 6),
             delta=round(steps.s_t - steps.s_d, 6),
             y=int(steps.better),
-            taken=int(picked),
+            taken=int(take_target),
             rows=0,
             **self.origin,
         )

@@ -1,6 +1,6 @@
-"""What can be set when rows are collected, a router is trained, its thresholds are found.
+"""Options for collecting rows, training routers and PRMs, and calibrating thresholds.
 
-The texts under the fields are the command line's help too. Nothing here imports torch.
+The docstrings under the fields are also the command line's help. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 CHECKER = "checker"
-"""What `prm` says for the exact checker of the embedded problems."""
+"""Value of `prm` that selects the exact checker of the embedded problems."""
 
 
 class _Config(BaseModel):
@@ -27,103 +27,106 @@ class _Config(BaseModel):
 
 
 class CollectConfig(_Config):
-    """How rows are collected."""
+    """Options for collecting rows."""
 
     prm: str
-    """PRM that scores the steps, a checkpoint; or `checker`, the exact checker of the embedded
+    """PRM that scores the steps: a checkpoint, or `checker` for the exact checker of the embedded
     problems."""
     samples: int = Field(default=1, ge=1)
-    """Steps of the target a prefix, whose scores are averaged; 1 is one greedy step."""
+    """Number of target steps per prefix, whose scores are averaged. A single step is decoded
+    greedily, several are sampled."""
     margin: float = Field(default=0.0, ge=0)
-    """A step of the target counts as better (y = 1) iff its advantage is above this, so that the
-    PRM's noise makes no labels."""
+    """Advantage above which the target's step counts as better (y = 1). A margin above the PRM's
+    noise level keeps that noise out of the labels."""
     follow: str = "better"
-    """Whose step the trajectory goes on with: `better`, the better one's (the paper's way);
-    `draft`, the draft's, now and then replaced by a better one; or a router's checkpoint, whose
-    choice shows the prefixes that a router meets in use."""
+    """How a trajectory continues: `better` appends the better step (the paper's procedure); `draft`
+    appends the draft's step and sometimes replaces it by a better one; a router's checkpoint lets
+    that router choose, which yields the prefixes that it produces in use."""
     replace: float = Field(default=0.5, ge=0, le=1)
-    """With `draft`: how often a step is replaced where the target's is better."""
+    """With `--follow draft`: probability of replacing a draft step if the target's step is
+    better."""
     sampled: float = Field(default=0.0, ge=0, le=1)
-    """Share of the trajectories whose draft steps are sampled; the others are greedy."""
+    """Share of the trajectories whose draft steps are sampled; all others decode greedily."""
     sampling_temperature: float = Field(default=0.7, gt=0)
-    """Temperature of sampled draft steps, and of target steps where there are several."""
+    """Temperature of sampled draft steps, and of target steps if there are several per prefix."""
     give_up: int = Field(default=4, ge=1)
-    """A trajectory ends after so many draft steps that were taken although the target's was
-    better: what follows teaches little."""
+    """Maximum number of draft steps kept although the target's step was better. Then the trajectory
+    ends, because later steps teach little."""
     rollouts: int = Field(default=1, ge=1)
-    """Trajectories a question; the same prefix with the same draft step makes one row."""
+    """Number of trajectories per question. Equal draft steps after equal prefixes yield one row."""
     concurrency: int = Field(default=64, ge=1)
-    """Questions under way at a time."""
+    """Maximum number of questions processed concurrently."""
     seed: int = 0
-    """Seed of all that is drawn."""
+    """Seed of all random choices."""
 
 
 class TrainConfig(_Config):
-    """What the training of either head can be told."""
+    """Training options that both heads share."""
 
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the questions that is kept out of training, for the figures."""
+    """Share of the questions held out of training, on which the metrics are measured."""
     seed: int = 0
-    """Seed of the split, the first weights and the order of rows."""
+    """Seed of the train/held-out split, the initial weights and the order of the rows."""
 
 
 class SurpriseConfig(TrainConfig):
-    """How a surprise head is trained: a small network on features of a frozen LM."""
+    """Options for training a surprise head: a small network on features of a frozen LM."""
 
     units: int = Field(default=64, ge=1)
-    """GELU units of the hidden layer."""
+    """Number of GELU units in the hidden layer."""
     epochs: int = Field(default=40, ge=1)
-    """Passes over the rows."""
+    """Number of passes over the rows."""
     lr: float = Field(default=2e-3, gt=0)
-    """Learning rate of AdamW, falling to nothing along a cosine."""
+    """Initial learning rate of AdamW; it decays to 0 along a cosine."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     batch: int = Field(default=256, ge=1)
-    """Rows a step."""
+    """Number of rows per optimizer update."""
     balance: bool = False
-    """Draw the larger class down to the smaller one. Without it ŷ stays near the share of steps
-    that are better, and no row is lost."""
+    """Downsample the larger class to the size of the smaller one. Without balancing, no row is
+    dropped and scores stay near the share of better steps."""
 
 
 class TokenConfig(TrainConfig):
-    """How a token classifier is fine-tuned; the defaults are the paper's recipe."""
+    """Options for fine-tuning a token classifier. The defaults are the paper's recipe."""
 
     epochs: int = Field(default=3, ge=1)
-    """Passes over the rows."""
+    """Number of passes over the rows."""
     lr: float = Field(default=1e-5, gt=0)
-    """Highest learning rate of AdamW, after a linear warm-up and before a linear decay."""
+    """Peak learning rate of AdamW, between a linear warm-up and a linear decay."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the updates in which the learning rate rises."""
+    """Share of the updates used for the learning-rate warm-up."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     batch: int = Field(default=1024, ge=1)
-    """Rows an update, gathered over several forward passes and over all GPUs."""
+    """Number of rows per optimizer update, accumulated over forward passes and all GPUs."""
     device_batch: int = Field(default=8, ge=1)
-    """Rows a forward pass on each device."""
+    """Number of rows per forward pass on each device."""
     balance: bool = True
-    """Draw the larger classes down to the smallest one."""
+    """Downsample the larger classes to the size of the smallest one."""
     classes: Literal[2, 4, 10] = 2
-    """Classes of the advantage: half of them above the margin, half of them not."""
+    """Number of advantage classes. Half of them lie above the margin."""
     ordinal: bool = False
-    """With more than two classes: a loss that grows with the distance from the right one."""
+    """Use an ordinal loss, which grows with the distance from the correct class. It differs from
+    the default loss only with more than two classes."""
     tags: bool = True
-    """Put `Model 0: ` or `Model 1: ` before each step: who wrote it. A PRM never has tags."""
+    """Prefix each step with its writer, as `Model 0: ` or `Model 1: `. PRMs are never tagged."""
     layers: int | None = Field(default=None, ge=1)
-    """Keep only so many of the base's layers, the first ones."""
+    """Number of layers to keep from the base, counted from the first. By default all are kept."""
     lora_rank: int | None = Field(default=None, ge=1)
-    """Train low-rank updates of this rank with peft, which are merged at the end, in the place of
-    all weights."""
+    """Train LoRA updates of this rank with peft instead of all weights, and merge them at the
+    end."""
     checkpoint_every: int = Field(default=50, ge=1)
-    """Updates between two checkpoints, from which a stopped training goes on."""
+    """Number of updates between checkpoints, from which an interrupted training resumes."""
 
 
 class CalibrateConfig(_Config):
-    """How a router is calibrated."""
+    """Options for calibrating a router."""
 
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Confidence of each bound on the loss."""
+    """Confidence level of each bound on the loss."""
     pilot: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the questions, the first ones, on which the thresholds of the table are laid out;
-    the figures come from the others, or else the bounds would not hold."""
+    """Share of the questions, taken from the start, used only to choose the table's thresholds.
+    The statistics come from the other questions, because the bounds would not hold otherwise."""
     concurrency: int = Field(default=64, ge=1)
-    """Questions under way at a time."""
+    """Maximum number of questions processed concurrently."""

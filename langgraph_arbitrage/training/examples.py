@@ -1,4 +1,4 @@
-"""From rows to labelled steps: classes of Δ, a split by question, balance."""
+"""Convert rows to labelled steps: advantage classes, the split by question, class balancing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any, Literal
 from langgraph_arbitrage.errors import DataError
 from langgraph_arbitrage.policies import PastStep
 from langgraph_arbitrage.training.questions import question_id
-from langgraph_arbitrage.training.rows import Row, one_pair
+from langgraph_arbitrage.training.rows import Row, model_pair
 
 __all__ = [
     "Example",
-    "Labelled",
-    "balanced",
-    "classes_of",
+    "TrainingData",
+    "balanced_indices",
+    "class_bounds",
     "prm_examples",
     "router_examples",
     "split",
@@ -27,21 +27,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Example:
-    """A step in its context, and what is to be learned of it."""
+    """A step in its context, with its label."""
 
     question: str
     history: tuple[str, ...]
     tags: tuple[int, ...]
-    """Who wrote each step of the history: 0 the draft, 1 the target."""
+    """Writer of each step of the history: 0 is the draft, 1 is the target."""
     step: str
     label: int
-    """1 where the target's step is better (router), or where the step is right (PRM)."""
-    gain: float = 0.0
+    """1 if the target's step is better (router) or if the step is right (PRM), else 0."""
+    advantage: float = 0.0
     """The advantage Δ of the target's step."""
 
     @property
-    def past(self) -> tuple[PastStep, ...]:
-        """The history as a scorer is asked about it."""
+    def past_steps(self) -> tuple[PastStep, ...]:
+        """The history in the form that a scorer takes."""
         return tuple(
             PastStep("target" if tag else "draft", text, 0)
             for text, tag in zip(self.history, self.tags, strict=True)
@@ -49,35 +49,37 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """What a router or a PRM learns from."""
+class TrainingData:
+    """Labelled steps from which a router or a PRM is trained."""
 
     role: Literal["router", "prm"]
     examples: tuple[Example, ...]
     draft: str | None = None
     target: str | None = None
-    """The pair that wrote the steps, where that is known; a router's is."""
+    """The pair that wrote the steps. Always known for a router; None if unknown for a PRM."""
     prm: str | None = None
-    """Who scored the steps."""
+    """The PRM that scored the steps, or `checker`."""
     margin: float = 0.0
     """A router's label is 1 iff Δ > margin."""
 
 
-def router_examples(rows: Sequence[Row], margin: float | None = None) -> Labelled:
-    """The draft's step of each row, with y; equal ones once.
+def router_examples(rows: Sequence[Row], margin: float | None = None) -> TrainingData:
+    """Create a router's training data: the draft's step of each row with its label y.
+
+    Duplicate steps are dropped.
 
     Args:
         rows: Collected rows.
-        margin: y = 1 iff Δ > margin; None takes the labels of the rows.
+        margin: y = 1 iff Δ > margin. None uses the labels of the rows.
 
     Raises:
-        DataError: The rows come from several pairs, or were labelled with several margins.
+        DataError: The rows come from several pairs, or have labels for several margins.
     """
     margins = {row.get("margin", 0.0) for row in rows} if margin is None else {margin}
     if len(margins) > 1:
         raise DataError(
-            f"the rows were labelled with several margins ({', '.join(map(str, sorted(margins)))}):"
-            " give the one that counts with --margin"
+            f"the rows are labelled with several margins ({', '.join(map(str, sorted(margins)))}):"
+            " choose one with --margin"
         )
     examples = _unique(
         Example(
@@ -86,120 +88,128 @@ def router_examples(rows: Sequence[Row], margin: float | None = None) -> Labelle
             tags=tuple(row["tags"]),
             step=row["z_d"],
             label=row["y"] if margin is None else int(row["delta"] > margin),
-            gain=row["delta"],
+            advantage=row["delta"],
         )
         for row in rows
     )
-    return Labelled("router", examples, *one_pair(rows), _joined(rows, "prm"), margins.pop())
+    return TrainingData("router", examples, *model_pair(rows), _joined(rows, "prm"), margins.pop())
 
 
-def prm_examples(rows: Sequence[Mapping[str, Any]], right: float = 0.5) -> Labelled:
-    """Steps with verdicts, or the steps of collected rows; equal ones once.
+def prm_examples(rows: Sequence[Mapping[str, Any]], right: float = 0.5) -> TrainingData:
+    """Create a PRM's training data from labelled steps or from collected rows.
 
-    A collected row has two: each step is right where its score is at least `right`, which is what
-    the exact checker said, or what a larger PRM thinks. The target's step is left out where its
-    score is a mean over several.
+    A collected row yields two steps. A step counts as right if its score, from the exact checker
+    or from another PRM, is at least `right`. The target's step is left out if its score is a mean
+    over several samples. Duplicate steps are dropped.
 
     Args:
-        rows: From `read_verdicts`.
-        right: Least score of a right step.
+        rows: Rows from `read_labelled_steps`.
+        right: Minimum score of a right step.
     """
-    found = []
+    examples = []
     for row in rows:
         history = tuple(row["history"])
         tags = tuple(row.get("tags") or [0] * len(history))
         common = str(row["question"]), history, tags
         if "correct" in row:
-            found.append(Example(*common, str(row["step"]), int(bool(row["correct"]))))
+            examples.append(Example(*common, str(row["step"]), int(bool(row["correct"]))))
             continue
-        found.append(Example(*common, row["z_d"], int(row["s_d"] >= right)))
+        examples.append(Example(*common, row["z_d"], int(row["s_d"] >= right)))
         if row.get("samples", 1) == 1:
-            found.append(Example(*common, row["z_t"], int(row["s_t"] >= right)))
+            examples.append(Example(*common, row["z_t"], int(row["s_t"] >= right)))
     writers = _joined(rows, "draft"), _joined(rows, "target")
-    return Labelled("prm", _unique(found), *writers, _joined(rows, "prm"))
+    return TrainingData("prm", _unique(examples), *writers, _joined(rows, "prm"))
 
 
 def _joined(rows: Iterable[Mapping[str, Any]], column: str) -> str | None:
-    """The values of a column; None where no row has it."""
+    """The distinct values of a column, joined by commas; None if no row has one."""
     return ", ".join(sorted({str(row[column]) for row in rows if row.get(column)})) or None
 
 
 def _unique(examples: Iterable[Example]) -> tuple[Example, ...]:
-    found: dict[tuple[str, tuple[str, ...], str], Example] = {}
+    unique: dict[tuple[str, tuple[str, ...], str], Example] = {}
     for e in examples:
-        found.setdefault((e.question, e.history, e.step), e)
-    return tuple(found.values())
+        unique.setdefault((e.question, e.history, e.step), e)
+    return tuple(unique.values())
 
 
 def split(
     examples: Sequence[Example], share: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples; all of a question are on the same side.
+    """Split into training and held-out examples, keeping the examples of a question together.
+
+    Args:
+        examples: All examples.
+        share: Share of the questions to hold out.
+        seed: Seed of the split.
 
     Raises:
-        DataError: One side would be empty, or all training examples have one label.
+        DataError: No training example is left, or all of them have the same label.
     """
 
-    def place(question: str) -> bytes:
+    def order(question: str) -> bytes:
         return hashlib.blake2b(f"{seed}/{question_id(question)}".encode()).digest()
 
-    questions = sorted({e.question for e in examples}, key=place)
+    questions = sorted({e.question for e in examples}, key=order)
     count = max(1, round(share * len(questions)))
-    held = set(questions[:count])
-    training = [e for e in examples if e.question not in held]
+    held_out = set(questions[:count])
+    training = [e for e in examples if e.question not in held_out]
     if not training:
         raise DataError(
-            f"the rows have {len(questions)} questions, which is too few to train on and to hold "
-            f"out {share:.0%}: collect more"
+            f"the rows have {len(questions)} questions, too few to train on and to hold out "
+            f"{share:.0%}: collect more"
         )
     labels = {e.label for e in training}
     if len(labels) == 1:
         raise DataError(
-            f"all {len(training)} training rows have the label {labels.pop()}: there is nothing to "
-            "learn from one class. Collect more questions, harder ones, or choose a smaller "
-            "--margin"
+            f"all {len(training)} training rows have the label {labels.pop()}, but training needs "
+            "both classes. Collect more or harder questions, or choose a smaller --margin"
         )
-    return training, [e for e in examples if e.question in held]
+    return training, [e for e in examples if e.question in held_out]
 
 
-def classes_of(gains: Sequence[float], count: int, margin: float) -> list[float]:
-    """Bounds between `count` classes of Δ: the middle one is the margin, the others quantiles.
+def class_bounds(advantages: Sequence[float], count: int, margin: float) -> list[float]:
+    """Compute the `count` − 1 bounds between classes of the advantage Δ.
 
-    Class k holds the Δ above k of the bounds, so the upper half of the classes is y = 1.
+    The middle bound is the margin; the others are quantiles. An advantage that exceeds k of the
+    bounds belongs to class k, so y = 1 in the upper half of the classes.
 
     Raises:
-        DataError: One side has too few different values for its half of the classes.
+        DataError: One side of the margin has too few distinct values for its half of the classes.
     """
-    below = sorted({g for g in gains if g <= margin})
-    above = sorted({g for g in gains if g > margin})
+    below = sorted({a for a in advantages if a <= margin})
+    above = sorted({a for a in advantages if a > margin})
     half = count // 2
     if min(len(below), len(above)) < half:
         raise DataError(
-            f"{count} classes need {half} different advantages on each side of {margin:g}; the "
-            f"rows have {len(below)} and {len(above)}. Use 2 classes"
+            f"{count} classes need {half} different advantages on each side of {margin:g}, but "
+            f"the rows have {len(below)} below and {len(above)} above. Use 2 classes"
         )
-    lower = sorted(g for g in gains if g <= margin)
-    upper = sorted(g for g in gains if g > margin)
+    lower = sorted(a for a in advantages if a <= margin)
+    upper = sorted(a for a in advantages if a > margin)
     return [*_quantiles(lower, half), margin, *_quantiles(upper, half)]
 
 
 def _quantiles(values: Sequence[float], parts: int) -> list[float]:
-    """Bounds that part sorted values into so many; distinct, each below some value."""
+    """Compute bounds that divide sorted values into `parts` nonempty parts.
+
+    The bounds are distinct values below the largest one.
+    """
     distinct = sorted(set(values))
     bounds: list[float] = []
     for i in range(1, parts):
-        wanted = values[i * len(values) // parts - 1]
+        quantile = values[i * len(values) // parts - 1]
         low = distinct.index(bounds[-1]) + 1 if bounds else 0
         high = len(distinct) - 1 - (parts - i)
-        bounds.append(distinct[max(low, min(distinct.index(wanted), high))])
+        bounds.append(distinct[max(low, min(distinct.index(quantile), high))])
     return bounds
 
 
-def balanced(labels: Sequence[int], seed: int) -> list[int]:
-    """Indices with as many of each label, those of the larger classes drawn at random."""
+def balanced_indices(labels: Sequence[int], seed: int) -> list[int]:
+    """Select the same number of indices per label, at random from the larger classes."""
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for i, label in enumerate(labels):
         groups[label].append(i)
-    fewest = min(map(len, groups.values()))
-    draw = random.Random(seed)
-    return sorted(i for group in groups.values() for i in draw.sample(group, fewest))
+    size = min(map(len, groups.values()))
+    rng = random.Random(seed)
+    return sorted(i for group in groups.values() for i in rng.sample(group, size))

@@ -1,4 +1,4 @@
-"""What is to be trained, and the folder that it is written to."""
+"""A training job and its output folder."""
 
 from __future__ import annotations
 
@@ -13,83 +13,84 @@ from typing import Literal
 from langgraph_arbitrage.errors import DataError
 from langgraph_arbitrage.training import card
 from langgraph_arbitrage.training.configs import SurpriseConfig, TokenConfig
-from langgraph_arbitrage.training.examples import Labelled
+from langgraph_arbitrage.training.examples import TrainingData
 
 __all__ = ["Job", "Progress"]
 
-MARK = "unfinished.json"
+UNFINISHED_FILE = "unfinished.json"
+"""Marks the output folder of a job that has not finished, and holds the job's fingerprint."""
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done, and of how much."""
+"""Called with the number of finished units and their total."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A router or a PRM that is to be trained."""
+    """A router or a PRM to train."""
 
-    data: Labelled
+    data: TrainingData
     base: str
-    """Checkpoint that it is built on: a folder, a hub id, or `embedded:ROLE`."""
+    """Checkpoint of the base model: a folder, a hub id, or `embedded:ROLE`."""
     output: Path
-    """Folder of the result."""
+    """Folder of the trained checkpoint."""
     config: TokenConfig | SurpriseConfig
-    """How; which head, too."""
+    """Training options. Their class selects the head."""
     device: str = "auto"
-    """Where the base runs, as in `ArbitrageSettings`."""
+    """Device of the base model, as in `ArbitrageSettings`."""
 
     @property
     def role(self) -> Literal["router", "prm"]:
-        """What is made."""
+        """Role of the trained scorer."""
         return self.data.role
 
     @property
     def head(self) -> Literal["token", "surprise"]:
-        """Of which kind."""
+        """Kind of the head."""
         return "token" if isinstance(self.config, TokenConfig) else "surprise"
 
     def claim(self) -> None:
-        """Take the output folder, which a stopped training of the same may have begun.
+        """Claim the output folder: a new one, an empty one, or that of the same unfinished job.
 
         Raises:
-            DataError: It holds something else.
+            DataError: The folder holds a finished result, another unfinished job, or other files.
         """
-        wanted = self._fingerprint()
-        there = sorted(p.name for p in self.output.iterdir()) if self.output.is_dir() else []
-        if card.FILE in there and MARK not in there:
+        fingerprint = self._fingerprint()
+        files = sorted(p.name for p in self.output.iterdir()) if self.output.is_dir() else []
+        if card.FILE in files and UNFINISHED_FILE not in files:
             raise DataError(
-                f"{self.output} holds a finished {self.role} already: remove it to train again, or "
-                "give another folder"
+                f"{self.output} already holds a finished {self.role}: remove it to train again, or "
+                "choose another folder"
             )
-        if MARK in there:
-            if (self.output / MARK).read_text(encoding="utf-8") != wanted:
+        if UNFINISHED_FILE in files:
+            if (self.output / UNFINISHED_FILE).read_text(encoding="utf-8") != fingerprint:
                 raise DataError(
                     f"{self.output} holds an unfinished training with other rows or options: "
-                    "repeat that command to finish it, or give another folder"
+                    "repeat its command to finish it, or choose another folder"
                 )
             return
-        if there:
+        if files:
             raise DataError(
-                f"{self.output} is not empty (it holds {', '.join(there[:3])}): give a folder of "
-                "its own"
+                f"{self.output} is not empty (it holds {', '.join(files[:3])}): choose a new or an "
+                "empty folder"
             )
         self.output.mkdir(parents=True, exist_ok=True)
-        # Each process of several writes the same; a reader sees all of it or nothing.
+        # In distributed training every process writes the same file; replacing it is atomic.
         part = self.output.with_name(f"{self.output.name}.{os.getpid()}.part")
-        part.write_text(wanted, encoding="utf-8")
-        part.replace(self.output / MARK)
+        part.write_text(fingerprint, encoding="utf-8")
+        part.replace(self.output / UNFINISHED_FILE)
 
-    def finished(self) -> None:
-        """The folder holds the whole result."""
-        (self.output / MARK).unlink()
+    def mark_finished(self) -> None:
+        """Remove the mark of an unfinished job: the folder holds the whole result."""
+        (self.output / UNFINISHED_FILE).unlink()
 
     def _fingerprint(self) -> str:
-        """What tells this training from others."""
+        """A text that is equal only for jobs with the same data, base and options."""
         digest = hashlib.blake2b(repr(self.data).encode(), digest_size=16)
-        plain = {
+        fields = {
             "role": self.role,
             "head": self.head,
             "base": self.base,
             "data": digest.hexdigest(),
             "config": self.config.model_dump(),
         }
-        return json.dumps(plain, indent=1) + "\n"
+        return json.dumps(fields, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""How good a router or a PRM is, from its scores alone: no loop is run, no package is needed."""
+"""Metrics of a router or a PRM, computed from its scores without other packages."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ __all__ = [
     "class_accuracy",
     "expected_calibration_error",
     "ranks",
-    "report",
     "roc_auc",
+    "scorer_metrics",
     "spearman",
 ]
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each value from 1, equal values sharing their mean rank."""
+    """Rank of each value, starting at 1; equal values share their mean rank."""
     order = sorted(range(len(values)), key=values.__getitem__)
-    found = [0.0] * len(values)
+    result = [0.0] * len(values)
     before = 0
     for _, group in groupby(order, key=values.__getitem__):
         tied = list(group)
         for i in tied:
-            found[i] = before + (len(tied) + 1) / 2
+            result[i] = before + (len(tied) + 1) / 2
         before += len(tied)
-    return found
+    return result
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's ρ, the correlation of the ranks; nan where one side does not vary.
+    """Spearman's ρ, the correlation of the ranks; NaN if one side is constant.
 
     Example:
         >>> spearman([0.1, 0.4, 0.2], [1, 3, 2])
@@ -45,9 +45,9 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def roc_auc(scores: Sequence[float], labels: Sequence[int]) -> float:
-    """Probability that a score of class 1 is above one of class 0, ties counting half.
+    """Probability that a score of class 1 is above one of class 0; ties count half.
 
-    nan where a class is missing.
+    NaN if a class is missing.
 
     Example:
         >>> roc_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -64,7 +64,7 @@ def roc_auc(scores: Sequence[float], labels: Sequence[int]) -> float:
 def class_accuracy(
     scores: Sequence[float], labels: Sequence[int], cut: float = 0.5
 ) -> tuple[float, float]:
-    """Share of class 0 at or below the cut, and of class 1 above it; nan for a missing class."""
+    """Share of class 0 at or below the cut, and of class 1 above it; NaN for a missing class."""
     zeros = [s <= cut for s, label in zip(scores, labels, strict=True) if not label]
     ones = [s > cut for s, label in zip(scores, labels, strict=True) if label]
     return (
@@ -76,7 +76,7 @@ def class_accuracy(
 def expected_calibration_error(
     scores: Sequence[float], labels: Sequence[int], bins: int = 10
 ) -> float:
-    """Mean distance between score and share of class 1, over equally wide bins of the score.
+    """Mean distance between score and share of class 1, over score bins of equal width.
 
     Source: Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599.
     """
@@ -87,18 +87,21 @@ def expected_calibration_error(
     return distance / len(scores)
 
 
-def report(
-    scores: Sequence[float], labels: Sequence[int], gains: Sequence[float] | None = None
+def scorer_metrics(
+    scores: Sequence[float], labels: Sequence[int], advantages: Sequence[float] | None = None
 ) -> dict[str, float]:
-    """All figures of a judge on held-out steps, nan where one is not defined.
+    """Compute all metrics of a scorer on held-out steps; undefined ones are NaN.
 
     Args:
         scores: ŷ of a router, or a PRM's probability that a step is right, in [0, 1].
-        labels: 1 where the target's step is better, or where the step is right.
-        gains: Δ of each step, for ρ; left out for a PRM.
+        labels: 1 if the target's step is better (router) or if the step is right (PRM), else 0.
+        advantages: Δ of each step, for ρ; None for a PRM.
+
+    Returns:
+        The values by their keys in `training.json`.
     """
     zero, one = class_accuracy(scores, labels)
-    figures = {
+    metrics = {
         "n": float(len(scores)),
         "positives": sum(labels) / len(labels),
         "auc": roc_auc(scores, labels),
@@ -107,4 +110,4 @@ def report(
         "balanced_accuracy": (zero + one) / 2,
         "ece": expected_calibration_error(scores, labels),
     }
-    return figures if gains is None else {"rho": spearman(scores, gains), **figures}
+    return metrics if advantages is None else {"rho": spearman(scores, advantages), **metrics}

@@ -1,4 +1,4 @@
-"""An answer under way, outside of the graph, by the bodies of the graph's own nodes."""
+"""Generate an answer step by step outside of the graph, using the functions of its nodes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["Prefix", "greedy_run"]
 
 @dataclass(frozen=True)
 class Prefix:
-    """A question and the steps so far. Taking a step makes another prefix; nothing is changed.
+    """A question and the steps so far. Immutable: appending a step returns a new prefix.
 
-    What the engines have read of it they find in their caches, as in the graph.
+    As in the graph, the engines reuse the KV cache of a prefix that they have already computed.
     """
 
     run: Run
@@ -32,50 +32,51 @@ class Prefix:
     state: ArbitrageState
 
     @classmethod
-    def of(cls, run: Run, question: str, seed: int = 0) -> Prefix:
-        """The beginning of an answer.
+    def start(cls, run: Run, question: str, seed: int = 0) -> Prefix:
+        """Start an answer to a question.
 
         Raises:
-            ContextLengthError: The question does not fit a model.
+            ContextLengthError: The question exceeds a model's context length.
         """
         state: ArbitrageState = {"messages": [HumanMessage(question)]}
-        opened = apply_update(state, run.open_answer(state))
-        return cls(run, question, {**opened, "seed": seed})
+        started = apply_update(state, run.open_answer(state))
+        return cls(run, question, {**started, "seed": seed})
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The steps' texts."""
+        """Texts of the steps."""
         return tuple(s["text"] for s in self.state["steps"])
 
     @property
     def tags(self) -> tuple[int, ...]:
-        """Who wrote each step: 0 the draft, 1 the target, as in the paper's `Model 0: `."""
+        """Writer of each step: 0 is the draft, 1 is the target, as in the paper's `Model 0: `."""
         return tuple(int(s["writer"] == "target") for s in self.state["steps"])
 
     @property
     def finished(self) -> bool:
-        """Whether the answer is complete."""
+        """True if the answer is complete."""
         return self.state["finish_reason"] is not None
 
     @property
     def answer(self) -> str:
-        """The text of the complete answer."""
+        """Text of the complete answer."""
         return self.state["messages"][-1].text
 
-    async def write(
+    async def generate(
         self,
         role: Writer,
         temperature: float | None = None,
         sample: int = 0,
         draft: PendingStep | None = None,
     ) -> PendingStep:
-        """The next step by one of the models.
+        """Generate the next step with one of the models.
 
         Args:
-            role: Who writes.
-            temperature: In the place of the run's own; 0 is greedy.
-            sample: Number of the sample, where several are drawn from one prefix.
-            draft: The draft's step for the target to verify: it writes the same, sooner.
+            role: The model that writes the step.
+            temperature: Sampling temperature; 0 is greedy. Default: the run's temperature.
+            sample: Index of the sample, if several are drawn after one prefix.
+            draft: The draft's step, whose tokens the target verifies. The target's step stays the
+                same and takes less time.
         """
         request = self.run.generation.request(role, {**self.state, "draft_step": draft})
         if temperature is not None:
@@ -85,16 +86,16 @@ class Prefix:
         [output] = await submit_async([EngineCall(self.run.models.engine(role), request)])
         return self.run.generation.pending(role, self.state, output)
 
-    async def judged(self, draft: PendingStep) -> RouteDecision:
-        """What the run's policy makes of the draft's step."""
+    async def decide(self, draft: PendingStep) -> RouteDecision:
+        """Decide about the draft's step with the run's policy."""
         update = await route({**self.state, "draft_step": draft}, self.run)
         decision: RouteDecision = update["decision"]
         return decision
 
-    async def take(
+    async def append(
         self, writer: Writer, step: PendingStep, decision: RouteDecision | None
     ) -> Prefix:
-        """The prefix with a step appended, which may complete the answer."""
+        """Append a step, which may complete the answer; returns the new prefix."""
         before: ArbitrageState = {
             **self.state,
             "draft_step": step if writer == "draft" else None,
@@ -108,15 +109,15 @@ class Prefix:
 
 
 def greedy_run(models: Models, policy: Policy | None = None) -> Run:
-    """A run outside of the graph, which takes the most probable tokens.
+    """Create a run with greedy decoding, outside of the graph.
 
-    It has no budget that could end an answer, and nobody to ask.
+    The run has no budgets that could end an answer, and no human approval.
 
     Args:
-        models: The models, with their settings.
-        policy: Who judges; None where nobody does, and steps are only written.
+        models: The models with their settings.
+        policy: Policy that decides about draft steps; None if steps are only generated.
     """
-    judge = DraftConfidence() if policy is None else policy
+    router = DraftConfidence() if policy is None else policy
     no_limits = dict.fromkeys(("threshold", "approve", "max_target_tokens", "max_seconds"))
-    changes = {"temperature": 0.0, "router": judge} | no_limits
+    changes = {"temperature": 0.0, "router": router} | no_limits
     return Run(models, RunSettings.of(models.settings.model_copy(update=changes)))

@@ -1,4 +1,4 @@
-"""Questions: from a JSONL file, a data set of the hub, or the embedded problems."""
+"""Questions from a JSONL file, a dataset on the hub, or the embedded problems."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ _EMBEDDED = re.compile(r"embedded:(\d+)(?::(\d+))?")
 
 @dataclass(frozen=True)
 class Question:
-    """A question, and what is known of its answer."""
+    """A question, with the known right answer if any."""
 
     text: str
     answer: str | None = None
-    """The right answer, where there is one to compare with."""
+    """The right answer; None if unknown."""
     problem: Problem | None = None
-    """The embedded problem that it is, for the exact checker."""
+    """The embedded problem, for the exact checker; None for any other question."""
 
     def solved_by(self, text: str) -> bool:
-        r"""Whether an answer's last `\boxed{}`, else its last number, is the right one.
+        r"""True if the last `\boxed{}` of an answer, or else its last number, is right.
 
         Raises:
-            DataError: The right answer is not known.
+            DataError: The right answer is unknown.
         """
         if self.problem is not None:
             return check_answer(self.problem, text)
         if self.answer is None:
             raise DataError(
-                "these questions have no answers to compare with: name their column with "
+                "the right answers of these questions are unknown: name their column with "
                 "--answer-column"
             )
         return final_answer(text) == right_answer(self.answer)
 
 
 def question_id(text: str) -> str:
-    """A short hash of a question, by which it is known again."""
+    """A short hash that identifies a question."""
     return hashlib.blake2b(text.strip().encode(), digest_size=8).hexdigest()
 
 
@@ -56,25 +56,25 @@ def load_questions(
     split: str = "train",
     limit: int | None = None,
 ) -> list[Question]:
-    """The questions of a source, each once.
+    """Load the questions of a source without duplicates.
 
     Args:
-        source: `embedded:N` or `embedded:N:SEED`, a JSONL file, or a data set of the hub
+        source: `embedded:N` or `embedded:N:SEED`, a JSONL file, or a dataset on the hub
             (`owner/name` or `owner/name:config`; needs the extra `train`).
-        column: Where the question stands.
-        answer_column: Where the right answer stands; None where nobody asks for it.
-        split: Split of a data set of the hub.
-        limit: At most so many.
+        column: Name of the question column.
+        answer_column: Name of the column of right answers; None does not load them.
+        split: Split of a dataset on the hub.
+        limit: Maximum number of questions.
 
     Example:
         >>> [q.problem is not None for q in load_questions("embedded:2:7")]
         [True, True]
 
     Raises:
-        DataError: The source is not there or has no such column.
+        DataError: The source does not exist, lacks a column, or holds no questions.
     """
-    if found := _EMBEDDED.fullmatch(source):
-        count, seed = int(found[1]), int(found[2] or 0)
+    if match := _EMBEDDED.fullmatch(source):
+        count, seed = int(match[1]), int(match[2] or 0)
         records: Iterable[Question] = (
             Question(p.question, str(p.answer), p) for p in problems(count, seed)
         )

@@ -1,4 +1,4 @@
-"""Rows: what both models wrote from one prefix, and what it was worth. Files that resume."""
+"""Collected rows: the steps of both models after one prefix with their scores, and their files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from langgraph_arbitrage.data.jsonl import Entry, JsonlFile
 from langgraph_arbitrage.errors import DataError
 from langgraph_arbitrage.training.questions import Question, question_id
 
-__all__ = ["Origin", "Row", "RowFile", "one_pair", "read_rows", "read_verdicts"]
+__all__ = ["Origin", "Row", "RowFile", "model_pair", "read_labelled_steps", "read_rows"]
 
-NEEDED = (
+REQUIRED_COLUMNS = (
     *("question", "history", "tags", "z_d", "z_t", "s_d", "s_t", "delta", "y"),
     *("draft", "target"),
 )
-"""Columns without which nothing can be learned from a row."""
+"""Columns that every row needs to be used for training."""
 
 
 class Origin(TypedDict):
-    """Where rows come from: the same for all of a collection."""
+    """The models and options of a collection, the same in all of its rows."""
 
     draft: str
     target: str
@@ -33,55 +33,56 @@ class Origin(TypedDict):
     seed: int
     """Seed of the collection."""
     samples: int
-    """Steps of the target that `s_t` is the mean of."""
+    """Number of target steps whose mean score is `s_t`."""
     margin: float
     """Advantage above which the target's step counts as better."""
     follow: str
-    """Whose step a trajectory goes on with: `better`, `draft`, or a router's name."""
+    """How the trajectory continues: `better`, `draft`, or a router's name."""
 
 
 class Row(Origin):
-    """One prefix x with the step of each model from it."""
+    """A prefix x and the step that each model wrote after it."""
 
     question: str
     history: list[str]
-    """Texts of the steps so far; with the question, the prefix x."""
+    """Texts of the steps so far. Question and history form the prefix x."""
     tags: list[int]
-    """Who wrote each of them: 0 the draft, 1 the target, as in the paper's `Model 0: `."""
+    """Writer of each of these steps: 0 is the draft, 1 is the target, as in the paper's
+    `Model 0: `."""
     z_d: str
     """The draft's step."""
     z_t: str
-    """The target's step; the first one, where several were sampled."""
+    """The target's step; the first one if several were sampled."""
     s_d: float
-    """The PRM's score of the draft's step, in [0, 1]."""
+    """PRM score of the draft's step, in [0, 1]."""
     s_t: float
-    """The PRM's score of the target's step, in [0, 1]; the mean, where several were sampled."""
+    """PRM score of the target's step, in [0, 1]; the mean if several were sampled."""
     delta: float
     """The advantage Δ = s_t − s_d."""
     y: int
     """The router's label: 1 iff Δ > margin."""
     taken: int
-    """Whose step the trajectory went on with: 0 or 1."""
+    """Writer of the step that the trajectory appended: 0 or 1."""
     rows: int
-    """How many rows the question has, so that a torn one is seen."""
+    """Number of rows of this question, by which an incomplete question is detected."""
 
 
 class RowFile:
-    """Takes the rows of one question after another, and knows which questions are done.
+    """A file of rows that grows by one question at a time and can be resumed.
 
-    Rows are appended as JSON lines to a `Journal`, which no other collection can write to
-    meanwhile. Where the file is to be Parquet,
-    they are gathered in `NAME.parquet.jsonl` and turned into Parquet at the end.
+    Rows are appended to a `JsonlFile`, which locks the file against other collections. Rows of a
+    Parquet file are first written to `NAME.parquet.jsonl` and converted on exit.
 
-    What a kill left behind is repaired when the file is opened: a torn last line, and the rows of
-    a question that is not whole.
+    Opening the file repairs the damage of an interrupted collection: it removes an incomplete last
+    line and the rows of an incomplete question.
 
     Args:
-        path: `.jsonl` or `.parquet`.
-        origin: What the rows have in common; those that are there must have it too.
+        path: A `.jsonl` or `.parquet` file.
+        origin: Columns that all rows share. Existing rows must have the same values.
 
     Raises:
-        DataError: The file holds something else, or another collection (on entering).
+        DataError: The file holds something else or another collection (on entering), or its suffix
+            is not supported.
     """
 
     def __init__(self, path: Path, origin: Origin) -> None:
@@ -90,56 +91,62 @@ class RowFile:
                 f"rows are written as .jsonl or .parquet, not as {path.suffix or path.name!r}"
             )
         if path.suffix == ".parquet":
-            _need_arrow()
+            _require_pyarrow()
         self.path = path
         self.origin = origin
-        self.journal = path if path.suffix == ".jsonl" else path.with_name(path.name + ".jsonl")
+        self.jsonl_path = path if path.suffix == ".jsonl" else path.with_name(path.name + ".jsonl")
         self.done: set[str] = set()
-        """Hashes of the questions that are there."""
+        """Ids of the questions in the file."""
 
     def __enter__(self) -> Self:
-        self.journal.parent.mkdir(parents=True, exist_ok=True)
-        if self.journal != self.path and not self.journal.exists() and self.path.exists():
-            lines = (_line(row) for row in _from_parquet(self.path))
-            part = self.journal.with_name(self.journal.name + ".part")
+        self.jsonl_path.parent.mkdir(parents=True, exist_ok=True)
+        if self.jsonl_path != self.path and not self.jsonl_path.exists() and self.path.exists():
+            lines = (_line(row) for row in _read_parquet(self.path))
+            part = self.jsonl_path.with_name(self.jsonl_path.name + ".part")
             part.write_text("".join(lines), encoding="utf-8")
-            part.replace(self.journal)
+            part.replace(self.jsonl_path)
         with ExitStack() as stack:
-            self._open = stack.enter_context(JsonlFile(self.journal))
+            self._file = stack.enter_context(JsonlFile(self.jsonl_path))
             self._repair()
             self._stack = stack.pop_all()
         return self
 
     def _repair(self) -> None:
-        """Cut off what is not whole, and see which questions are there."""
+        """Cut off incomplete questions and fill `done`."""
         counts: Counter[str] = Counter()
-        whole = 0
-        for entry in self._open.entries():
-            row = self._checked(entry)
+        end = 0
+        for entry in self._file.entries():
+            row = self._validated(entry)
             identity = question_id(row["question"])
             counts[identity] += 1
             if counts[identity] >= row["rows"]:
                 self.done.add(identity)
-                whole = entry.end
-        self._open.cut(whole)
-        self._open.repair()
+                end = entry.end
+        self._file.cut(end)
+        self._file.repair()
 
-    def _checked(self, entry: Entry) -> Row:
-        """A line's row, if it is one of this collection."""
+    def _validated(self, entry: Entry) -> Row:
+        """The row of a line.
+
+        Raises:
+            DataError: The line is not a row, or its origin differs.
+        """
         row: Row = entry.record
         try:
-            found = {name: row[name] for name in self.origin}  # type: ignore[literal-required]
+            existing = {name: row[name] for name in self.origin}  # type: ignore[literal-required]
             _ = row["question"], row["rows"]
         except (KeyError, TypeError):
             raise DataError(
-                f"{self.journal}, line {entry.number} is no row of a collection: give another file "
-                "to write to"
+                f"{self.jsonl_path}, line {entry.number} is not a row of a collection: choose "
+                "another output file"
             ) from None
-        if other := [f"{k} {found[k]!r}" for k, v in self.origin.items() if found[k] != v]:
-            wanted = [f"{k} {v!r}" for k, v in self.origin.items() if found[k] != v]
+        differing = [name for name, value in self.origin.items() if existing[name] != value]
+        if differing:
+            old = ", ".join(f"{name} {existing[name]!r}" for name in differing)
+            new = ", ".join(f"{k} {v!r}" for k, v in self.origin.items() if k in differing)
             raise DataError(
-                f"{self.journal} holds rows with {', '.join(other)}, and this collection is one "
-                f"with {', '.join(wanted)}: give another file to write to"
+                f"{self.jsonl_path} holds rows with {old}, but this collection has {new}: choose "
+                "another output file"
             )
         return row
 
@@ -147,9 +154,9 @@ class RowFile:
         return question_id(question.text) in self.done
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add the rows of a question, all of them."""
+        """Append all rows of one question."""
         for row in rows:
-            self._open.append(row)
+            self._file.append(row)
         self.done.add(question_id(rows[0]["question"]))
 
     def __exit__(
@@ -159,64 +166,70 @@ class RowFile:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
-        if kind is None and self.journal != self.path:
-            _to_parquet(self.journal, self.path)
-            self.journal.unlink()
+        if kind is None and self.jsonl_path != self.path:
+            _convert_to_parquet(self.jsonl_path, self.path)
+            self.jsonl_path.unlink()
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
-    """The rows of finished collections, from JSONL or Parquet.
+    """Read the rows of finished collections from JSONL or Parquet files.
 
     Raises:
-        DataError: A file is not there, or holds something else.
+        DataError: A file does not exist, cannot be read, or lacks a column.
     """
-    return cast("list[Row]", _table(paths, NEEDED, "`arbitrage collect` writes such rows"))
+    hint = "`arbitrage collect` writes files of rows"
+    return cast("list[Row]", _read_records(paths, REQUIRED_COLUMNS, hint))
 
 
-def read_verdicts(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Rows of (question, history, step, correct), or collected ones, for a PRM.
+def read_labelled_steps(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Read the training data of a PRM from JSONL or Parquet files.
+
+    A row is either a labelled step (question, history, step, correct) or a collected row.
 
     Raises:
-        DataError: A file is not there, or holds neither.
+        DataError: A file does not exist, cannot be read, or has rows of another kind.
     """
-    hint = "A PRM learns from rows of question, history, step, correct, or from collected ones"
-    rows = _table(paths, ("question", "history"), hint)
-    verdict, collected = {"step", "correct"}, {"z_d", "z_t", "s_d", "s_t"}
+    hint = "A PRM is trained on rows of question, history, step, correct, or on collected rows"
+    rows = _read_records(paths, ("question", "history"), hint)
+    labelled, collected = {"step", "correct"}, {"z_d", "z_t", "s_d", "s_t"}
     for row in rows:
-        if not (verdict <= row.keys() or collected <= row.keys()):
+        if not (labelled <= row.keys() or collected <= row.keys()):
             raise DataError(f"a row has the columns {', '.join(row)}. {hint}")
     return rows
 
 
-def one_pair(rows: Iterable[Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """The pair that all rows come from; None where they do not say.
+def model_pair(rows: Iterable[Mapping[str, Any]]) -> tuple[str | None, str | None]:
+    """The draft and the target of all rows; None if the rows do not name them.
 
     Raises:
-        DataError: They come from several pairs.
+        DataError: The rows come from several pairs.
     """
     pairs = {(row.get("draft"), row.get("target")) for row in rows}
     if len(pairs) > 1:
-        named = "; ".join(sorted(f"{draft} with {target}" for draft, target in pairs))
+        names = "; ".join(sorted(f"{draft} with {target}" for draft, target in pairs))
         raise DataError(
-            f"the rows come from several pairs of models ({named}): a router knows one pair, so "
-            "train one on the rows of each"
+            f"the rows come from several pairs of models ({names}): a router fits one pair, so "
+            "train one router on the rows of each pair"
         )
     return pairs.pop() if pairs else (None, None)
 
 
-def _table(paths: Iterable[Path], columns: Sequence[str], hint: str) -> list[dict[str, Any]]:
-    """Records of JSONL or Parquet files that have these columns.
+def _read_records(paths: Iterable[Path], columns: Sequence[str], hint: str) -> list[dict[str, Any]]:
+    """Read the records of JSONL or Parquet files, without an incomplete last line.
 
-    A torn last line, as a kill leaves it, is left out.
+    Args:
+        paths: The files.
+        columns: Columns that each record must have.
+        hint: Sentence that ends each error message.
 
     Raises:
-        DataError: A file is not there, a column is missing, or there is not a single record.
+        DataError: A file does not exist, cannot be read, has no records, or lacks a column.
     """
-    found: list[dict[str, Any]] = []
+    all_records: list[dict[str, Any]] = []
     for path in paths:
         if not path.is_file():
-            raise DataError(f"{path} is no file; {hint}")
-        records = _from_parquet(path) if path.suffix == ".parquet" else _from_jsonl(path)
+            raise DataError(f"{path} is not a file; {hint}")
+        records = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
         for record in records:
             if missing := [c for c in columns if c not in record]:
                 raise DataError(
@@ -225,54 +238,54 @@ def _table(paths: Iterable[Path], columns: Sequence[str], hint: str) -> list[dic
                 )
         if not records:
             raise DataError(f"{path} holds no rows; {hint}")
-        found += records
-    return found
+        all_records += records
+    return all_records
 
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _from_jsonl(path: Path) -> list[dict[str, Any]]:
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().split(b"\n")
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line) if line.strip() else None
         except ValueError as error:
             if number == len(lines):
-                break  # torn: without its line end
-            raise DataError(f"{path}, line {number} is no JSON: {error}") from None
+                break  # incomplete: the last line lacks its newline
+            raise DataError(f"{path}, line {number} is not valid JSON: {error}") from None
         if isinstance(record, dict):
-            found.append(record)
+            records.append(record)
         elif record is not None:
-            raise DataError(f"{path}, line {number} is no JSON object")
-    return found
+            raise DataError(f"{path}, line {number} is not a JSON object")
+    return records
 
 
-def _need_arrow() -> None:
+def _require_pyarrow() -> None:
     if find_spec("pyarrow") is None:
         raise DataError(
             "Parquet needs pyarrow: pip install 'langgraph-arbitrage[train]', or use .jsonl"
         )
 
 
-def _from_parquet(path: Path) -> list[dict[str, Any]]:
-    _need_arrow()
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    _require_pyarrow()
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except pa.ArrowException as error:
-        raise DataError(f"{path} is no Parquet file: {error}") from None
+        raise DataError(f"{path} is not a Parquet file: {error}") from None
     return records
 
 
-def _to_parquet(journal: Path, path: Path) -> None:
+def _convert_to_parquet(jsonl_path: Path, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     part = path.with_name(path.name + ".part")
-    pq.write_table(pa.Table.from_pylist(_from_jsonl(journal)), part)
+    pq.write_table(pa.Table.from_pylist(_read_jsonl(jsonl_path)), part)
     part.replace(path)

@@ -1,4 +1,4 @@
-"""Trains the surprise head: features of a frozen small LM, one hidden layer, seconds on a CPU."""
+"""Train a surprise head: one hidden layer on features of a frozen small LM."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.models.identifiers import local_path, public_name
 from langgraph_arbitrage.scorers import SurpriseHead, SurpriseScorer, surprise_features
 from langgraph_arbitrage.training.configs import SurpriseConfig
-from langgraph_arbitrage.training.examples import Example, balanced
+from langgraph_arbitrage.training.examples import Example, balanced_indices
 from langgraph_arbitrage.training.job import Job, Progress
 from langgraph_arbitrage.training.questions import question_id
-from langgraph_arbitrage.training.verdict import replay
+from langgraph_arbitrage.training.step_grader import score_examples
 
 __all__ = ["SurpriseTrainer", "fit_head"]
 
-MARK = "\N{BULLET}question\N{BULLET}"
-JOURNAL = "features.jsonl"
-PART = 64  # questions read between two lines of the journal
+QUESTION_PLACEHOLDER = "\N{BULLET}question\N{BULLET}"
+FEATURES_FILE = "features.jsonl"
+CHUNK = 64  # questions whose features are computed between two writes to the features file
 
 
 class SurpriseTrainer:
-    """Reads features with a frozen LM, then fits the head.
+    """Computes features with a frozen LM, then fits the head.
 
-    What was read is kept in the output folder until the head is there: a stopped training reads
-    on where it was.
+    Features are kept in the output folder until the head is saved, so an interrupted training
+    resumes where it stopped.
 
     Args:
-        job: What is to be made. Its base is a causal LM: the draft itself will do; another small
-            one sees what the draft does not.
-        config: How.
+        job: The training job. Its base is a causal LM. A small LM other than the draft works best,
+            because the draft's own steps hardly surprise it.
+        config: Training options.
     """
 
     def __init__(self, job: Job, config: SurpriseConfig) -> None:
         self.job = job
         self.config = config
         before, after = chat_frame(job.base)
-        # A folder of one's own stays a path; an embedded one gets the name it has everywhere.
+        # An embedded base is stored by its public name, which is valid on every machine.
         name = public_name(local_path(job.base))
         self.scorer = SurpriseScorer(
             model=job.base,
@@ -61,77 +61,86 @@ class SurpriseTrainer:
     def train(
         self, training: Sequence[Example], held_out: Sequence[Example], progress: Progress
     ) -> list[float]:
-        """Write the scorer to the job's folder; what it says of the examples held out."""
+        """Train and save the scorer; returns its scores of the held-out examples."""
         self.job.claim()
         features = asyncio.run(self._features([*training, *held_out], progress))
         labels = [e.label for e in training]
-        chosen: Sequence[int] = range(len(labels))
+        indices: Sequence[int] = range(len(labels))
         if self.config.balance:
-            chosen = balanced(labels, self.config.seed)
-        head = fit_head([features[i] for i in chosen], [labels[i] for i in chosen], self.config)
+            indices = balanced_indices(labels, self.config.seed)
+        head = fit_head([features[i] for i in indices], [labels[i] for i in indices], self.config)
         replace(self.scorer, head=head).save(self.job.output)
-        (self.job.output / JOURNAL).unlink()
-        return [head(found) for found in features[len(training) :]]
+        (self.job.output / FEATURES_FILE).unlink()
+        return [head(f) for f in features[len(training) :]]
 
     async def _features(self, examples: Sequence[Example], progress: Progress) -> list[list[float]]:
-        """Features of each example, from the journal where they are there already."""
-        path = self.job.output / JOURNAL
+        """Features [N, F] of the examples. Those in the features file are not computed again."""
+        path = self.job.output / FEATURES_FILE
         questions: dict[str, list[int]] = {}
         for i, example in enumerate(examples):
             questions.setdefault(question_id(example.question), []).append(i)
-        found = _journal(path)
+        features = _load_features(path)
         models = Models(ArbitrageSettings(device=self.job.device))
-        todo = [q for q in questions if q not in found]
+        todo = [q for q in questions if q not in features]
         try:
-            with path.open("a", encoding="utf-8") as journal:
-                for at in range(0, len(todo), PART):
-                    part = todo[at : at + PART]
-                    steps = [examples[i] for q in part for i in questions[q]]
-                    judged = iter(await replay(models, self.scorer, steps, concurrency=PART))
-                    for q in part:
-                        read = [next(judged) for _ in questions[q]]
-                        found[q] = [surprise_features(j.history, j.output) for j in read]
-                        journal.write(json.dumps([q, found[q]]) + "\n")
-                    journal.flush()
-                    progress(len(questions) - len(todo) + at + len(part), len(questions))
+            with path.open("a", encoding="utf-8") as file:
+                for start in range(0, len(todo), CHUNK):
+                    chunk = todo[start : start + CHUNK]
+                    steps = [examples[i] for q in chunk for i in questions[q]]
+                    scored = iter(
+                        await score_examples(models, self.scorer, steps, concurrency=CHUNK)
+                    )
+                    for q in chunk:
+                        of_question = [next(scored) for _ in questions[q]]
+                        features[q] = [surprise_features(s.history, s.output) for s in of_question]
+                        file.write(json.dumps([q, features[q]]) + "\n")
+                    file.flush()
+                    progress(len(questions) - len(todo) + start + len(chunk), len(questions))
         finally:
             models.close()
-        ordered = {i: f for q, at in questions.items() for i, f in zip(at, found[q], strict=True)}
-        return [ordered[i] for i in range(len(examples))]
+        by_index = {
+            i: f
+            for q, indices in questions.items()
+            for i, f in zip(indices, features[q], strict=True)
+        }
+        return [by_index[i] for i in range(len(examples))]
 
 
-def _journal(path: Path) -> dict[str, list[list[float]]]:
-    """What a training before has read; a torn last line is cut off."""
-    found: dict[str, list[list[float]]] = {}
+def _load_features(path: Path) -> dict[str, list[list[float]]]:
+    """Features that an interrupted training saved, by question id.
+
+    An incomplete last line is cut off.
+    """
+    features: dict[str, list[list[float]]] = {}
     if path.is_file():
-        text = path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
-            path.write_bytes(whole)
-        found = dict(json.loads(line) for line in whole.splitlines())
-    return found
+        content = path.read_bytes()
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
+            path.write_bytes(complete)
+        features = dict(json.loads(line) for line in complete.splitlines())
+    return features
 
 
 def fit_head(
     features: Sequence[Sequence[float]], labels: Sequence[int], config: SurpriseConfig
 ) -> SurpriseHead:
-    """Fit the network by binary cross-entropy.
+    """Fit the network with binary cross-entropy.
 
     Args:
         features: [N, F].
         labels: [N], 0 or 1.
-        config: How.
+        config: Training options.
     """
     x = torch.tensor(features, dtype=torch.float32)  # [N, F]
     y = torch.tensor(labels, dtype=torch.float32)  # [N]
     mean, deviation = x.mean(0), x.std(0).clamp_min(1e-6)
     x = (x - mean) / deviation
-    draw = torch.Generator().manual_seed(config.seed)
+    rng = torch.Generator().manual_seed(config.seed)
     hidden, out = nn.Linear(x.shape[1], config.units), nn.Linear(config.units, 1)
     for layer in (hidden, out):
         bound = layer.in_features**-0.5
         for parameter in (layer.weight, layer.bias):
-            nn.init.uniform_(parameter, -bound, bound, generator=draw)
+            nn.init.uniform_(parameter, -bound, bound, generator=rng)
     network = nn.Sequential(hidden, nn.GELU(), out)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -139,7 +148,7 @@ def fit_head(
     steps = config.epochs * -(-len(y) // config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(config.epochs):
-        for rows in torch.randperm(len(y), generator=draw).split(config.batch):
+        for rows in torch.randperm(len(y), generator=rng).split(config.batch):
             loss = nn.functional.binary_cross_entropy_with_logits(network(x[rows])[:, 0], y[rows])
             optimizer.zero_grad()
             loss.backward()
@@ -162,22 +171,22 @@ def _array(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 
 def chat_frame(base: str) -> tuple[str, str]:
-    """What the LM's chat template puts before and after a question.
+    """Text that the LM's chat template puts before and after a question.
 
-    An LM without a template reads the question, a blank line, the steps.
+    Without a template, the question is followed by a blank line and the steps.
     """
     tokenizer = load_tokenizer(ModelSpec(local_path(base)))
     if not tokenizer.chat_template:
         return "", "\n\n"
     text = str(
         tokenizer.hf.apply_chat_template(
-            [{"role": "user", "content": MARK}],
+            [{"role": "user", "content": QUESTION_PLACEHOLDER}],
             chat_template=tokenizer.chat_template,
             add_generation_prompt=True,
             tokenize=False,
         )
     )
-    before, _, after = text.partition(MARK)
-    # What the tokenizer puts before every text by itself must not stand there twice.
+    before, _, after = text.partition(QUESTION_PLACEHOLDER)
+    # The tokenizer adds its start tokens by itself; the template must not add them again.
     start = str(tokenizer.hf.decode(tokenizer.start_ids))
     return before.removeprefix(start), after

@@ -1,4 +1,4 @@
-"""Fine-tunes a token classifier by the paper's recipe, with transformers' Trainer."""
+"""Fine-tune a token classifier with the paper's recipe and the Trainer of transformers."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from langgraph_arbitrage.loop.models import piece_ids
 from langgraph_arbitrage.models.identifiers import local_path
 from langgraph_arbitrage.scorers import TokenScorer
 from langgraph_arbitrage.training.configs import TokenConfig
-from langgraph_arbitrage.training.examples import Example, balanced, classes_of
+from langgraph_arbitrage.training.examples import Example, balanced_indices, class_bounds
 from langgraph_arbitrage.training.job import Job, Progress
 
 __all__ = ["TokenTrainer"]
 
 CHECKPOINTS = "checkpoints"
-IGNORED = -100  # label of a token that is not learned from
+IGNORED = -100  # label of tokens that do not contribute to the loss
 
 
 class TokenTrainer:
-    """Cross-entropy on the last token of the candidate step, through a token-classification head.
+    """Trains a token-classification head with cross-entropy on the last token of each step.
 
-    Checkpoints are kept in the output folder until the result is there: a stopped training goes
-    on from the last one.
+    Checkpoints are kept in the output folder until the result is saved, so an interrupted training
+    resumes from the last one.
 
     Args:
-        job: What is to be made. Its base is a PRM, a classifier or a causal LM.
-        config: How.
+        job: The training job. Its base is a PRM, a classifier or a causal LM.
+        config: Training options.
     """
 
     def __init__(self, job: Job, config: TokenConfig) -> None:
@@ -64,8 +64,8 @@ class TokenTrainer:
     def train(
         self, training: Sequence[Example], held_out: Sequence[Example], progress: Progress
     ) -> list[float]:
-        """Write the classifier to the job's folder; what it says of the examples held out."""
-        with _quiet():
+        """Train and save the classifier; returns its scores of the held-out examples."""
+        with _quiet_transformers():
             return self._train(training, held_out, progress)
 
     def _train(
@@ -74,11 +74,11 @@ class TokenTrainer:
         config = self.config
         set_seed(config.seed)
         labels = self._labels(training)
-        chosen: Sequence[int] = range(len(labels))
+        indices: Sequence[int] = range(len(labels))
         if config.balance:
-            chosen = balanced(labels, config.seed)
-        rows = [self._row(training[i], labels[i]) for i in chosen]
-        model, dtype = _load(local_path(self.job.base), config)
+            indices = balanced_indices(labels, config.seed)
+        rows = [self._row(training[i], labels[i]) for i in indices]
+        model, dtype = _load_model(local_path(self.job.base), config)
         self.job.claim()
         trainer = self._trainer(model, rows, progress)
         trainer.train(resume_from_checkpoint=_last_checkpoint(self.job.output / CHECKPOINTS))
@@ -93,18 +93,21 @@ class TokenTrainer:
         return [self.scorer.read((), output).value for output in outputs]
 
     def _labels(self, examples: Sequence[Example]) -> list[int]:
-        """The class of each example: 0 or 1, or where its advantage stands among the bounds."""
+        """The class of each example: its label, or the class of its advantage."""
         if self.config.classes == 2:
             return [e.label for e in examples]
         if self.job.role == "prm":
-            raise DataError("a PRM tells right steps from wrong ones: --classes 2")
-        gains = [e.gain for e in examples]
-        bounds = classes_of(gains, self.config.classes, self.job.data.margin)
-        return [bisect.bisect_left(bounds, gain) for gain in gains]
+            raise DataError(
+                f"--classes {self.config.classes}: a PRM has two classes, right and wrong steps. "
+                "Use --classes 2"
+            )
+        advantages = [e.advantage for e in examples]
+        bounds = class_bounds(advantages, self.config.classes, self.job.data.margin)
+        return [bisect.bisect_left(bounds, advantage) for advantage in advantages]
 
     def _row(self, example: Example, label: int) -> dict[str, list[int]]:
-        """The ids that the loop will ask about, and a label at the last one."""
-        request = self.scorer.request(example.question, example.past, example.step)
+        """The token ids that the loop will score, with the label at the last token."""
+        request = self.scorer.request(example.question, example.past_steps, example.step)
         ids = [token for piece in piece_ids(self.tokenizer, request.pieces) for token in piece]
         return {"input_ids": ids, "labels": [*[IGNORED] * (len(ids) - 1), label]}
 
@@ -143,8 +146,8 @@ class TokenTrainer:
             train_dataset=rows,
             data_collator=_Collator(self.tokenizer),
             compute_loss_func=_ordinal_loss if config.ordinal else _loss,
-            preprocess_logits_for_metrics=_at_last,
-            callbacks=[_Teller(progress)],
+            preprocess_logits_for_metrics=_labelled_logits,
+            callbacks=[_ProgressCallback(progress)],
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
@@ -160,8 +163,8 @@ class TokenTrainer:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' own bars, and its report that a base has no such head yet."""
+def _quiet_transformers() -> Iterator[None]:
+    """Hide the progress bars of transformers and its warning about a newly initialized head."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -173,24 +176,27 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load(base: str, config: TokenConfig) -> tuple[PreTrainedModel, torch.dtype]:
-    """The base with a head for the classes, in float32; and the precision it was stored in.
+def _load_model(base: str, config: TokenConfig) -> tuple[PreTrainedModel, torch.dtype]:
+    """Load the base in float32 with a classification head.
 
-    A head of the same size, as a PRM has, is kept.
+    An existing head of the same size, such as a PRM's, is kept.
+
+    Returns:
+        The model, and the dtype of the base checkpoint.
     """
     try:
-        plain = AutoConfig.from_pretrained(base, num_labels=config.classes)
+        model_config = AutoConfig.from_pretrained(base, num_labels=config.classes)
         if config.layers is not None:
-            if config.layers > plain.num_hidden_layers:
+            if config.layers > model_config.num_hidden_layers:
                 raise DataError(
-                    f"--layers {config.layers}: {base} has {plain.num_hidden_layers} layers"
+                    f"--layers {config.layers}: {base} has {model_config.num_hidden_layers} layers"
                 )
-            plain.num_hidden_layers = config.layers
-            if getattr(plain, "layer_types", None):
-                plain.layer_types = plain.layer_types[: config.layers]
+            model_config.num_hidden_layers = config.layers
+            if getattr(model_config, "layer_types", None):
+                model_config.layer_types = model_config.layer_types[: config.layers]
         model: Any = AutoModelForTokenClassification.from_pretrained(
             base,
-            config=plain,
+            config=model_config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             use_safetensors=True,
@@ -198,10 +204,12 @@ def _load(base: str, config: TokenConfig) -> tuple[PreTrainedModel, torch.dtype]
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, DataError):
             raise
-        raise CheckpointError(f"{base} cannot be given a token head: {error}") from error
+        raise CheckpointError(
+            f"{base} cannot be loaded with a token-classification head: {error}"
+        ) from error
     if config.lora_rank is not None:
         model = _with_lora(model, config.lora_rank)
-    return model, plain.dtype or torch.float32
+    return model, model_config.dtype or torch.float32
 
 
 def _with_lora(model: PreTrainedModel, rank: int) -> Any:
@@ -216,19 +224,20 @@ def _with_lora(model: PreTrainedModel, rank: int) -> Any:
         r=rank,
         lora_alpha=2 * rank,
         target_modules="all-linear",
-        exclude_modules=["score", "classifier"],  # the head, which is new: it is trained in full
+        exclude_modules=["score", "classifier"],  # the new head is trained in full
     )
     return get_peft_model(model, lora)
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The last whole one: the Trainer writes its state at the end."""
-    whole = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None
+    """The last complete checkpoint, or None."""
+    # The Trainer writes its state last.
+    complete = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda p: int(p.name.rpartition("-")[2]))) if complete else None
 
 
 class _Collator:
-    """Rows of one length: padded on the right, which no real token sees."""
+    """Pads rows to one length on the right, which causal attention hides from real tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._pad = tokenizer.hf.pad_token_id or 0
@@ -247,42 +256,41 @@ class _Collator:
         }
 
 
-def _at_last(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits [B, L, K] at each row's labelled token: [B, K]."""
+def _labelled_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Select the logits [B, K] at each row's labelled token from [B, L, K]."""
     return logits[labels != IGNORED]
 
 
 def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Cross-entropy, the mean over all rows of an update."""
-    found = torch.nn.functional.cross_entropy(
-        _at_last(outputs["logits"], labels).float(), labels[labels != IGNORED], reduction="sum"
-    )
-    return found / _rows(labels, num_items_in_batch)
+    """Mean cross-entropy over all rows of an update."""
+    logits = _labelled_logits(outputs["logits"], labels).float()  # [B, K]
+    loss = torch.nn.functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum")
+    return loss / _row_count(labels, num_items_in_batch)
 
 
 def _ordinal_loss(
     outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
-    """Binary cross-entropy of "above class k" for each k, summed: far is worse than near.
+    """Ordinal loss: the sum over k of the binary cross-entropy of "y > k".
 
-    P(y > k) is what the softmax gives to the classes above k, so that the scores are read as
-    those of the plain loss.
+    It grows with the distance between the predicted and the correct class. P(y > k) is the softmax
+    probability of the classes above k, so scores are computed as for the plain loss.
     """
-    logits = _at_last(outputs["logits"], labels).float().log_softmax(-1)  # [B, K]
+    logits = _labelled_logits(outputs["logits"], labels).float().log_softmax(-1)  # [B, K]
     label = labels[labels != IGNORED]
     loss = logits.new_zeros(())
     for k in range(logits.shape[-1] - 1):
         below, above = logits[:, : k + 1].logsumexp(-1), logits[:, k + 1 :].logsumexp(-1)
         loss = loss - torch.where(label > k, above, below).sum()
-    return loss / _rows(labels, num_items_in_batch)
+    return loss / _row_count(labels, num_items_in_batch)
 
 
-def _rows(labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | int:
+def _row_count(labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | int:
     return len(labels) if num_items_in_batch is None else num_items_in_batch
 
 
-class _Teller(TrainerCallback):
-    """Tells how many updates are done."""
+class _ProgressCallback(TrainerCallback):
+    """Reports the number of finished updates."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

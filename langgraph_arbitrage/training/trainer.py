@@ -1,4 +1,4 @@
-"""Trains a router or a PRM from rows: split, fit, measure, write it down."""
+"""Train a router or a PRM: split the data, fit the model, measure it, save the results."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from langgraph_arbitrage.training.card import TrainingRecord, write_card
 from langgraph_arbitrage.training.configs import SurpriseConfig
 from langgraph_arbitrage.training.examples import Example, split
 from langgraph_arbitrage.training.job import Job, Progress
-from langgraph_arbitrage.training.metrics import report
+from langgraph_arbitrage.training.metrics import scorer_metrics
 from langgraph_arbitrage.training.questions import question_id
 
-__all__ = ["first_process", "push", "train"]
+__all__ = ["is_main_process", "push_to_hub", "train"]
 
 
 def train(job: Job, progress: Progress = lambda done, of: None) -> TrainingRecord:
-    """Train on most questions, measure on those held out, write the checkpoint and its card.
+    """Train a router or a PRM, measure it on held-out questions, and save it with its model card.
 
     Args:
-        job: What, from which steps, on which base, into which folder, how.
-        progress: Told of questions read, or of updates done.
+        job: The data, the base model, the output folder and the options.
+        progress: Called with the finished number and the total of questions (surprise head) or of
+            updates (token head).
 
     Raises:
-        DataError: There is nothing to learn, or the folder holds something else.
-        CheckpointError: The base cannot be used.
+        DataError: The data is not sufficient for training, or the output folder is not usable.
+        CheckpointError: The base model is not usable.
     """
     from langgraph_arbitrage.training.surprise import SurpriseTrainer
     from langgraph_arbitrage.training.token import TokenTrainer
@@ -41,10 +42,10 @@ def train(job: Job, progress: Progress = lambda done, of: None) -> TrainingRecor
         trainer = SurpriseTrainer(job, config)
     else:
         trainer = TokenTrainer(job, config)
-    fitting = _fitting(data.examples, trainer.scorer, job.base)
-    training, held_out = split(fitting, config.held_out, config.seed)
+    examples = _within_context(data.examples, trainer.scorer, job.base)
+    training, held_out = split(examples, config.held_out, config.seed)
     scores = trainer.train(training, held_out, progress)
-    gains = [e.gain for e in held_out] if job.role == "router" else None
+    advantages = [e.advantage for e in held_out] if job.role == "router" else None
     record = TrainingRecord(
         role=job.role,
         head=job.head,
@@ -53,43 +54,50 @@ def train(job: Job, progress: Progress = lambda done, of: None) -> TrainingRecor
         target=data.target,
         prm=data.prm,
         rows=len(training),
-        too_long=len(data.examples) - len(fitting),
+        too_long=len(data.examples) - len(examples),
         config=config.model_dump(),
-        metrics=report(scores, [e.label for e in held_out], gains),
+        metrics=scorer_metrics(scores, [e.label for e in held_out], advantages),
         questions=sorted({question_id(e.question) for e in data.examples}),
     )
-    if first_process():
+    if is_main_process():
         record.save(job.output)
         write_card(job.output, record)
-        job.finished()
+        job.mark_finished()
     return record
 
 
-def first_process() -> bool:
-    """Whether this is the one of several processes that writes and tells."""
-    return os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate launch set it
+def is_main_process() -> bool:
+    """True in the process of a distributed training that writes files and prints."""
+    return os.environ.get("RANK", "0") == "0"  # set by torchrun and accelerate launch
 
 
-def _fitting(examples: Sequence[Example], scorer: StepScorer, base: str) -> list[Example]:
-    """The examples that the base can read."""
+def _within_context(examples: Sequence[Example], scorer: StepScorer, base: str) -> list[Example]:
+    """The examples within the base model's context length.
+
+    Raises:
+        DataError: No example is left.
+    """
     spec = ModelSpec(local_path(base))
     tokenizer, context = load_tokenizer(spec), context_length(load_config(spec))
 
     def length(example: Example) -> int:
-        request = scorer.request(example.question, example.past, example.step)
+        request = scorer.request(example.question, example.past_steps, example.step)
         return sum(len(piece) for piece in piece_ids(tokenizer, request.pieces))
 
-    found = [e for e in examples if context is None or length(e) <= context]
-    if not found:
-        raise DataError(f"none of the {len(examples)} rows fits the {context} tokens of {base}")
-    return found
+    fitting = [e for e in examples if context is None or length(e) <= context]
+    if not fitting:
+        raise DataError(
+            f"all {len(examples)} rows are longer than the context length of {base}, {context} "
+            "tokens: choose a base with a longer context"
+        )
+    return fitting
 
 
-def push(job: Job, repo: str) -> str:
-    """Put the finished folder on the hub; the address.
+def push_to_hub(job: Job, repo: str) -> str:
+    """Upload the finished output folder to the hub; returns its URL.
 
     Raises:
-        ArbitrageError: The hub cannot be reached, or does not let us; the folder is kept.
+        ArbitrageError: The upload failed. The folder is kept.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -100,6 +108,7 @@ def push(job: Job, repo: str) -> str:
         return str(api.upload_folder(repo_id=repo, folder_path=job.output))
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError) as error:
         raise ArbitrageError(
-            f"the {job.role} is finished in {job.output}, but {repo} on the hub did not take it: "
-            f"{error}. Log in with `hf auth login`, then `hf upload {repo} {job.output}`"
+            f"the {job.role} is finished in {job.output}, but the upload to {repo} on the hub "
+            f"failed: {error}. Log in with `hf auth login`, then run "
+            f"`hf upload {repo} {job.output}`"
         ) from error

@@ -1,4 +1,4 @@
-"""All that is written for a question, under whatever threshold."""
+"""Answer one question under many thresholds, sharing the steps that they have in common."""
 
 from __future__ import annotations
 
@@ -11,113 +11,114 @@ from langgraph_arbitrage.policies import Policy, Writer
 from langgraph_arbitrage.state import PendingStep, RouteDecision
 from langgraph_arbitrage.training.prefix import Prefix
 from langgraph_arbitrage.training.questions import Question
-from langgraph_arbitrage.training.verdict import Context, Verdict
+from langgraph_arbitrage.training.step_grader import StepContext, StepGrader
 
-__all__ = ["Outcome", "Tree"]
+__all__ = ["AnswerTree", "Outcome"]
 
 
 @dataclass
 class Outcome:
-    """What one threshold did to one question, or to its rows."""
+    """Statistics of one question, or of its rows, under one threshold."""
 
     steps: int = 0
     escalated: int = 0
     wasted: int = 0
-    """Escalations whose step of the target scores no better."""
+    """Number of escalations whose target step does not score better than the draft's."""
     scores: list[float] = field(default_factory=list)
-    """Of the steps that were taken, by the PRM; empty without one."""
+    """PRM scores of the accepted and regenerated steps; empty without a PRM."""
     right: bool | None = None
-    """Whether the answer is right, where that is known."""
+    """True if the answer is right; None if unknown."""
     loss: float = 0.0
-    """What the target alone would have gained on this question."""
+    """Gain of the target alone over this answer, in accuracy or in mean step score."""
 
 
-class Tree:
-    """Answers a question under each threshold, writing no step twice: a prefix is a branch.
+class AnswerTree:
+    """Answers a question under many thresholds and generates each step only once.
 
-    Two thresholds that agree so far share all that was written, so that thirty of them cost a few
-    runs.
+    The answers form a tree. Thresholds share all steps up to their first different decision, so
+    thirty thresholds cost only a few runs.
 
     Args:
-        run: The models, and the router as policy; only its threshold is changed.
-        question: The question, with its answer if `answers`.
-        verdict: Scores the steps that are taken; None leaves the scores empty.
-        answers: Whether a loss is one of right answers, else one of step scores.
+        run: The models, with the router as policy. Only its threshold changes.
+        question: The question; with its right answer if `answers`.
+        grader: Scores the steps of the answers; None leaves the scores empty.
+        answers: True to measure losses in accuracy, False in step scores.
 
     Raises:
-        ContextLengthError: The question does not fit a model.
+        ContextLengthError: The question exceeds a model's context length.
     """
 
     def __init__(
-        self, run: Run, question: Question, verdict: Verdict | None, *, answers: bool
+        self, run: Run, question: Question, grader: StepGrader | None, *, answers: bool
     ) -> None:
         self._run = run
         self._question = question
-        self._root = Prefix.of(run, question.text)
-        self._verdict = verdict
+        self._root = Prefix.start(run, question.text)
+        self._grader = grader
         self._answers = answers
         self._steps: dict[tuple[Writer, int, tuple[int, ...]], PendingStep] = {}
-        self._decisions: dict[Context, RouteDecision] = {}
+        self._decisions: dict[StepContext, RouteDecision] = {}
 
     def scores(self) -> list[float]:
-        """ŷ of every draft step so far."""
+        """ŷ of every draft step generated so far."""
         return [d["score"] for d in self._decisions.values() if d["score"] is not None]
 
     async def outcomes(self, thresholds: Sequence[float]) -> list[Outcome]:
-        """One outcome a threshold.
+        """Answer the question under each threshold; returns one outcome per threshold.
 
         Raises:
-            ContextLengthError: An answer has outgrown a model.
+            ContextLengthError: An answer exceeds a model's context length.
         """
-        found = [
+        outcomes = [
             await self._outcome(self._run.policy.with_threshold(threshold))
             for threshold in thresholds
         ]
-        # Last, for a verdict takes the first step of a context that it hears of for the draft's.
-        alone = await self._outcome(None)
-        for out in found:
+        # Last, because a grader takes the first step graded in a context as the draft's step.
+        target_alone = await self._outcome(None)
+        for outcome in outcomes:
             if self._answers:
-                out.loss = float(bool(alone.right)) - float(bool(out.right))
+                outcome.loss = float(bool(target_alone.right)) - float(bool(outcome.right))
             else:
-                out.loss = fmean(alone.scores) - fmean(out.scores)
-        return found
+                outcome.loss = fmean(target_alone.scores) - fmean(outcome.scores)
+        return outcomes
 
     async def _outcome(self, policy: Policy | None) -> Outcome:
-        """The loop under a policy; under none, the target alone."""
-        out = Outcome()
+        """Run the loop under a policy; None lets the target write every step."""
+        outcome = Outcome()
         prefix = self._root
         while not prefix.finished:
-            context = Context(prefix.texts, prefix.tags)
+            context = StepContext(prefix.texts, prefix.tags)
             draft = decision = None
             escalates = True
             if policy is not None:
-                draft = await self._written("draft", prefix)
+                draft = await self._step("draft", prefix)
                 if context not in self._decisions:
-                    self._decisions[context] = await prefix.judged(draft)
+                    self._decisions[context] = await prefix.decide(draft)
                 decision = self._decisions[context]
                 escalates = policy.escalates(decision["score"])
                 decision = {**decision, "escalate": escalates}
             writer: Writer = "target" if escalates else "draft"
-            step = await self._written(writer, prefix, draft)
-            out.steps += 1
-            out.escalated += escalates
-            if self._verdict is not None:
-                s_d = await self._verdict.value(context, draft["text"]) if draft else -1.0
-                score = await self._verdict.value(context, step["text"])
-                out.scores.append(score)
-                out.wasted += escalates and score <= s_d
-            prefix = await prefix.take(writer, step, decision)
+            step = await self._step(writer, prefix, draft)
+            outcome.steps += 1
+            outcome.escalated += escalates
+            if self._grader is not None:
+                s_d = await self._grader.grade(context, draft["text"]) if draft else -1.0
+                score = await self._grader.grade(context, step["text"])
+                outcome.scores.append(score)
+                outcome.wasted += escalates and score <= s_d
+            prefix = await prefix.append(writer, step, decision)
         if self._answers:
-            out.right = self._question.solved_by(prefix.answer)
-        return out
+            outcome.right = self._question.solved_by(prefix.answer)
+        return outcome
 
-    async def _written(
+    async def _step(
         self, role: Writer, prefix: Prefix, draft: PendingStep | None = None
     ) -> PendingStep:
-        # A model reads the tokens so far and not who wrote them, which is the same text mostly.
+        # A model's step depends on the tokens so far, not on their writers. Different decisions
+        # often lead to the same tokens.
         steps = prefix.state["steps"]
         ids = self._run.models.input_ids(role, prefix.state["prompts"], steps)
         key = role, sum(len(s["ids"]) for s in steps), tuple(ids)
         if key not in self._steps:
-            self._steps[key] = await prefix.write(role, draft=draft)
+            self._steps[key] = await prefix.generate(role, draft=draft)
         return self._steps[key]

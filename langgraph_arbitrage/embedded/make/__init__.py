@@ -1,1 +1,1 @@
-"""Makes the embedded models; see ``python -m langgraph_arbitrage.embedded.make --help``."""
+"""Train the embedded models; see ``python -m langgraph_arbitrage.embedded.make --help``."""

@@ -1,6 +1,7 @@
-"""Short chat turns and simple tool use, generated; what they train is copying and form.
+"""Generated short chats with simple tool use, which train copying and output formats.
 
-Names and texts of public test suites are kept out: see ``KEPT_OUT``.
+Names and texts of public test suites are excluded: see ``EXCLUDED_WORDS``. The embedded models were
+trained on these texts: do not change them.
 """
 
 import json
@@ -10,14 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from langgraph_arbitrage.embedded._stories import HE, PARTS, SHE, THINGS
-from langgraph_arbitrage.embedded.make.words import ARGUMENTS, Words
+from langgraph_arbitrage.embedded.make.words import ARGUMENTS, WordGenerator
 
 Message = dict[str, Any]
 Chat = tuple[list[Message], list[dict[str, Any]]]
-"""Messages, and the tools that are described."""
+"""Messages, and the available tools."""
 
-KEPT_OUT = ("magic", "weather", "joke", "person", "multiply", "adder", "generate")
-"""Words that no generated name or text contains."""
+EXCLUDED_WORDS = ("magic", "weather", "joke", "person", "multiply", "adder", "generate")
+"""Words that do not occur in any generated name or text."""
 
 GREETINGS = ("Hello", "Hi", "Hey", "Good morning", "Good evening", "Hello!", "Hi there", "Hello.")
 SYSTEMS = (
@@ -27,11 +28,11 @@ SYSTEMS = (
 )  # fmt: skip
 
 
-class Writer(Words):
-    """Writes chats from a seed; ``held_out`` ones use other names than training."""
+class ChatGenerator(WordGenerator):
+    """Generates random chats."""
 
     def chat(self) -> Chat:
-        """Write one chat of a random kind."""
+        """Generate a chat of a random kind."""
         kinds: tuple[tuple[Callable[[], Chat], int], ...] = (
             (self.greeting, 1),
             (self.repeat, 2),
@@ -44,31 +45,31 @@ class Writer(Words):
         while True:
             chat = self.rng.choices([k for k, _ in kinds], [n for _, n in kinds])[0]()
             text = json.dumps(chat).lower()
-            if not any(word in text for word in KEPT_OUT):
+            if not any(word in text for word in EXCLUDED_WORDS):
                 return chat
 
     def opening(self, share: float = 0.3) -> list[Message]:
-        """Open with a system message at times."""
+        """A system message with probability ``share``, else nothing."""
         if self.rng.random() > share:
             return []
         return [_system(self.rng.choice(SYSTEMS))]
 
-    def who(self) -> str:
-        """Draw a person's name."""
+    def person_name(self) -> str:
+        """Draw the name of a person."""
         if self.held_out or self.rng.random() < 0.5:
             return self.word().capitalize()
         return self.rng.choice((*SHE, *HE))
 
     def greeting(self) -> Chat:
-        """A greeting, with a name at times."""
+        """A greeting, sometimes with a name."""
         greeting, answer = self.rng.choice(GREETINGS), "Hello! How can I help you?"
         if self.rng.random() < 0.5:
-            name = self.who()
+            name = self.person_name()
             greeting, answer = f"{greeting.rstrip('.!')}, I am {name}.", f"Hello, {name}!"
         return [*self.opening(), _user(greeting), _assistant(answer)], []
 
     def repeat(self) -> Chat:
-        """Say a text again."""
+        """A request to repeat a text."""
         rng = self.rng
         text = self.text() if rng.random() < 0.7 else f"{self.number()} {rng.choice(THINGS)}"
         ask = rng.choice(
@@ -78,15 +79,15 @@ class Writer(Words):
         return [*self.opening(), _user(ask.format(text)), _assistant(text)], []
 
     def copy(self) -> Chat:
-        """Say a long text of words without sense again: copying and nothing else."""
+        """A request to repeat a long meaningless text, which trains only copying."""
         words = [self.text() for _ in range(self.rng.randint(4, 24))]
         text = self.rng.choice((" ", ", ", "_", '", "', ": ")).join(words)
         return [*self.opening(0.1), _user(f"Repeat: {text}"), _assistant(text)], []
 
     def memory(self) -> Chat:
-        """Ask about something that was said earlier in the chat."""
+        """Questions about facts from earlier in the chat."""
         rng = self.rng
-        name, number, thing = self.who(), self.number(), rng.choice((*THINGS, *PARTS))
+        name, number, thing = self.person_name(), self.number(), rng.choice((*THINGS, *PARTS))
         facts = [
             (f"My name is {name}.", ("What is my name?", "Who am I?", "Do you know my name?"),
              f"Your name is {name}."),
@@ -99,20 +100,20 @@ class Writer(Words):
         ]  # fmt: skip
         chosen = rng.sample(facts, rng.choice((1, 1, 2)))
         messages = self.opening()
-        for said, _, _ in chosen:
-            messages += [_user(said), _assistant(rng.choice(("OK.", "Good to know.", "Noted.")))]
+        for fact, _, _ in chosen:
+            messages += [_user(fact), _assistant(rng.choice(("OK.", "Good to know.", "Noted.")))]
             if rng.random() < 0.3:
                 messages += self.repeat()[0][-2:]
-        for said, asks, answer in rng.sample(chosen, len(chosen)):
-            messages += [_user(rng.choice(asks)), _assistant(answer or _word_of(said))]
-        if len(chosen) == 1 and rng.random() < 0.25:  # both in one message
-            said, asks, answer = chosen[0]
-            told = _user(f"{said} {asks[0]}")
-            messages = [*self.opening(), told, _assistant(answer or _word_of(said))]
+        for fact, questions, answer in rng.sample(chosen, len(chosen)):
+            messages += [_user(rng.choice(questions)), _assistant(answer or _favorite_word(fact))]
+        if len(chosen) == 1 and rng.random() < 0.25:  # fact and question in one message
+            fact, questions, answer = chosen[0]
+            question = _user(f"{fact} {questions[0]}")
+            messages = [*self.opening(), question, _assistant(answer or _favorite_word(fact))]
         return messages, []
 
     def request(self, tool: dict[str, Any], arguments: dict[str, Any]) -> str:
-        """Word a request for one call."""
+        """Word a user's request for one tool call."""
         rng, name = self.rng, tool["function"]["name"]
         shown = {k: v if isinstance(v, str) else json.dumps(v) for k, v in arguments.items()}
         quote = rng.random() < 0.25
@@ -120,13 +121,13 @@ class Writer(Words):
             k: f'"{v}"' if quote and isinstance(arguments[k], str) else v for k, v in shown.items()
         }
         called = name if rng.random() < 0.6 else name.replace("_", " ")
-        pairs = rng.choice(("{} {}", "{} = {}", "{}={}", "{}: {}", "{} is {}", "the {} {}"))
-        told = [
-            pairs.format(k if rng.random() < 0.7 else k.replace("_", " "), v)
+        pair_format = rng.choice(("{} {}", "{} = {}", "{}={}", "{}: {}", "{} is {}", "the {} {}"))
+        pairs = [
+            pair_format.format(k if rng.random() < 0.7 else k.replace("_", " "), v)
             for k, v in shown.items()
         ]
-        told = rng.sample(told, len(told))
-        listed = rng.choice((", ", " and ")).join(told) if len(told) < 3 else ", ".join(told)
+        pairs = rng.sample(pairs, len(pairs))
+        listed = rng.choice((", ", " and ")).join(pairs) if len(pairs) < 3 else ", ".join(pairs)
         if len(shown) == 1 and rng.random() < 0.4:
             value = next(iter(shown.values()))
             ask = rng.choice(("{} {}", "{} of {}?", "{} for {}.", "What is the {} of {}?",
@@ -142,21 +143,21 @@ class Writer(Words):
         return ask.format(called, listed)
 
     def tool_use(self) -> Chat:
-        """Call one or two described tools, read the results, answer."""
+        """Calls of one or two tools, and the answer from their results."""
         rng = self.rng
         tools = [self.tool() for _ in range(rng.choices((1, 2, 3), (5, 4, 2))[0])]
         if len({t["function"]["name"] for t in tools}) < len(tools):
             return self.tool_use()
         messages = self.opening(0.5)
         for _ in range(rng.choices((1, 2), (5, 1))[0]):
-            if rng.random() < 0.12:  # a turn that needs no tool
+            if rng.random() < 0.12:  # a turn without a tool call
                 turn = self.repeat()[0] if rng.random() < 0.5 else self.greeting()[0]
                 messages += turn[-2:]
                 continue
             used = [rng.choice(tools) for _ in range(rng.choices((1, 2), (5, 1))[0])]
             calls = [self.arguments(tool) for tool in used]
-            asks = [self.request(t, a) for t, a in zip(used, calls, strict=True)]
-            messages.append(_user(" Then ".join(asks)))
+            requests = [self.request(t, a) for t, a in zip(used, calls, strict=True)]
+            messages.append(_user(" Then ".join(requests)))
             messages.append(_calls(list(zip(used, calls, strict=True))))
             results = [self.result() for _ in used]
             messages += [{"role": "tool", "content": r} for r in results]
@@ -164,7 +165,7 @@ class Writer(Words):
         return messages, tools
 
     def report(self) -> Chat:
-        """Call a tool, then hand its result in by a call of another one, or as JSON."""
+        """A tool call whose result is passed to another tool or returned as JSON."""
         rng = self.rng
         tool, form = self.tool(), self.tool()
         arguments = self.arguments(tool)
@@ -176,12 +177,12 @@ class Writer(Words):
         value = int(result) if properties[key]["type"] == "integer" else result
         if tool["function"]["name"] == form["function"]["name"]:
             return self.report()
-        asked = [_user(self.request(tool, arguments)), _calls([(tool, arguments)])]
-        told = [*asked, {"role": "tool", "content": result}]
+        request = [_user(self.request(tool, arguments)), _calls([(tool, arguments)])]
+        messages = [*request, {"role": "tool", "content": result}]
         if rng.random() < 0.6:
-            return [*self.opening(), *told, _calls([(form, {key: value})])], [tool, form]
+            return [*self.opening(), *messages, _calls([(form, {key: value})])], [tool, form]
         system = _system(self.schema_request(properties))
-        return [system, *told, _assistant(json.dumps({key: value}))], [tool]
+        return [system, *messages, _assistant(json.dumps({key: value}))], [tool]
 
     def result(self) -> str:
         """Draw a tool's result."""
@@ -194,7 +195,7 @@ class Writer(Words):
         return f"{self.number()} {self.word()}"
 
     def json_answer(self) -> Chat:
-        """Answer with a JSON object that follows a described schema."""
+        """A request for a JSON object of a given schema, and the object."""
         rng = self.rng
         tool = self.tool()
         properties = tool["function"]["parameters"]["properties"]
@@ -202,17 +203,17 @@ class Writer(Words):
             return self.json_answer()
         arguments = self.arguments(tool)
         ask = self.schema_request(properties)
-        told = ", ".join(
+        values = ", ".join(
             f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in arguments.items()
         )
-        question = _user(rng.choice(("{}.", "Fill in: {}", "Here: {}", "{}")).format(told))
+        question = _user(rng.choice(("{}.", "Fill in: {}", "Here: {}", "{}")).format(values))
         answer = _assistant(json.dumps(arguments))
         if rng.random() < 0.6:
             return [_system(ask), question, answer], []
         return [_user(f"{question['content']}\n{ask}"), answer], []
 
     def schema_request(self, properties: dict[str, Any]) -> str:
-        """Word the request for JSON of a schema."""
+        """Word a request for a JSON object of a schema."""
         schema = json.dumps({"type": "object", "properties": properties})
         ask = self.rng.choice(("Answer with a JSON object of this schema: {}",
                                "Answer as JSON. Schema: {}", "JSON schema: {}"))  # fmt: skip
@@ -220,22 +221,27 @@ class Writer(Words):
 
 
 def chats(seed: int, held_out: bool = False) -> Iterator[Chat]:
-    """Write chats without end."""
-    writer = Writer(random.Random(f"chats {seed} {held_out}"), held_out)
+    """Generate an endless stream of chats.
+
+    Args:
+        seed: Seed; the same arguments yield the same chats.
+        held_out: True to use names that do not occur in training.
+    """
+    generator = ChatGenerator(random.Random(f"chats {seed} {held_out}"), held_out)
     while True:
-        yield writer.chat()
+        yield generator.chat()
 
 
-def _word_of(said: str) -> str:
-    return f"Your favorite word is {said.split()[-1]}"
+def _favorite_word(fact: str) -> str:
+    return f"Your favorite word is {fact.split()[-1]}"
 
 
 def _calls(calls: list[tuple[dict[str, Any], dict[str, Any]]]) -> Message:
-    made = [
+    tool_calls = [
         {"function": {"name": tool["function"]["name"], "arguments": arguments}}
         for tool, arguments in calls
     ]
-    return {"role": "assistant", "content": "", "tool_calls": made}
+    return {"role": "assistant", "content": "", "tool_calls": tool_calls}
 
 
 def _system(content: str) -> Message:

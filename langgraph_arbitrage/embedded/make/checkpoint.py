@@ -1,4 +1,4 @@
-"""From a training run to a checkpoint folder that plain transformers loads."""
+"""Convert a training run to a checkpoint folder in the format of transformers."""
 
 import shutil
 from pathlib import Path
@@ -13,11 +13,11 @@ from langgraph_arbitrage.embedded.make.recipes import Recipe
 def write_checkpoint(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, runs: Path, folder: Path
 ) -> None:
-    """Write model (fp16), tokenizer and training log of a run, finished or not."""
+    """Write the model (fp16), tokenizer and training log of a run, which may be unfinished."""
     state = torch.load(runs / recipe.role / "checkpoint.pt")
     weights = state["weights"]
     cfg = config(recipe.width, len(weights["q"]), recipe.heads, len(tokenizer))
     to_hugging_face(weights, cfg).half().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # saved for its owner only
+    (folder / "model.safetensors").chmod(0o644)  # transformers makes it readable for its owner only
     tokenizer.save_pretrained(folder)
     shutil.copy(runs / recipe.role / "log.jsonl", folder / "training_log.jsonl")

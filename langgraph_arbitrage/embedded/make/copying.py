@@ -1,8 +1,9 @@
-"""Random tokens written again: what a model practises before it reads any text.
+"""Sequences of repeated random tokens, on which a model is trained before any text.
 
-Copying a name or a number needs two attention layers that find where the last token stood before
-and what followed it there. They form within some hundred batches of nothing else, and hardly at
-all within as many batches of problems and chats, where few tokens depend on them.
+To copy a name or a number, a model needs an induction circuit: two attention layers that find an
+earlier occurrence of the last token and predict the token that followed it. The circuit forms
+within a few hundred batches of pure copying. It hardly forms on problems and chats, where few
+tokens depend on it.
 """
 
 import random
@@ -12,42 +13,44 @@ from itertools import count
 from langgraph_arbitrage.embedded.make.tokenizer import ADDED, SPECIAL
 
 FIRST = len(SPECIAL) + len(ADDED)
-"""Id of the first token that is neither special nor added."""
+"""Id of the first token that is neither a special nor an added token."""
 
-WHOLE = (4, 40)
-"""Tokens of a text that is written again as a whole: the easier beginning."""
+SOURCE_LENGTH = (4, 40)
+"""Minimum and maximum length of an easy source in tokens. Others are up to 5 times longer."""
 
-SPAN = 40
-"""Later: most tokens of the part that is written again."""
+MAX_SPAN = 40
+"""Maximum length of the copied part of a source that is not easy, in tokens."""
 
 IGNORED = -100
-"""Label of a token whose prediction is not trained."""
+"""Label of tokens that do not contribute to the loss."""
 
-Text = tuple[list[int], list[int]]
-"""Token ids and labels."""
+LabelledIds = tuple[list[int], list[int]]
+"""Token ids and labels of a text."""
 
 
-def copies(seed: int, vocabulary: int, easy: int) -> Iterator[Text]:
-    """Iterate without end over texts of random tokens that are written again.
+def copying_texts(seed: int, vocabulary: int, easy: int) -> Iterator[LabelledIds]:
+    """Generate an endless stream of random sources, each followed by a copy.
 
     Args:
-        seed: The same seed gives the same texts.
-        vocabulary: Tokens are drawn from below this.
-        easy: So many texts are short and written again as a whole; from the others, long ones
-            too, a part is taken.
+        seed: Seed; the same seed yields the same texts.
+        vocabulary: Size of the vocabulary from which tokens are drawn.
+        easy: Number of easy texts at the beginning, with short sources that are copied completely.
+            All later texts copy a part of a source that may be longer.
 
     Yields:
-        Token ids, and labels of what is written again; of a part not its first token, which
-        nothing tells.
+        Token ids, with labels for the copy. The first token of a partial copy has no label,
+        because it cannot be predicted.
     """
     rng = random.Random(f"copies {seed}")
     user, assistant, end = (SPECIAL.index(t) for t in ("<|user|>", "<|assistant|>", "<eos>"))
     for number in count():
-        whole = number < easy
-        length = rng.randint(*WHOLE) if whole else rng.randint(*WHOLE) * rng.randint(1, 5)
+        complete = number < easy
+        length = rng.randint(*SOURCE_LENGTH)
+        if not complete:
+            length *= rng.randint(1, 5)
         source = [rng.randrange(FIRST, vocabulary) for _ in range(length)]
-        start = 0 if whole else rng.randrange(length - 2)
-        span = source[start:] if whole else source[start : start + rng.randint(3, SPAN)]
+        start = 0 if complete else rng.randrange(length - 2)
+        span = source[start:] if complete else source[start : start + rng.randint(3, MAX_SPAN)]
         ids = [user, *source, assistant, *span, end]
-        told = [IGNORED] * (length + 2) + ids[length + 2 :]
-        yield ids, told if whole else [*told[: length + 2], IGNORED, *span[1:], IGNORED]
+        labels = [IGNORED] * (length + 2) + ids[length + 2 :]
+        yield ids, labels if complete else [*labels[: length + 2], IGNORED, *span[1:], IGNORED]

@@ -1,4 +1,4 @@
-"""The training text: problems and chats as token ids, packed into rows of one length."""
+"""Training batches: copying texts, problems and chats, packed into rows of equal length."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -11,49 +11,49 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from langgraph_arbitrage.embedded.make.chats import Chat, chats
-from langgraph_arbitrage.embedded.make.copying import IGNORED, Text, copies
+from langgraph_arbitrage.embedded.make.copying import IGNORED, LabelledIds, copying_texts
 from langgraph_arbitrage.embedded.problems import Problem, training_problems
 
 CHAT_EVERY = 4
-"""Every so many batches one holds chats and tool use (a quarter of the tokens)."""
+"""One in this number of batches holds chats and tool use."""
 
 PROBLEM_ROWS = (11, 288)
 CHAT_ROWS = (4, 768)
-"""Rows and length of a batch: the same number of tokens for both."""
+"""Rows and row length of a batch; the two kinds have about the same number of tokens."""
 
 EASY_COPIES = 40
-"""Of the copying texts, so many a batch (more than half) are of the easy kind, which come first."""
+"""Number of easy copying texts per batch of the copying phase. All of them come first."""
 
-POOL = 48
-"""Texts at hand when a row is filled."""
+POOL_SIZE = 48
+"""Number of texts from which a row is filled."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows: each text has its own positions and sees only itself."""
+    """Packed rows of several texts. A token attends only to tokens of its own text."""
 
     ids: Tensor  # [B, S]
     labels: Tensor  # [B, S], the next token or IGNORED
-    positions: Tensor  # [B, S]
-    texts: Tensor  # [B, S], number of the text within its row
+    positions: Tensor  # [B, S], position within the text
+    texts: Tensor  # [B, S], index of the text within its row, -1 for padding
 
     def mask(self) -> Tensor:
-        """Return what to add to the attention scores ``[B, 1, S, S]``, in bf16."""
+        """The additive attention mask ``[B, 1, S, S]``, in bf16."""
         same = self.texts[:, None, :, None] == self.texts[:, None, None, :]
-        seen = same & torch.ones(same.shape[-2:], dtype=torch.bool).tril()
-        return torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, -1e4)
+        visible = same & torch.ones(same.shape[-2:], dtype=torch.bool).tril()
+        return torch.zeros(visible.shape, dtype=torch.bfloat16).masked_fill(~visible, -1e4)
 
 
 def problem_chat(problem: Problem) -> Chat:
-    """Put a problem and its solution as one turn."""
+    """A chat with one turn: a problem and its solution."""
     return [
         {"role": "user", "content": problem.question},
         {"role": "assistant", "content": problem.solution},
     ], []
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> Text:
-    """Render a chat; only what the assistant writes, end token included, is trained."""
+def tokenize(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> LabelledIds:
+    """Tokenize a chat. Only the assistant's tokens, including the end token, get labels."""
     messages, tools = chat
     ids: list[int] = []
     labels: list[int] = []
@@ -73,7 +73,7 @@ def render(
     tools: list[Any] | None = None,
     prompt: bool = False,
 ) -> list[int]:
-    """Apply the chat template."""
+    """Token ids of messages in the chat template."""
     text = tokenizer.apply_chat_template(
         messages, tools=tools or None, add_generation_prompt=prompt, tokenize=False
     )
@@ -81,59 +81,62 @@ def render(
     return ids
 
 
-def pack(texts: Iterator[Text], rows: int, length: int) -> Iterator[Batch]:
-    """Pack texts into batches; one that is too long for a row is left out."""
-    pool: list[Text] = []
+def pack(texts: Iterator[LabelledIds], rows: int, length: int) -> Iterator[Batch]:
+    """Pack texts into batches. Texts longer than a row are dropped."""
+    pool: list[LabelledIds] = []
     while True:
         shape = (rows, length + 1)
         ids, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
-        positions, numbers = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
+        positions, indices = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
         for row in range(rows):
-            at = number = 0
+            start = index = 0
             while True:
-                while len(pool) < POOL:
+                while len(pool) < POOL_SIZE:
                     text = next(texts)
                     if len(text[0]) <= length + 1:
                         pool.append(text)
-                fitting = [i for i, t in enumerate(pool) if at + len(t[0]) <= length + 1]
+                fitting = [i for i, t in enumerate(pool) if start + len(t[0]) <= length + 1]
                 if not fitting:
                     break
-                # The first text of a row is the oldest, then the longest that still fits.
-                one = 0 if at == 0 else max(fitting, key=lambda i: len(pool[i][0]))
-                some_ids, some_labels = pool.pop(one)
-                end = at + len(some_ids)
-                ids[row, at:end] = torch.tensor(some_ids)
-                labels[row, at:end] = torch.tensor(some_labels)
-                positions[row, at:end] = torch.arange(end - at)
-                numbers[row, at:end] = number
-                at, number = end, number + 1
-        yield Batch(ids[:, :-1], labels[:, 1:], positions[:, :-1], numbers[:, :-1])
+                # A row begins with the oldest text and continues with the longest that fits.
+                choice = 0 if start == 0 else max(fitting, key=lambda i: len(pool[i][0]))
+                text_ids, text_labels = pool.pop(choice)
+                end = start + len(text_ids)
+                ids[row, start:end] = torch.tensor(text_ids)
+                labels[row, start:end] = torch.tensor(text_labels)
+                positions[row, start:end] = torch.arange(end - start)
+                indices[row, start:end] = index
+                start, index = end, index + 1
+        yield Batch(ids[:, :-1], labels[:, 1:], positions[:, :-1], indices[:, :-1])
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int, copying: int) -> Iterator[Batch]:
-    """Yield the training batches of a seed, always the same: first ``copying`` ones of copies."""
+    """Generate the training batches of a seed; the first ``copying`` ones are copying texts.
+
+    The same arguments yield the same batches.
+    """
     yield from islice(
-        pack(copies(seed, len(tokenizer), EASY_COPIES * copying), *PROBLEM_ROWS), copying
+        pack(copying_texts(seed, len(tokenizer), EASY_COPIES * copying), *PROBLEM_ROWS), copying
     )
     rng = random.Random(f"turns {seed}")
-    some_problems, some_chats = training_problems(seed), chats(seed)
+    problem_stream, chat_stream = training_problems(seed), chats(seed)
 
-    def several_turns() -> Chat:
-        turns = [problem_chat(next(some_problems)) if rng.random() < 0.7 else next(some_chats)
+    def multi_turn_chat() -> Chat:
+        turns = [problem_chat(next(problem_stream)) if rng.random() < 0.7 else next(chat_stream)
                  for _ in range(rng.choice((2, 3)))]  # fmt: skip
         plain = [m for messages, tools in turns if not tools for m in messages]
         return [m for i, m in enumerate(plain) if i == 0 or m["role"] != "system"], []
 
     def chat() -> Chat:
-        return several_turns() if rng.random() < 0.06 else next(some_chats)
+        return multi_turn_chat() if rng.random() < 0.06 else next(chat_stream)
 
-    def texts(make: Callable[[], Chat]) -> Iterator[Text]:
+    def texts(make: Callable[[], Chat]) -> Iterator[LabelledIds]:
         while True:
             yield tokenize(tokenizer, make())
 
-    of_problems = pack(texts(lambda: problem_chat(next(some_problems))), *PROBLEM_ROWS)
-    of_chats = pack(texts(chat), *CHAT_ROWS)
+    problem_batches = pack(texts(lambda: problem_chat(next(problem_stream))), *PROBLEM_ROWS)
+    chat_batches = pack(texts(chat), *CHAT_ROWS)
     step = 0
     while True:
         step += 1
-        yield next(of_chats if step % CHAT_EVERY == 0 else of_problems)
+        yield next(chat_batches if step % CHAT_EVERY == 0 else problem_batches)

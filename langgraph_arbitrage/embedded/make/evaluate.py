@@ -1,4 +1,4 @@
-"""Measures a written checkpoint through plain transformers: accuracy, chats, time a token."""
+"""Evaluate a checkpoint with transformers: accuracy on problems and chats, time per token."""
 
 import json
 import random
@@ -12,88 +12,88 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedTokenizerFast
 
 from langgraph_arbitrage.embedded.checker import check_answer
-from langgraph_arbitrage.embedded.make.chats import Chat, Message, Writer
+from langgraph_arbitrage.embedded.make.chats import Chat, ChatGenerator, Message
 from langgraph_arbitrage.embedded.make.data import problem_chat, render
 from langgraph_arbitrage.embedded.problems import LEVELS, problems
 
 SEED = 2026
-"""Seed of the problems and chats that the model cards report on."""
+"""Seed of the problems and chats in the model cards."""
 
-BATCH = 50
+BATCH_SIZE = 50
 MAX_TOKENS = 320
 CHATS = 100
-"""Chats of each kind."""
+"""Number of chats of each kind."""
 
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>")
 
 
 def load(folder: Path) -> tuple[Any, PreTrainedTokenizerFast]:
-    """Load a checkpoint in fp32."""
+    """Load the model, in fp32, and the tokenizer of a checkpoint."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left")
     return model, tokenizer
 
 
 @torch.no_grad()
-def write(model: Any, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]) -> list[str]:
-    """Continue prompts greedily with ``generate``; the answers come without their end token."""
+def generate(model: Any, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]) -> list[str]:
+    """Generate greedy answers to prompts, without special tokens."""
     answers: dict[int, str] = {}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), BATCH):
-        some = order[start : start + BATCH]
-        batch = tokenizer.pad({"input_ids": [prompts[i] for i in some]}, return_tensors="pt")
+    for start in range(0, len(order), BATCH_SIZE):
+        chunk = order[start : start + BATCH_SIZE]
+        batch = tokenizer.pad({"input_ids": [prompts[i] for i in chunk]}, return_tensors="pt")
         out = model.generate(**batch, max_new_tokens=MAX_TOKENS, do_sample=False)
-        for i, ids in zip(some, out[:, batch["input_ids"].shape[1] :], strict=True):
+        for i, ids in zip(chunk, out[:, batch["input_ids"].shape[1] :], strict=True):
             answers[i] = str(tokenizer.decode(ids, skip_special_tokens=True))
     return [answers[i] for i in range(len(prompts))]
 
 
 def evaluate(folder: Path, count: int) -> dict[str, Any]:
-    """Measure accuracy on ``count`` held-out problems, and on held-out chats of each kind.
+    """Evaluate a checkpoint on ``count`` held-out problems and on held-out chats of each kind.
 
     Returns:
-        ``n`` and ``accuracy`` for all problems, those without and with never-learned steps
-        (``easy``, ``hard``) and each level (without those steps); the share of right turns for
-        each kind of chat.
+        ``n`` and ``accuracy`` for all problems, for those without and with hard steps (``easy``,
+        ``hard``) and for each level (without hard problems); the share of right turns for each kind
+        of chat; the number of parameters; and the milliseconds per token.
     """
     model, tokenizer = load(folder)
-    some = list(problems(count, SEED))
-    texts = write(
-        model, tokenizer, [render(tokenizer, problem_chat(p)[0][:1], prompt=True) for p in some]
+    tested = list(problems(count, SEED))
+    texts = generate(
+        model, tokenizer, [render(tokenizer, problem_chat(p)[0][:1], prompt=True) for p in tested]
     )
-    right = [check_answer(p, text) for p, text in zip(some, texts, strict=True)]
+    right = [check_answer(p, text) for p, text in zip(tested, texts, strict=True)]
 
-    def share(kept: list[bool]) -> dict[str, float]:
-        chosen = [r for r, k in zip(right, kept, strict=True) if k]
-        return {"n": len(chosen), "accuracy": round(sum(chosen) / max(1, len(chosen)), 4)}
+    def accuracy(included: list[bool]) -> dict[str, float]:
+        subset = [r for r, i in zip(right, included, strict=True) if i]
+        return {"n": len(subset), "accuracy": round(sum(subset) / max(1, len(subset)), 4)}
 
     return {
-        "all": share([True] * len(some)),
-        "easy": share([not p.hard for p in some]),
-        "hard": share([p.hard for p in some]),
-        "levels": {str(x): share([p.level == x and not p.hard for p in some]) for x in LEVELS},
+        "all": accuracy([True] * len(tested)),
+        "easy": accuracy([not p.hard for p in tested]),
+        "hard": accuracy([p.hard for p in tested]),
+        "levels": {str(x): accuracy([p.level == x and not p.hard for p in tested]) for x in LEVELS},
         "chats": evaluate_chats(model, tokenizer),
         "parameters": model.num_parameters(),
-        "milliseconds": round(milliseconds_a_token(model), 3),
+        "milliseconds": round(milliseconds_per_token(model), 3),
     }
 
 
 def evaluate_chats(model: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
-    """Measure the share of turns written exactly, on held-out names, for each kind of chat."""
-    writer = Writer(random.Random(f"evaluation {SEED}"), held_out=True)
+    """Measure the share of exactly right turns for each kind of chat, with held-out names."""
+    generator = ChatGenerator(random.Random(f"evaluation {SEED}"), held_out=True)
     kinds: dict[str, Callable[[], Chat]] = {
-        "greeting": writer.greeting,
-        "repeat": writer.repeat,
-        "memory": writer.memory,
-        "tool call": writer.tool_use,
-        "tool answer": writer.tool_use,
-        "json": writer.json_answer,
-        "report of a result": writer.report,
+        "greeting": generator.greeting,
+        "repeat": generator.repeat,
+        "memory": generator.memory,
+        "tool call": generator.tool_use,
+        "tool answer": generator.tool_use,
+        "json": generator.json_answer,
+        "report of a result": generator.report,
     }
     shares = {}
     for kind, make in kinds.items():
         prompts: list[list[int]] = []
-        wanted: list[Message] = []
+        expected: list[Message] = []
         while len(prompts) < CHATS:
             messages, tools = make()
             turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
@@ -103,17 +103,17 @@ def evaluate_chats(model: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
                          and (calls or messages[i - 1]["role"] == "tool")]  # fmt: skip
             if turns:
                 prompts.append(render(tokenizer, messages[: turns[-1]], tools, prompt=True))
-                wanted.append(messages[turns[-1]])
-        answers = write(model, tokenizer, prompts)
-        right = [_matches(a, m) for a, m in zip(answers, wanted, strict=True)]
+                expected.append(messages[turns[-1]])
+        answers = generate(model, tokenizer, prompts)
+        right = [_matches(a, m) for a, m in zip(answers, expected, strict=True)]
         shares[kind] = round(sum(right) / len(right), 3)
     return shares
 
 
-def _matches(answer: str, wanted: Message) -> bool:
-    calls = [c["function"] for c in wanted.get("tool_calls", ())]
+def _matches(answer: str, expected: Message) -> bool:
+    calls = [c["function"] for c in expected.get("tool_calls", ())]
     if not calls:
-        return bool(answer == wanted["content"])
+        return bool(answer == expected["content"])
     try:
         return bool([json.loads(call) for call in CALL.findall(answer)] == calls)
     except json.JSONDecodeError:
@@ -121,8 +121,8 @@ def _matches(answer: str, wanted: Message) -> bool:
 
 
 @torch.no_grad()
-def milliseconds_a_token(model: Any, tokens: int = 50, rounds: int = 12) -> float:
-    """Time cached decoding: batch 1, eager, fp32; the least of several rounds."""
+def milliseconds_per_token(model: Any, tokens: int = 50, rounds: int = 12) -> float:
+    """Time cached decoding with batch size 1, eager, in fp32; the minimum over several rounds."""
     best = float("inf")
     for _ in range(rounds):
         cache = DynamicCache(config=model.config)

@@ -1,4 +1,4 @@
-"""Muon for the stacked matrices, AdamW for everything else; fp32 masters for both."""
+"""Muon for the stacked matrices, AdamW for all other weights, both on fp32 weights."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ BETAS = (0.9, 0.97)
 
 
 def orthogonalise(g: Tensor) -> Tensor:
-    """Approximate the nearest orthogonal matrices ``[L, out, in]``.
+    """Approximate the nearest orthogonal matrices of ``[L, out, in]``.
 
-    A quintic Newton–Schulz iteration, in bf16: its own error is larger than the rounding.
+    Runs a quintic Newton–Schulz iteration in bf16; its error is larger than the rounding error.
     """
     x: Tensor = (g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[-2] > x.shape[-1]
@@ -24,7 +24,7 @@ def orthogonalise(g: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """Holds the moments of each weight and applies one update at a time."""
+    """Holds the moments of all weights and updates the weights."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         self.weights = weights
@@ -43,7 +43,7 @@ class Optimizer:
             if name in MATRICES:
                 first.lerp_(g, 1 - MOMENTUM)
                 update = orthogonalise(g.lerp(first, MOMENTUM))
-                # The update's RMS is made that of AdamW, so that one lr serves both.
+                # Scaled to the RMS of an AdamW update, so that both use the same learning rate.
                 update = update * (0.2 * max(weight.shape[-2:]) ** 0.5)
                 weight.mul_(1 - lr * WEIGHT_DECAY)
             else:
@@ -55,10 +55,10 @@ class Optimizer:
             weight.sub_(lr * update)
 
     def state_dict(self) -> dict[str, object]:
-        """Return what a checkpoint needs."""
+        """Return the state to checkpoint."""
         return {"steps": self.steps, "first": self.first, "second": self.second}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Take up where a checkpoint left off."""
+        """Restore the state of a checkpoint."""
         self.steps = state["steps"]  # type: ignore[assignment]
         self.first, self.second = state["first"], state["second"]  # type: ignore[assignment]

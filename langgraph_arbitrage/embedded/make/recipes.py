@@ -1,4 +1,4 @@
-"""The models: shape, and how long each is trained."""
+"""Shape and training schedule of each model."""
 
 from dataclasses import dataclass
 
@@ -7,35 +7,35 @@ VOCABULARY = 1024
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is made."""
+    """Shape and training schedule of a model."""
 
     role: str
     width: int
     layers: int
     heads: int
     steps: int
-    """Optimizer steps, of about 3,100 tokens each."""
+    """Number of optimizer steps of about 3,100 tokens each."""
     lr: float
     seed: int
     copying: int
-    """So many of the steps, the first ones, practise copying."""
+    """Number of steps at the beginning that train copying only."""
     grow_from: int
-    """Layers at the start; below ``layers``, idle ones are added at ``grow_at``."""
+    """Number of layers at the beginning. Step ``grow_at`` adds layers up to ``layers``."""
     grow_at: int = 0
     note: str = ""
-    """What else there is to say of the run."""
+    """Remark on the training run, for the model card."""
     warmup: int = 60
     decay: float = 0.5
-    """Share of the steps, at the end, over which lr falls in a line to 3 %."""
+    """Share of the steps, at the end, over which the learning rate falls linearly to 3 %."""
 
     def lr_at(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """The learning rate of a step, counted from 0."""
         start = self.steps * (1 - self.decay)
-        falling = max(0.0, (step - start) / (self.steps - start))
-        return self.lr * min(1.0, (step + 1) / self.warmup) * (1 - 0.97 * falling)
+        decayed = max(0.0, (step - start) / (self.steps - start))
+        return self.lr * min(1.0, (step + 1) / self.warmup) * (1 - 0.97 * decayed)
 
     def layers_at(self, step: int) -> int:
-        """Return how many layers there are at a step."""
+        """The number of layers at a step."""
         return self.layers if step >= self.grow_at else self.grow_from
 
 
@@ -55,8 +55,8 @@ RECIPES = {
             copying=700,
             grow_from=4,
             grow_at=1500,
-            note=" The run of the weights in use was planned for 5,200 steps and lengthened at "
-            "step 3,000, where its learning rate had begun to fall (training_log.jsonl).",
+            note="The run was planned for 5,200 steps and extended at step 3,000, after its\n"
+            "  learning rate had begun to fall (see `training_log.jsonl`).",
         ),
     )
 }

@@ -1,9 +1,9 @@
-"""The tokenizer that all embedded models share: byte-level BPE with single digits.
+"""The tokenizer of all embedded models: byte-level BPE with single digits.
 
-A word is cut into the same tokens wherever it stands: merges within words come first, and only
-then do the most frequent whole words take in the space before them (or after, before a digit).
-Else ``rome`` after a space and ``rome`` after a quote would have nothing in common, and small
-models could not copy the one into the other.
+A word has the same tokens in every position. Merges within words are learned first; afterwards only
+the most frequent whole words are merged with the space before them (or after them, if a digit
+follows). Otherwise ``rome`` after a space and ``rome`` after a quote would share no tokens, and
+small models could not copy one into the other.
 """
 
 import json
@@ -19,7 +19,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
-"""Ids 0 to 6; skipped when a text is decoded without special tokens."""
+"""Special tokens with ids 0 to 6, skipped when decoding without special tokens."""
 
 ADDED = (
     "\n\n",
@@ -30,27 +30,27 @@ ADDED = (
     "<think>",
     "</think>",
 )
-"""One token each, and part of the text: ids from 7."""
+"""Strings that are a single token each, with ids from 7. They are part of the decoded text."""
 
 CONTEXT = 4096
-"""Tokens that a model can be given (``max_position_embeddings``)."""
+"""Context length of the models in tokens (``max_position_embeddings``)."""
 
 SPACED_WORDS = 256
-"""Tokens that are a whole word with a space."""
+"""Number of tokens that are a whole word with a space."""
 
 SPACE = "Ġ"
-"""A space, as byte-level BPE writes it."""
+"""Byte-level BPE's symbol for a space."""
 
-# One digit a token; an operator with its spaces; a word; marks; other white space.
-APART = r"\p{N}| [+\-*/%=] |\p{L}+|[^\s\p{L}\p{N}]+|\s+"
-# The same, a word and marks with the space before them, and with the one that a digit follows.
-PIECES = r"\p{N}| [+\-*/%=] | ?\p{L}+(?: (?=\p{N}))?| ?[^\s\p{L}\p{N}]+(?: (?=\p{N}))?|\s+"
+# A digit, an operator with its spaces, a word, punctuation, other whitespace.
+WORDS = r"\p{N}| [+\-*/%=] |\p{L}+|[^\s\p{L}\p{N}]+|\s+"
+# The same, but words and punctuation include a space before them, and a space before a digit.
+SPACED_PIECES = r"\p{N}| [+\-*/%=] | ?\p{L}+(?: (?=\p{N}))?| ?[^\s\p{L}\p{N}]+(?: (?=\p{N}))?|\s+"
 
 
 def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on ``texts`` to ``size`` tokens, special and added ones included."""
+    """Train the tokenizer on ``texts``; ``size`` includes special and added tokens."""
     tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = _cut(APART)
+    tokenizer.pre_tokenizer = _pre_tokenizer(WORDS)
     tokenizer.decoder = ByteLevelDecoder()
     tokens = [AddedToken(t, normalized=False) for t in (*SPECIAL, *ADDED)]
     trainer = BpeTrainer(
@@ -61,17 +61,17 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     )
     texts = [t.replace("\n\n", " ") for t in texts]
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.pre_tokenizer = _cut(PIECES)
-    written = json.loads(tokenizer.to_str())
-    vocabulary, merges = written["model"]["vocab"], written["model"]["merges"]
+    tokenizer.pre_tokenizer = _pre_tokenizer(SPACED_PIECES)
+    data = json.loads(tokenizer.to_str())
+    vocabulary, merges = data["model"]["vocab"], data["model"]["merges"]
     for left, right in _space_merges(tokenizer, texts):
         merges.append([left, right])
         vocabulary[left + right] = len(vocabulary)
-    # The trainer marks all of them as special: the added ones would vanish from decoded text.
-    for token in written["added_tokens"]:
+    # The trainer marks all of them as special, but added tokens must stay in the decoded text.
+    for token in data["added_tokens"]:
         token["special"] = token["content"] in SPECIAL
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(written)),
+        tokenizer_object=Tokenizer.from_str(json.dumps(data)),
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",
@@ -81,7 +81,7 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _cut(pattern: str) -> Sequence:
+def _pre_tokenizer(pattern: str) -> Sequence:
     return Sequence(
         [
             Split(Regex(pattern), behavior="isolated"),
@@ -91,7 +91,7 @@ def _cut(pattern: str) -> Sequence:
 
 
 def _space_merges(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[str, str]]:
-    """Find the most frequent whole words (or marks) that stand beside a space."""
+    """Compute merges of the most frequent whole words (or punctuation) with a space."""
     counts = Counter(
         piece
         for text in texts

@@ -1,4 +1,4 @@
-"""Training of one model: resumable, seeded, one thread."""
+"""Train one model on one thread, seeded and resumable."""
 
 import json
 import random
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from langgraph_arbitrage.embedded.make.chats import Chat, Writer
+from langgraph_arbitrage.embedded.make.chats import Chat, ChatGenerator
 from langgraph_arbitrage.embedded.make.copying import IGNORED
 from langgraph_arbitrage.embedded.make.data import (
     CHAT_ROWS,
@@ -37,23 +37,23 @@ from langgraph_arbitrage.embedded.make.recipes import Recipe
 from langgraph_arbitrage.embedded.problems import problems
 
 SAVE_EVERY = 100
-TEST_EVERY = 300
-TESTED = 192
-"""Held-out problems without never-learned steps, by teacher-forced argmax."""
+EVALUATE_EVERY = 300
+DEV_TEXTS = 192
+"""Minimum number of texts in each development set."""
 
 DEV_SEED = 999
-"""Seed of the problems watched during training; the card's figures are from others."""
+"""Seed of the development sets, which differ from the problems and chats of the model card."""
 
 
 def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, runs: Path) -> Weights:
-    """Train a model, or take its training up from ``runs``; return the weights."""
+    """Start or resume the training of a model in ``runs``; returns the weights."""
     torch.manual_seed(recipe.seed)
     folder = runs / recipe.role
     folder.mkdir(parents=True, exist_ok=True)
-    saved, log = folder / "checkpoint.pt", folder / "log.jsonl"
+    checkpoint, log = folder / "checkpoint.pt", folder / "log.jsonl"
     cfg = config(recipe.width, recipe.layers_at(0), recipe.heads, len(tokenizer))
     weights, step, tokens, seconds = initial(cfg, recipe.seed), 0, 0, 0.0
-    state = torch.load(saved) if saved.exists() else None
+    state = torch.load(checkpoint) if checkpoint.exists() else None
     if state is not None:
         weights, step = state["weights"], state["step"]
         tokens, seconds = state["tokens"], state["seconds"]
@@ -71,24 +71,24 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, runs: Path) -> Wei
         optimizer.step(dict(zip(weights, gradients, strict=True)), recipe.lr_at(step))
         step, tokens = step + 1, tokens + batch.ids.numel()
         losses.append(loss.item())
-        done = step == recipe.steps
-        if step % SAVE_EVERY == 0 or done:
+        finished = step == recipe.steps
+        if step % SAVE_EVERY == 0 or finished:
             seconds = time.monotonic() - started
             row: dict[str, float] = {
                 "step": step, "tokens": tokens, "seconds": round(seconds),
                 "loss": round(sum(losses) / len(losses), 4), "lr": round(recipe.lr_at(step - 1), 6),
             }  # fmt: skip
             losses = []
-            if step % TEST_EVERY == 0 or done:
+            if step % EVALUATE_EVERY == 0 or finished:
                 row["dev_accuracy"] = round(_accuracy(weights, dev, recipe.heads), 4)
                 row["dev_calls"] = round(_accuracy(weights, dev_calls, recipe.heads), 4)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(recipe.role, row, flush=True)
-            part = saved.with_suffix(".part")
+            part = checkpoint.with_suffix(".part")
             torch.save({"weights": weights, "optimizer": optimizer.state_dict(), "step": step,
                         "tokens": tokens, "seconds": seconds}, part)  # fmt: skip
-            part.replace(saved)
+            part.replace(checkpoint)
     return weights
 
 
@@ -100,13 +100,14 @@ def _optimizer(weights: Weights) -> Optimizer:
 
 @torch.no_grad()
 def _grow(weights: Weights, old: Optimizer, recipe: Recipe) -> tuple[Weights, Optimizer]:
-    """Add the idle layers; the trained ones keep their moments, so that nothing is shaken."""
+    """Add layers. The trained ones keep their optimizer moments, so training continues smoothly."""
     grown = grow({k: v.detach().clone() for k, v in weights.items()}, recipe.layers, recipe.seed)
     optimizer = _optimizer(grown)
     optimizer.steps = old.steps
-    for mine, theirs in ((optimizer.first, old.first), (optimizer.second, old.second)):
-        for name, moment in theirs.items():
-            mine[name] = spread(moment, mine[name]) if name in STACKS else moment
+    for new_moments, old_moments in ((optimizer.first, old.first), (optimizer.second, old.second)):
+        for name, moment in old_moments.items():
+            stacked = name in STACKS
+            new_moments[name] = spread(moment, new_moments[name]) if stacked else moment
     return grown, optimizer
 
 
@@ -114,36 +115,36 @@ def _loss(weights: Weights, batch: Batch, heads: int) -> Tensor:
     w = {name: weight.bfloat16() for name, weight in weights.items()}
     hidden = forward(w, batch.ids, batch.positions, batch.mask(), heads).flatten(0, 1)
     labels = batch.labels.flatten()
-    kept = (labels != IGNORED).nonzero().squeeze(1)
-    return F.cross_entropy(F.linear(hidden[kept], w["embed"]).float(), labels[kept])
+    labelled = (labels != IGNORED).nonzero().squeeze(1)
+    return F.cross_entropy(F.linear(hidden[labelled], w["embed"]).float(), labels[labelled])
 
 
 def _dev_problems(tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
-    easy = (problem_chat(p) for p in problems(3 * TESTED, DEV_SEED) if not p.hard)
+    easy = (problem_chat(p) for p in problems(3 * DEV_TEXTS, DEV_SEED) if not p.hard)
     return _dev_batches(tokenizer, easy, *PROBLEM_ROWS)
 
 
 def _dev_calls(tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
-    writer = Writer(random.Random(f"dev {DEV_SEED}"), held_out=True)
-    return _dev_batches(tokenizer, (writer.tool_use() for _ in count()), *CHAT_ROWS)
+    generator = ChatGenerator(random.Random(f"dev {DEV_SEED}"), held_out=True)
+    return _dev_batches(tokenizer, (generator.tool_use() for _ in count()), *CHAT_ROWS)
 
 
 def _dev_batches(
     tokenizer: PreTrainedTokenizerFast, chats: Iterable[Chat], rows: int, length: int
 ) -> list[Batch]:
-    """Pack about ``TESTED`` texts."""
+    """Pack at least ``DEV_TEXTS`` texts if there are as many."""
     packed, texts = [], 0
     for batch in pack((tokenize(tokenizer, chat) for chat in chats), rows, length):
         packed.append(batch)
         texts += int((batch.texts.max(1).values + 1).sum())
-        if texts >= TESTED:
+        if texts >= DEV_TEXTS:
             break
     return packed
 
 
 @torch.no_grad()
 def _accuracy(weights: Weights, dev: list[Batch], heads: int) -> float:
-    """Share of texts whose every trained token is the argmax; equals greedy success."""
+    """Share of texts in which every labelled token is the argmax, as in greedy decoding."""
     right = tested = 0
     for batch in dev:
         w = {name: weight.bfloat16() for name, weight in weights.items()}

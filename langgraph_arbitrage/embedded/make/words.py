@@ -1,14 +1,14 @@
-"""Words, values and tools of the generated chats, drawn from a seed.
+"""Random words, values and tools for the generated chats.
 
-Names of tools and arguments are put together from syllables and common words, so that a model
-learns to copy whatever name and value it is shown.
+Names of tools and arguments are composed of syllables and common words, so that a model learns to
+copy any name and value. The embedded models were trained on these words: do not change them.
 """
 
 import random
 from typing import Any
 
 HELD_OUT_ENDINGS = ("ka", "mo")
-"""Names that end so occur in the held-out chats only, and all names there end so."""
+"""Endings of the words made up for held-out chats. Words made up for training have others."""
 
 SYLLABLES = """
     ba be bi bo da de di do fa fe fi fo ga ge gi go ka ke ki ko la le li lo ma me mi mo na ne ni
@@ -40,14 +40,19 @@ WORDS = """
 KINDS = ("string", "string", "integer", "integer", "number", "boolean", "enum", "array")
 
 
-class Words:
-    """Draws words, values and tools; ``held_out`` ones are other names than training's."""
+class WordGenerator:
+    """Draws words, values and tools.
+
+    Args:
+        rng: Source of randomness.
+        held_out: True to use names that do not occur in training.
+    """
 
     def __init__(self, rng: random.Random, held_out: bool = False) -> None:
         self.rng, self.held_out = rng, held_out
 
     def word(self) -> str:
-        """Make a word up, or take a common one in training."""
+        """Make up a word; in training, sometimes draw a common one."""
         rng = self.rng
         if not self.held_out and rng.random() < 0.35:
             return rng.choice(WORDS)
@@ -57,7 +62,7 @@ class Words:
         return word + "n" if word.endswith(HELD_OUT_ENDINGS) else word
 
     def text(self) -> str:
-        """Make one to three words, sometimes with capitals, digits or marks."""
+        """Make up one to three words, sometimes with a capital, digits or punctuation."""
         rng = self.rng
         words = [self.word() for _ in range(rng.choices((1, 2, 3), (6, 3, 1))[0])]
         if rng.random() < 0.4:
@@ -70,12 +75,12 @@ class Words:
         )
 
     def number(self) -> int:
-        """Draw an integer, mostly small, sometimes negative."""
+        """Draw an integer of up to five digits, sometimes negative."""
         size = 10 ** self.rng.randint(1, 5)
         return self.rng.randrange(size) * (-1 if self.rng.random() < 0.05 else 1)
 
     def value(self, schema: dict[str, Any]) -> Any:
-        """Draw a value that fits the schema."""
+        """Draw a value that matches a schema."""
         rng = self.rng
         if "enum" in schema:
             return rng.choice(schema["enum"])
@@ -103,7 +108,7 @@ class Words:
         return schema
 
     def name(self, parts: tuple[list[str], ...]) -> str:
-        """Make a tool's or an argument's name: common words, or made up."""
+        """Make up the name of a tool or an argument; in training, often from common words."""
         rng = self.rng
         if not self.held_out and rng.random() < 0.6:
             return "_".join(rng.choice(part) for part in parts)
@@ -113,12 +118,12 @@ class Words:
         return "_".join(words)
 
     def tool(self) -> dict[str, Any]:
-        """Make a tool with none to three arguments."""
+        """Make up a tool with up to three arguments."""
         rng = self.rng
         count = rng.choices((0, 1, 2, 3), (1, 5, 5, 2))[0]
         properties = {self.name((ARGUMENTS,)): self.schema() for _ in range(count)}
         name = self.name((VERBS, NOUNS))
-        about = rng.choice(
+        description = rng.choice(
             (
                 f"{name.replace('_', ' ').capitalize()}.",
                 f"Returns the {self.word()} of a {self.word()}.",
@@ -133,10 +138,10 @@ class Words:
             parameters = {"properties": properties, **parameters}
         return {
             "type": "function",
-            "function": {"name": name, "description": about, "parameters": parameters},
+            "function": {"name": name, "description": description, "parameters": parameters},
         }
 
     def arguments(self, tool: dict[str, Any]) -> dict[str, Any]:
-        """Draw arguments that fit the tool."""
+        """Draw arguments that match a tool's schema."""
         properties = tool["function"]["parameters"]["properties"]
         return {key: self.value(schema) for key, schema in properties.items()}

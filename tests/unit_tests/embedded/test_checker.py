@@ -1,11 +1,11 @@
-"""Promises of the checker."""
+"""The exact checker."""
 
 import random
 
 import pytest
 
 from langgraph_arbitrage import embedded
-from langgraph_arbitrage.embedded.checker import read_step
+from langgraph_arbitrage.embedded.checker import parse_step
 from langgraph_arbitrage.embedded.problems import Calculation, Problem
 
 PROBLEM = Problem(
@@ -58,7 +58,7 @@ def test_reference_steps_are_right_in_any_order_that_ends_with_the_answer() -> N
         "The answer is \\boxed{81}.",
     ],
 )
-def test_wording_order_of_operands_and_spelling_do_not_matter(step: str) -> None:
+def test_wording_operand_order_and_spelling_do_not_matter(step: str) -> None:
     assert embedded.check_step(PROBLEM, [], step)
 
 
@@ -84,7 +84,7 @@ def test_wording_order_of_operands_and_spelling_do_not_matter(step: str) -> None
         "Let me think.",
     ],
 )
-def test_near_misses_are_wrong(step: str) -> None:
+def test_almost_right_steps_are_wrong(step: str) -> None:
     assert not embedded.check_step(PROBLEM, [], step)
 
 
@@ -92,13 +92,13 @@ def test_a_repeated_step_is_wrong() -> None:
     assert not embedded.check_step(PROBLEM, [FIRST], FIRST)
 
 
-def test_a_wrong_step_before_leaves_its_calculation_to_do() -> None:
+def test_a_wrong_earlier_step_leaves_its_calculation_open() -> None:
     wrong = "The cups cost 4 * 26 = 80 + 14 = 94."
     assert embedded.check_step(PROBLEM, [wrong], FIRST)
     assert not embedded.check_step(PROBLEM, [wrong], "With shipping it is 94 + 58 = 152.")
 
 
-def test_nothing_is_right_after_the_answer() -> None:
+def test_every_step_after_the_answer_is_wrong() -> None:
     assert not embedded.check_step(PROBLEM, [FIRST, THIRD], SECOND)
 
 
@@ -118,7 +118,7 @@ def test_the_answer_is_the_last_boxed_number(text: str, right: bool) -> None:
     assert embedded.check_answer(PROBLEM, text) == right
 
 
-def test_any_text_can_be_read() -> None:
+def test_any_text_can_be_parsed() -> None:
     rng = random.Random(1)
     for _ in range(2000):
-        read_step("".join(rng.choices("0123456789+-*/%=.,x \\boxed{}$:", k=rng.randint(0, 30))))
+        parse_step("".join(rng.choices("0123456789+-*/%=.,x \\boxed{}$:", k=rng.randint(0, 30))))

@@ -1,4 +1,4 @@
-"""Promises of the problem generator."""
+"""The problem generator."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.embedded.problems import (
-    LARGEST,
     LEVELS,
+    MAX_NUMBER,
     evaluate,
     training_problems,
 )
@@ -25,13 +25,13 @@ def test_held_out_problems_do_not_occur_in_the_training_text() -> None:
     training = list(islice(training_problems(seed=1), 1000))
     assert all(p.held_out for p in held_out)
     assert not any(p.held_out for p in training)
-    keys = [{(p.template, p.calculations) for p in some} for some in (held_out, training)]
+    keys = [{(p.template, p.calculations) for p in sample} for sample in (held_out, training)]
     assert not keys[0] & keys[1]
 
 
-def test_problems_are_asked_for_only_once() -> None:
-    some = list(embedded.problems(1000, seed=2))
-    assert len({(p.template, p.calculations) for p in some}) == len(some) == 1000
+def test_problems_do_not_repeat() -> None:
+    sample = list(embedded.problems(1000, seed=2))
+    assert len({(p.template, p.calculations) for p in sample}) == len(sample) == 1000
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -42,26 +42,26 @@ def test_a_level_is_a_range_of_steps(level: int) -> None:
         assert low <= len(problem.steps) == len(problem.calculations) <= high
 
 
-def test_an_unknown_level_names_the_known_ones() -> None:
+def test_the_error_for_an_unknown_level_lists_the_valid_ones() -> None:
     with pytest.raises(ValueError, match=r"level is 5; allowed: \[1, 2, 3, 4\]"):
         next(embedded.problems(1, level=5))
 
 
-def test_every_reference_step_tells_its_calculation_and_the_last_one_the_answer() -> None:
+def test_every_reference_step_has_its_calculation_and_the_last_one_the_answer() -> None:
     for problem in embedded.problems(500, seed=3):
         for step, c in zip(problem.steps, problem.calculations, strict=True):
             assert f"{c.left} {c.op} {c.right} = " in step
             assert "\n\n" not in step
             assert c.result == evaluate(c.op, c.left, c.right)
-            assert 0 <= max(c.left, c.right, c.result) <= LARGEST
+            assert 0 <= max(c.left, c.right, c.result) <= MAX_NUMBER
         assert problem.steps[-1].endswith(f"\\boxed{{{problem.answer}}}.")
         assert problem.solution.split("\n\n") == list(problem.steps)
 
 
-def test_about_a_fifth_holds_a_remainder_and_is_marked_hard() -> None:
-    some = list(embedded.problems(1000, seed=6))
-    assert all(p.hard == any(c.op == "%" for c in p.calculations) for p in some)
-    assert 0.15 < sum(p.hard for p in some) / len(some) < 0.25
+def test_about_a_fifth_of_the_problems_has_a_remainder_and_is_marked_hard() -> None:
+    sample = list(embedded.problems(1000, seed=6))
+    assert all(p.hard == any(c.op == "%" for c in p.calculations) for p in sample)
+    assert 0.15 < sum(p.hard for p in sample) / len(sample) < 0.25
 
 
 def test_problems_and_checker_do_not_import_torch() -> None:

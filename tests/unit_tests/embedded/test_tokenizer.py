@@ -1,4 +1,4 @@
-"""Promises of the tokenizer and the chat template that all embedded models share."""
+"""The tokenizer and the chat template of the embedded models."""
 
 import json
 from functools import cache
@@ -36,7 +36,7 @@ def test_all_models_share_one_tokenizer() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text())
-def test_any_text_comes_back(text: str) -> None:
+def test_decoding_restores_any_text(text: str) -> None:
     assert tokenizer().decode(tokenizer().encode(text, add_special_tokens=False)) == text
 
 
@@ -49,13 +49,13 @@ def test_digits_are_single_tokens() -> None:
     "text",
     ["\n\n", "Model 0: ", "Model 1: ", "<tool_call>", "</tool_call>", "<think>", "</think>"],
 )
-def test_marks_are_one_token_and_part_of_the_text(text: str) -> None:
+def test_markers_are_one_token_and_part_of_the_decoded_text(text: str) -> None:
     ids = tokenizer().encode(text, add_special_tokens=False)
     assert len(ids) == 1
     assert tokenizer().decode(ids, skip_special_tokens=True) == text
 
 
-def test_a_question_takes_few_tokens() -> None:
+def test_a_question_has_fewer_than_60_tokens_on_average() -> None:
     questions = [p.question for p in embedded.problems(200, seed=0)]
     tokens = [len(tokenizer().encode(q, add_special_tokens=False)) for q in questions]
     assert sum(tokens) / len(tokens) < 60
@@ -74,7 +74,7 @@ def test_a_question_takes_few_tokens() -> None:
 @pytest.mark.parametrize(
     "after", [{"role": "user", "content": "And then?"}, {"role": "tool", "content": "hot"}]
 )
-def test_a_second_turn_begins_with_all_that_was_fed_and_written(
+def test_the_prompt_of_a_second_turn_begins_with_the_first_prompt_and_answer(
     tools: list[dict[str, Any]] | None,
     system: list[dict[str, str]],
     answer: dict[str, Any],
@@ -93,10 +93,10 @@ def test_a_second_turn_begins_with_all_that_was_fed_and_written(
         for _ in answer.get("tool_calls", ())
     )
     text = "\n".join(part for part in (answer["content"], calls) if part)
-    written = [*tokenizer().encode(text, add_special_tokens=False), tokenizer().eos_token_id]
-    fed = ids(history, True)
+    answer_ids = [*tokenizer().encode(text, add_special_tokens=False), tokenizer().eos_token_id]
+    first = ids(history, True)
     second = ids([*history, answer, after], True)
-    assert second[: len(fed) + len(written)] == fed + written
+    assert second[: len(first) + len(answer_ids)] == first + answer_ids
 
 
 def test_tools_and_their_results_are_in_the_prompt() -> None:

@@ -1,4 +1,4 @@
-"""A pair of tiny models with a PRM, questions, and the command."""
+"""Fixtures: a pair of tiny models with a PRM, questions, and the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tiny import QUESTIONS, make
 
 @pytest.fixture
 def arbitrage(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command; its status, stdout and stderr."""
+    """A function that runs the command line and returns its status, stdout and stderr."""
 
     def run(*argv: object) -> tuple[int, str, str]:
         status = main([str(a) for a in argv])
@@ -29,19 +29,19 @@ def arbitrage(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, st
 
 @pytest.fixture(scope="session")
 def options() -> list[str]:
-    """The tiny pair as options of the command."""
+    """The settings of the tiny pair as command-line options."""
     return [part for k, v in PAIR.items() for part in (f"--{k.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture(scope="session")
 def prm() -> str:
-    """A tiny PRM of the token-classification kind."""
+    """A tiny PRM with a token-classification head."""
     return make("llama", 3, head="token-classification")
 
 
 @pytest.fixture(scope="module")
 def models() -> Iterator[Models]:
-    """The tiny pair, loaded once a module."""
+    """The tiny pair, loaded once per module."""
     models = Models(ArbitrageSettings(**PAIR))
     yield models
     models.close()
@@ -49,7 +49,7 @@ def models() -> Iterator[Models]:
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    """A file of questions."""
+    """A JSONL file of questions."""
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps({"question": q}) + "\n" for q in QUESTIONS))
     return path

@@ -1,4 +1,4 @@
-"""`arbitrage calibrate`: its table is what the loop does at each threshold."""
+"""`arbitrage calibrate`: the table matches runs of the loop at each threshold."""
 
 from __future__ import annotations
 
@@ -37,118 +37,123 @@ CONFIG = CalibrateConfig()
 
 @pytest.fixture(scope="module")
 def router() -> str:
-    """A token classifier that was never trained: any scores will do."""
+    """An untrained token classifier: these tests work with any scores."""
     return make("llama", 5, head="token-classification")
 
 
 @pytest.fixture(scope="module")
 def answered() -> list[Question]:
-    """Questions that, by turns, only the target and only the draft answers rightly."""
-    found = []
+    """Questions that only the target or only the draft answers correctly, in alternation."""
+    questions = []
     for question, policy in zip(QUESTIONS, [AlwaysTarget(), AlwaysDraft()] * 4, strict=True):
         llm = ChatArbitrage(**PAIR, router=policy)
-        found.append(Question(question, f"\\boxed{{{final_answer(llm.invoke(question).text)}}}"))
-    return found
+        questions.append(
+            Question(question, f"\\boxed{{{final_answer(llm.invoke(question).text)}}}")
+        )
+    return questions
 
 
-def calibrated(
-    models: Models, router: str, questions: list[Question], **others: Any
+def calibrate(
+    models: Models, router: str, questions: list[Question], **options: Any
 ) -> Calibration:
-    calibrator = Calibrator(models, LearnedRouter(router), CONFIG, **others)
+    calibrator = Calibrator(models, LearnedRouter(router), CONFIG, **options)
     return asyncio.run(calibrator.calibrate(questions))
 
 
-def test_the_table_is_what_the_chat_model_does_at_each_threshold(
+def test_the_table_matches_the_chat_model_at_each_threshold(
     models: Models, router: str, prm: str, answered: list[Question]
 ) -> None:
-    found = calibrated(models, router, answered, prm=load_scorer(prm))
-    assert [t.threshold for t in found.table] == sorted(t.threshold for t in found.table)
-    assert (found.table[0].escalation_rate, found.table[-1].escalation_rate) == (1, 0)
-    assert {t.accuracy for t in found.table} > {0.5}
+    calibration = calibrate(models, router, answered, prm=load_scorer(prm))
+    table = calibration.table
+    assert [t.threshold for t in table] == sorted(t.threshold for t in table)
+    assert (table[0].escalation_rate, table[-1].escalation_rate) == (1, 0)
+    assert {t.accuracy for t in table} > {0.5}
     llm = ChatArbitrage(**PAIR, router=AlwaysTarget())
-    questions = answered[2:]  # the first ones laid out the thresholds
-    alone = [q.solved_by(llm.invoke(q.text).text) for q in questions]
-    for line in found.table[:: len(found.table) // 2]:
+    questions = answered[2:]  # the first ones set the thresholds
+    target_right = [q.solved_by(llm.invoke(q.text).text) for q in questions]
+    for line in table[:: len(table) // 2]:
         policy = LearnedRouter(router, line.threshold)
         llm = ChatArbitrage(**PAIR, router=policy)
         messages = llm.batch([q.text for q in questions])
         steps = [m.response_metadata["arbitrage"]["steps"] for m in messages]
         right = [q.solved_by(m.text) for q, m in zip(questions, messages, strict=True)]
-        flat = [s["writer"] == "target" for answer in steps for s in answer]
-        assert line.escalation_rate == pytest.approx(fmean(flat))
+        escalated = [s["writer"] == "target" for answer in steps for s in answer]
+        assert line.escalation_rate == pytest.approx(fmean(escalated))
         assert line.accuracy == pytest.approx(fmean(right))
-        losses = [float(a) - float(r) for a, r in zip(alone, right, strict=True)]
+        losses = [float(a) - float(r) for a, r in zip(target_right, right, strict=True)]
         assert line.loss == pytest.approx(fmean(losses))
         assert line.loss_bound == pytest.approx(loss_bound(losses), abs=1e-6)
         llm.close()
-    assert found.questions == len(questions)
-    assert (found.loss_of, found.source) == ("accuracy", "questions")
+    assert calibration.questions == len(questions)
+    assert (calibration.loss_of, calibration.source) == ("accuracy", "questions")
 
 
-def test_no_step_is_written_twice(
+def test_each_step_is_generated_once(
     models: Models, router: str, answered: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Any] = []
-    write = Prefix.write
+    calls: list[Any] = []
+    generate = Prefix.generate
 
-    async def noting(self: Prefix, role: Any, **options: Any) -> Any:
-        seen.append((self.question, self.texts, self.tags, role))
-        return await write(self, role, **options)
+    async def recording(self: Prefix, role: Any, **options: Any) -> Any:
+        calls.append((self.question, self.texts, self.tags, role))
+        return await generate(self, role, **options)
 
-    monkeypatch.setattr(Prefix, "write", noting)
-    found = calibrated(models, router, answered)
-    assert len(found.table) > 8
-    assert len(seen) == len(set(seen))
+    monkeypatch.setattr(Prefix, "generate", recording)
+    calibration = calibrate(models, router, answered)
+    assert len(calibration.table) > 8
+    assert len(calls) == len(set(calls))
 
 
 def test_every_escalation_to_an_equal_step_is_wasted(router: str, prm: str) -> None:
     models = Models(ArbitrageSettings(**{**PAIR, "target": PAIR["draft"]}))
     questions = [Question(q) for q in QUESTIONS[:4]]
-    found = calibrated(models, router, questions, prm=load_scorer(prm))
+    table = calibrate(models, router, questions, prm=load_scorer(prm)).table
     models.close()
-    assert {line.wasted for line in found.table if line.escalation_rate} == {1.0}
-    assert max(abs(line.loss) for line in found.table) < 1e-4
+    assert {line.wasted for line in table if line.escalation_rate} == {1.0}
+    assert max(abs(line.loss) for line in table) < 1e-4
 
 
-def test_without_answers_the_loss_is_one_of_step_scores(
+def test_without_right_answers_losses_are_in_step_scores(
     models: Models, router: str, prm: str
 ) -> None:
     calibrator = Calibrator(models, LearnedRouter(router), CONFIG, load_scorer(prm))
-    found = asyncio.run(calibrator.calibrate([Question(q) for q in QUESTIONS]))
-    assert found.loss_of == "score"
-    assert found.table[0].loss == pytest.approx(0, abs=1e-4)  # all by the target
-    assert all(t.accuracy is None and 0 < t.score < 1 for t in found.table)  # type: ignore[operator]
+    calibration = asyncio.run(calibrator.calibrate([Question(q) for q in QUESTIONS]))
+    assert calibration.loss_of == "score"
+    assert calibration.table[0].loss == pytest.approx(0, abs=1e-4)  # the target writes all steps
+    assert all(t.accuracy is None and 0 < t.score < 1 for t in calibration.table)  # type: ignore[operator]
     with pytest.raises(DataError, match="--answer-column, or a PRM with --prm"):
         asyncio.run(
             Calibrator(models, LearnedRouter(router), CONFIG).calibrate([Question("How many?")])
         )
 
 
-def test_rows_give_rates_waste_and_losses_by_hand() -> None:
-    # Ten questions of two rows: an escalation of the first wins 0.5, of the second nothing.
+def test_rows_yield_the_expected_rates_wasted_escalations_and_losses() -> None:
+    # Ten questions of two rows: escalating the first one gains 0.5, the second one nothing.
     rows = [
         row(f"{i}?", history, "z", s_d, 0.7)
         for i in range(10)
         for history, s_d in (([], 0.2), (["z"], 0.7))
     ]
     scores = [0.9 if not r["history"] else 0.4 for r in rows]
-    found = calibrate_rows(rows, scores, CONFIG)
-    lines = [(t.threshold, t.escalation_rate, t.wasted, t.score, t.loss) for t in found.table]
+    calibration = calibrate_rows(rows, scores, CONFIG)
+    table = calibration.table
+    lines = [(t.threshold, t.escalation_rate, t.wasted, t.score, t.loss) for t in table]
     assert lines[0] == (0.0, 1.0, 0.5, pytest.approx(0.7), 0.0)
     assert lines[-1] == (1.0, 0.0, None, pytest.approx(0.45), pytest.approx(0.25))
     middle = next(line for line in lines if 0.4 <= line[0] < 0.9)
     assert middle[1:] == (0.5, 0.0, pytest.approx(0.7), 0.0)
-    assert (found.questions, found.steps, found.draft, found.target) == (8, 16, "a", "b")
+    assert (calibration.questions, calibration.steps) == (8, 16)
+    assert (calibration.draft, calibration.target) == ("a", "b")
     with pytest.raises(DataError, match="2 questions are too few"):
         calibrate_rows(rows[:4], scores[:4], CONFIG)
     with pytest.raises(DataError, match="several pairs"):
         calibrate_rows([*rows[:-1], {**rows[-1], "target": "c"}], scores, CONFIG)
 
 
-def test_thresholds_stand_between_scores() -> None:
-    found = thresholds([0.1, 0.2, 0.3, 0.4])
-    assert (found[0], found[-1]) == (0.0, 1.0)
-    assert found[1:-1] == pytest.approx([0.15, 0.25, 0.35])
+def test_thresholds_lie_between_scores() -> None:
+    grid = thresholds([0.1, 0.2, 0.3, 0.4])
+    assert (grid[0], grid[-1]) == (0.0, 1.0)
+    assert grid[1:-1] == pytest.approx([0.15, 0.25, 0.35])
     assert thresholds([0.5]) == [0.0, 1.0]
 
 
@@ -162,34 +167,34 @@ TABLE = Calibration(
 )
 
 
-def test_a_rate_is_found_between_the_lines_of_the_table() -> None:
+def test_a_rate_is_interpolated_between_the_lines_of_the_table() -> None:
     assert TABLE.threshold("rate:0.3", "r") == pytest.approx(0.4)
     assert TABLE.threshold("rate:0.2", "r") == pytest.approx(0.5)
     assert (TABLE.threshold("rate:1", "r"), TABLE.threshold("rate:0", "r")) == (0, 0.6)
 
 
-def test_a_loss_is_tested_from_the_most_cautious_threshold_to_the_first_that_fails() -> None:
-    assert TABLE.threshold("loss:0.02", "r") == 0.2  # 0.6 would do, but 0.4 before it does not
+def test_a_loss_is_tested_from_the_lowest_threshold_to_the_first_that_fails() -> None:
+    assert TABLE.threshold("loss:0.02", "r") == 0.2  # 0.6 would pass, but 0.4 before it fails
     assert TABLE.threshold("loss:0.1", "r") == 0.6
     with pytest.raises(SettingsError, match=r"at most 0\.001 in accuracy.*bound the loss by 0\.01"):
         TABLE.threshold("loss:0.001", "r")
 
 
-def copied(router: str, folder: Path, rows: list[Any]) -> Path:
-    """The router, which was trained on the questions of these rows."""
+def copy_router(router: str, folder: Path, rows: list[Any]) -> Path:
+    """Copy the router and record the questions of these rows as its training questions."""
     folder.mkdir()
     for file in Path(router).iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    known = [question_id(r["question"]) for r in rows]
-    (folder / "training.json").write_text(json.dumps({"questions": known}))
+    seen = [question_id(r["question"]) for r in rows]
+    (folder / "training.json").write_text(json.dumps({"questions": seen}))
     return folder
 
 
-def test_the_command_stores_the_table_beside_the_router_and_leaves_trained_questions_out(
+def test_the_command_saves_the_table_with_the_router_and_excludes_training_questions(
     arbitrage: Callable[..., Any], router: str, options: list[str], tmp_path: Path
 ) -> None:
     rows = learnable(20)
-    folder = copied(router, tmp_path / "router", rows[:8])
+    folder = copy_router(router, tmp_path / "router", rows[:8])
     path = written(tmp_path / "rows.jsonl", rows)
     with pytest.raises(SettingsError, match="run `arbitrage calibrate"):
         LearnedRouter(str(folder), "rate:0.3")
@@ -197,15 +202,15 @@ def test_the_command_stores_the_table_beside_the_router_and_leaves_trained_quest
     assert status == 0
     assert "left out, for the router was trained on their questions: 8 rows" in out
     assert "13 questions, 26 steps, by rows" in out
-    found = LearnedRouter(str(folder), "rate:0.3").threshold
-    assert f"rate:0.3: threshold {found:.4g}" in out
+    threshold = LearnedRouter(str(folder), "rate:0.3").threshold
+    assert f"rate:0.3: threshold {threshold:.4g}" in out
     assert Calibration.load(str(folder)).questions == 13
 
 
-def test_the_command_runs_questions_with_answers(
+def test_the_command_calibrates_on_questions_with_answers(
     arbitrage: Callable[..., Any], router: str, options: list[str], tmp_path: Path
 ) -> None:
-    folder = copied(router, tmp_path / "router", [])
+    folder = copy_router(router, tmp_path / "router", [])
     path = tmp_path / "q.jsonl"
     path.write_text("".join(json.dumps({"q": q, "a": "7"}) + "\n" for q in QUESTIONS))
     columns = ["--column", "q", "--answer-column", "a"]
@@ -216,26 +221,26 @@ def test_the_command_runs_questions_with_answers(
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         ([], "give questions to run, or --rows"),
         (["embedded:3:1", "--rows", "r.jsonl"], "give questions to run, or --rows"),
         (["embedded:3:1", "--find", "half"], "neither a number nor of the form rate:0.3"),
         (["embedded:3:1", "--confidence", "1"], "--confidence 1.0: Input should be less than 1"),
         (["no-such.jsonl"], "no-such.jsonl is no file here"),
-        (["--rows", "KNOWN"], "trained on all of these 2 questions: calibrate on others"),
+        (["--rows", "KNOWN"], "trained on all of these 2 questions"),
     ],
 )
-def test_bad_input_is_told(
-    argv: list[str], told: str, arbitrage: Callable[..., Any], router: str, tmp_path: Path
+def test_bad_input_is_reported(
+    argv: list[str], message: str, arbitrage: Callable[..., Any], router: str, tmp_path: Path
 ) -> None:
     rows = learnable(2)
-    folder = copied(router, tmp_path / "router", rows)
+    folder = copy_router(router, tmp_path / "router", rows)
     known = str(written(tmp_path / "rows.jsonl", rows))
     argv = [known if a == "KNOWN" else a for a in argv]
     status, out, err = arbitrage("calibrate", folder, *argv)
     assert (status, out) == (2, "")
-    assert told in err
+    assert message in err
     assert not (folder / "calibration.json").exists()
     _, _, err = arbitrage("calibrate", "someone/router", *argv)
     assert "`hf download someone/router --local-dir FOLDER`" in err or "give questions" in err

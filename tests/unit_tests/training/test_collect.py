@@ -1,4 +1,4 @@
-"""`arbitrage collect`: what a row says is what the models do, and no run is lost."""
+"""`arbitrage collect`: rows match the models, and interrupted collections resume."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from langgraph_arbitrage.training import (
     RowFile,
     SurpriseConfig,
     read_rows,
-    replay,
     router_examples,
+    score_examples,
     summary,
     train,
 )
@@ -61,7 +61,7 @@ def collect(
 
 
 def score(prm: str, question: str, steps: list[str]) -> float:
-    """By `transformers` alone."""
+    """Score the last step with plain transformers."""
     past = [PastStep("draft", text, 0) for text in steps[:-1]]
     pieces = load_scorer(prm).request(question, past, steps[-1]).pieces
     ids = [t for piece in piece_ids(load_tokenizer(ModelSpec(prm)), pieces) for t in piece]
@@ -69,7 +69,7 @@ def score(prm: str, question: str, steps: list[str]) -> float:
     return logits.softmax(-1)[1].item()
 
 
-def test_scores_are_the_prms_and_the_trajectory_follows_the_better_step(
+def test_rows_hold_the_prms_scores_and_the_trajectory_follows_the_better_step(
     models: Models, prm: str
 ) -> None:
     rows = collect(models, prm)
@@ -86,9 +86,7 @@ def test_scores_are_the_prms_and_the_trajectory_follows_the_better_step(
     assert [len(r["history"]) for r in rows] == [0, 1, 2, 3] * 3
 
 
-def test_the_drafts_own_trajectory_is_what_the_draft_answers_alone(
-    models: Models, prm: str
-) -> None:
+def test_following_the_draft_yields_the_answer_of_the_draft_alone(models: Models, prm: str) -> None:
     rows = collect(models, prm, follow="draft", replace=0.0, give_up=9)
     llm = ChatArbitrage(**PAIR, router=AlwaysDraft())
     for question in QUESTIONS[:3]:
@@ -97,21 +95,21 @@ def test_the_drafts_own_trajectory_is_what_the_draft_answers_alone(
     llm.close()
 
 
-def test_a_hopeless_trajectory_is_given_up(models: Models, prm: str) -> None:
+def test_a_trajectory_ends_after_give_up_worse_steps(models: Models, prm: str) -> None:
     rows = collect(models, prm, n=1, follow="draft", replace=0.0, give_up=1)
     assert [r["y"] for r in rows] == [0] * (len(rows) - 1) + [1]
 
 
-def test_a_router_that_is_followed_picks_the_steps(models: Models, prm: str) -> None:
+def test_a_followed_router_chooses_the_steps(models: Models, prm: str) -> None:
     router = make("llama", 5, head="token-classification")
     rows = collect(models, prm, follow=router)
     scorer = LearnedRouter(router).scorer
-    judged = asyncio.run(replay(models, scorer, router_examples(rows).examples))
-    assert [r["taken"] for r in rows] == [int(j.score.value > 0.5) for j in judged]
+    scored = asyncio.run(score_examples(models, scorer, router_examples(rows).examples))
+    assert [r["taken"] for r in rows] == [int(s.score.value > 0.5) for s in scored]
     assert {r["taken"] for r in rows} == {0, 1}
 
 
-def test_collected_steps_are_read_as_in_the_loop_whoever_wrote_those_before(
+def test_collected_steps_are_scored_as_in_the_loop_after_steps_of_either_model(
     models: Models, prm: str, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "router")
@@ -120,15 +118,17 @@ def test_collected_steps_are_read_as_in_the_loop_whoever_wrote_those_before(
     data = router_examples([{**r, **names} for r in learnable(12)])  # type: ignore[typeddict-item]
     train(Job(data, base, Path(path), SurpriseConfig(), "cpu"))
     scores = [
-        j.score.value
-        for j in asyncio.run(
-            replay(models, load_scorer(path), router_examples(collect(models, prm)).examples)
+        s.score.value
+        for s in asyncio.run(
+            score_examples(
+                models, load_scorer(path), router_examples(collect(models, prm)).examples
+            )
         )
     ]
     policy = LearnedRouter(path, median(scores))
     rows = collect(models, prm, follow=path, policy=policy)
     assert {r["taken"] for r in rows} == {0, 1}
-    judged = asyncio.run(replay(models, load_scorer(path), router_examples(rows).examples))
+    scored = asyncio.run(score_examples(models, load_scorer(path), router_examples(rows).examples))
     llm = ChatArbitrage(**PAIR, router=policy)
     steps = [
         step
@@ -137,30 +137,30 @@ def test_collected_steps_are_read_as_in_the_loop_whoever_wrote_those_before(
     ]
     llm.close()
     assert [s["writer"] == "target" for s in steps] == [r["taken"] == 1 for r in rows]
-    told = [s["score"] for s in steps]
-    assert told == pytest.approx([j.score.value for j in judged], abs=1e-4)
+    loop_scores = [s["score"] for s in steps]
+    assert loop_scores == pytest.approx([s.score.value for s in scored], abs=1e-4)
 
 
-def test_several_steps_of_the_target_are_averaged(
+def test_scores_of_several_target_steps_are_averaged(
     models: Models, prm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
-    write = Prefix.write
+    texts: list[str] = []
+    generate = Prefix.generate
 
-    async def noting(self: Prefix, role: Any, *args: Any) -> Any:
-        step = await write(self, role, *args)
+    async def recording(self: Prefix, role: Any, *args: Any) -> Any:
+        step = await generate(self, role, *args)
         if role == "target" and not self.texts:
-            seen.append(step["text"])
+            texts.append(step["text"])
         return step
 
-    monkeypatch.setattr(Prefix, "write", noting)
+    monkeypatch.setattr(Prefix, "generate", recording)
     row = collect(models, prm, n=1, samples=3)[0]
-    assert len(set(seen)) > 1
-    mean = fmean(score(prm, row["question"], [text]) for text in seen)
+    assert len(set(texts)) > 1
+    mean = fmean(score(prm, row["question"], [text]) for text in texts)
     assert (row["s_t"], row["samples"]) == (pytest.approx(mean, abs=1e-4), 3)
 
 
-def test_a_margin_makes_small_advantages_ties(models: Models, prm: str) -> None:
+def test_a_margin_turns_small_advantages_into_ties(models: Models, prm: str) -> None:
     rows = collect(models, prm)
     middle = sorted(r["delta"] for r in rows if r["delta"] > 0)[0]
     strict = collect(models, prm, margin=middle + 1e-4)
@@ -168,7 +168,7 @@ def test_a_margin_makes_small_advantages_ties(models: Models, prm: str) -> None:
     assert sum(r["y"] for r in strict) < sum(r["delta"] > 0 for r in strict)
 
 
-def test_equal_steps_have_no_advantage_and_equal_rollouts_make_no_rows(prm: str) -> None:
+def test_equal_steps_have_no_advantage_and_equal_rollouts_add_no_rows(prm: str) -> None:
     models = Models(ArbitrageSettings(**{**PAIR, "target": PAIR["draft"]}))
     once, thrice = (collect(models, prm, n=1, rollouts=n) for n in (1, 3))
     models.close()
@@ -177,7 +177,7 @@ def test_equal_steps_have_no_advantage_and_equal_rollouts_make_no_rows(prm: str)
     assert {(r["delta"], r["y"]) for r in once} == {(0.0, 0)}
 
 
-def test_sampled_rollouts_add_rows_and_the_seed_repeats_them(models: Models, prm: str) -> None:
+def test_sampled_rollouts_add_rows_and_are_reproducible(models: Models, prm: str) -> None:
     options: dict[str, Any] = {"n": 1, "rollouts": 3, "sampled": 1.0}
     first, again = collect(models, prm, **options), collect(models, prm, **options)
     assert [(r["history"], r["z_d"]) for r in first] == [(r["history"], r["z_d"]) for r in again]
@@ -186,14 +186,14 @@ def test_sampled_rollouts_add_rows_and_the_seed_repeats_them(models: Models, prm
 
 
 def comparable(path: Path) -> list[Any]:
-    """Rows without what rounding in another batch may change."""
+    """The parts of the rows that do not depend on rounding in other batches."""
     rows = read_rows([path])
     return sorted(
         (r["question"], r["history"], r["z_d"], r["z_t"], round(r["s_t"], 3)) for r in rows
     )
 
 
-def test_a_killed_collection_goes_on_where_it_was(
+def test_a_killed_collection_resumes_where_it_stopped(
     arbitrage: Callable[..., Any], options: list[str], questions: Path, prm: str, tmp_path: Path
 ) -> None:
     killed, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
@@ -221,18 +221,18 @@ def test_a_killed_collection_goes_on_where_it_was(
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    torn = len(killed.read_text().splitlines())
+    lines = len(killed.read_text().splitlines())
     with killed.open("a") as file:
         file.write('{"question": "A crate')
     status, out, err = arbitrage(*command, killed)
-    assert (status, torn < len(killed.read_text().splitlines())) == (0, True)
+    assert (status, lines < len(killed.read_text().splitlines())) == (0, True)
     assert "questions are in" in err
     assert arbitrage(*command, whole)[0] == 0
     assert comparable(killed) == comparable(whole)
     assert out == summary(read_rows([whole])) + "\n"
 
 
-def test_ctrl_c_keeps_whole_questions_and_parquet_is_written_at_the_end(
+def test_ctrl_c_keeps_complete_questions_and_parquet_is_written_at_the_end(
     arbitrage: Callable[..., Any],
     options: list[str],
     questions: Path,
@@ -244,12 +244,12 @@ def test_ctrl_c_keeps_whole_questions_and_parquet_is_written_at_the_end(
     command = ["collect", questions, "--prm", prm, "--concurrency", "2", *options, "-o", path]
     append = RowFile.append
 
-    def pressing(self: RowFile, rows: list[Row]) -> None:
+    def interrupting(self: RowFile, rows: list[Row]) -> None:
         append(self, rows)
         if len(self.done) == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(RowFile, "append", pressing)
+    monkeypatch.setattr(RowFile, "append", interrupting)
     assert arbitrage(*command)[0] == 130
     assert not path.exists()
     monkeypatch.setattr(RowFile, "append", append)
@@ -263,7 +263,7 @@ def test_the_summary_shows_balance_and_advantages() -> None:
     rows = learnable(20)
     text = summary(rows)
     positive = sum(r["y"] for r in rows)
-    assert text.startswith("40 rows of 20 questions\n")
+    assert text.startswith("40 rows from 20 questions\n")
     assert f"{positive} ({positive / 40:.1%})" in text
     counts = [int(n) for n in re.findall(r"^\[.*[\])] +(\d+)", text, re.MULTILINE)]
     assert (len(counts), sum(counts)) == (20, 40)
@@ -271,19 +271,19 @@ def test_the_summary_shows_balance_and_advantages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["--column", "problem"], "no column 'problem'; its columns are 'question'"),
-        (["--prm", "checker"], "embedded problems only"),
+        (["--prm", "checker"], "the exact checker only checks embedded problems"),
         (["--prm", "./no-such-folder"], "./no-such-folder"),
         (["--margin", "-1"], "--margin -1.0: Input should be greater"),
         (["--follow", "./no-such-router"], "./no-such-router"),
         (["-o", "rows.txt"], "not as '.txt'"),
     ],
 )
-def test_bad_input_is_told_before_any_work(
+def test_bad_input_is_reported_before_any_work(
     argv: list[str],
-    told: str,
+    message: str,
     arbitrage: Callable[..., Any],
     options: list[str],
     questions: Path,
@@ -293,11 +293,11 @@ def test_bad_input_is_told_before_any_work(
     output = tmp_path / "rows.jsonl"
     status, out, err = arbitrage("collect", questions, "--prm", prm, "-o", output, *options, *argv)
     assert (status, out) == (2, "")
-    assert told in err
+    assert message in err
     assert not output.exists() or not output.read_text()
 
 
-def test_questions_that_fit_no_context_are_counted(
+def test_questions_that_exceed_the_context_are_counted(
     arbitrage: Callable[..., Any], options: list[str], prm: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "long.jsonl"
@@ -305,5 +305,5 @@ def test_questions_that_fit_no_context_are_counted(
     path.write_text("".join(json.dumps({"question": q}) + "\n" for q in (QUESTIONS[0], long)))
     status, out, _ = arbitrage("collect", path, "--prm", prm, "-o", tmp_path / "r.jsonl", *options)
     assert status == 0
-    assert "4 rows of 1 questions" in out
+    assert "4 rows from 1 questions" in out
     assert "models' contexts: 1 questions" in out

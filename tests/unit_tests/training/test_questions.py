@@ -1,4 +1,4 @@
-"""Questions: from files and the embedded problems; hub data sets, by their loader alone."""
+"""Questions from files, the embedded problems, and (with a fake loader) datasets on the hub."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from langgraph_arbitrage.errors import DataError
 from langgraph_arbitrage.training import Question, load_questions
 
 
-def test_embedded_problems_bring_their_answers_and_another_seed_gives_others() -> None:
-    found = load_questions("embedded:20:7")
-    assert [q.text for q in found] == [p.question for p in embedded.problems(20, 7)]
-    assert all(q.solved_by(q.problem.solution) for q in found if q.problem)
-    assert not {q.text for q in found} & {q.text for q in load_questions("embedded:20:8")}
+def test_embedded_problems_have_answers_and_depend_on_the_seed() -> None:
+    questions = load_questions("embedded:20:7")
+    assert [q.text for q in questions] == [p.question for p in embedded.problems(20, 7)]
+    assert all(q.solved_by(q.problem.solution) for q in questions if q.problem)
+    assert not {q.text for q in questions} & {q.text for q in load_questions("embedded:20:8")}
 
 
-def test_each_question_of_a_file_comes_once(tmp_path: Path) -> None:
+def test_duplicate_questions_of_a_file_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(
         '{"q": "A?", "a": 1}\n\n{"q": "A? ", "a": 2}\n{"q": "B?", "a": "x"}\n{"q": " "}\n'
@@ -28,18 +28,18 @@ def test_each_question_of_a_file_comes_once(tmp_path: Path) -> None:
     assert load_questions(str(path), "q", limit=1) == [Question("A?")]
 
 
-def test_a_data_set_of_the_hub_is_loaded_by_name_config_and_split(
+def test_a_dataset_on_the_hub_is_loaded_by_name_config_and_split(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[object] = []
+    calls: list[object] = []
 
     def load(name: str, config: str | None, split: str) -> list[dict[str, str]]:
-        asked.append((name, config, split))
+        calls.append((name, config, split))
         return [{"question": "A?", "answer": "so #### 7"}]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    found = load_questions("openai/gsm8k:main", answer_column="answer", split="test")
-    assert (asked, found) == ([("openai/gsm8k", "main", "test")], [Question("A?", "so #### 7")])
+    questions = load_questions("openai/gsm8k:main", answer_column="answer", split="test")
+    assert (calls, questions) == ([("openai/gsm8k", "main", "test")], [Question("A?", "so #### 7")])
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_an_answer_is_compared_by_its_box_or_its_last_number(
     assert Question("?", answer).solved_by(text) is right
 
 
-def test_without_an_answer_nothing_can_be_compared() -> None:
+def test_solved_by_needs_a_right_answer() -> None:
     with pytest.raises(DataError, match="--answer-column"):
         Question("?").solved_by("7")
 
 
 @pytest.mark.parametrize(
-    ("source", "text", "told"),
+    ("source", "text", "message"),
     [
         ("q.jsonl", '{"problem": "A?", "level": 1}\n', "no column 'question'.*'problem', 'level'"),
         ("q.jsonl", "", "holds no questions"),
@@ -75,12 +75,12 @@ def test_without_an_answer_nothing_can_be_compared() -> None:
         ("no/such-set", None, "cannot be loaded"),
     ],
 )
-def test_what_is_wrong_with_the_questions_is_said(
-    source: str, text: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_unusable_source_is_reported(
+    source: str, text: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     if text is not None:
         Path(source).write_text(text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         load_questions(source)

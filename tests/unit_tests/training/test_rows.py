@@ -1,4 +1,4 @@
-"""Files of rows: `datasets` reads them, and what a kill left is repaired."""
+"""Files of rows: `datasets` reads them, and interrupted files are repaired."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import pytest
 
 from collected import learnable, row, written
 from langgraph_arbitrage.errors import DataError
-from langgraph_arbitrage.training import Row, RowFile, read_rows, read_verdicts
-from langgraph_arbitrage.training.rows import Origin, one_pair
+from langgraph_arbitrage.training import Row, RowFile, read_labelled_steps, read_rows
+from langgraph_arbitrage.training.rows import Origin, model_pair
 
 
-def origin(**others: Any) -> Origin:
-    plain: Any = row("q", [], "z", 0, 1)
-    found: Any = {name: plain[name] for name in get_type_hints(Origin)} | others
-    return found
+def origin(**changes: Any) -> Origin:
+    example: Any = row("q", [], "z", 0, 1)
+    result: Any = {name: example[name] for name in get_type_hints(Origin)} | changes
+    return result
 
 
 def fill(path: Path, rows: list[Row]) -> None:
     with RowFile(path, origin()) as file:
         for question in dict.fromkeys(r["question"] for r in rows):
-            of_it = [r for r in rows if r["question"] == question]
-            file.append([{**r, "rows": len(of_it)} for r in of_it])
+            of_question = [r for r in rows if r["question"] == question]
+            file.append([{**r, "rows": len(of_question)} for r in of_question])
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_datasets_reads_what_was_collected(
+def test_datasets_reads_collected_rows(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from datasets import load_dataset
@@ -36,17 +36,17 @@ def test_datasets_reads_what_was_collected(
     rows, path = learnable(3), tmp_path / f"rows.{kind}"
     fill(path, rows)
     format_ = {"jsonl": "json"}.get(kind, kind)
-    found = load_dataset(
+    dataset = load_dataset(
         format_, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
     )
-    assert found.column_names == list(rows[0])
-    assert [r["history"] for r in found] == [r["history"] for r in rows]
-    assert [r["delta"] for r in found] == [r["delta"] for r in rows]
+    assert dataset.column_names == list(rows[0])
+    assert [r["history"] for r in dataset] == [r["history"] for r in rows]
+    assert [r["delta"] for r in dataset] == [r["delta"] for r in rows]
     assert read_rows([path]) == [{**r, "rows": 2} for r in rows]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_more_questions_are_added_to_a_finished_file(kind: str, tmp_path: Path) -> None:
+def test_questions_are_appended_to_a_finished_file(kind: str, tmp_path: Path) -> None:
     rows, path = learnable(4), tmp_path / f"rows.{kind}"
     fill(path, rows[:4])
     fill(path, rows[4:])
@@ -54,19 +54,19 @@ def test_more_questions_are_added_to_a_finished_file(kind: str, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_torn_question_is_cut_off_and_collected_again(tmp_path: Path) -> None:
+def test_an_incomplete_question_is_cut_off(tmp_path: Path) -> None:
     rows, path = learnable(3), tmp_path / "rows.jsonl"
     fill(path, rows)
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
-    for left in (whole[:-9], b"".join(lines[:-1]), b"".join(lines[:-1]) + b'{"que'):
-        path.write_bytes(left)
+    for content in (whole[:-9], b"".join(lines[:-1]), b"".join(lines[:-1]) + b'{"que'):
+        path.write_bytes(content)
         with RowFile(path, origin()) as file:
             assert len(file.done) == 2
         assert path.read_bytes() == b"".join(lines[:4])
 
 
-def test_a_whole_row_that_lacks_its_line_end_is_kept_and_ended(tmp_path: Path) -> None:
+def test_a_complete_row_without_a_line_end_is_kept(tmp_path: Path) -> None:
     rows, path = learnable(3), tmp_path / "rows.jsonl"
     fill(path, rows[:4])
     path.write_bytes(path.read_bytes()[:-1])
@@ -74,7 +74,7 @@ def test_a_whole_row_that_lacks_its_line_end_is_kept_and_ended(tmp_path: Path) -
     assert [r["question"] for r in read_rows([path])] == [r["question"] for r in rows]
 
 
-def test_two_collections_cannot_write_one_file(tmp_path: Path) -> None:
+def test_two_collections_cannot_write_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with (
         RowFile(path, origin()),
@@ -84,65 +84,68 @@ def test_two_collections_cannot_write_one_file(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_with_other_content_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     for text in ('{"a": 1}\n', "a diary\n", '{"a": 1}\n{"b'):
         path.write_text(text)
-        with pytest.raises(DataError, match=r"line 1 is no (row of a collection|JSON): give"):
+        with pytest.raises(DataError, match=r"line 1 is (not a row of a collection|.*JSON)"):
             fill(path, learnable(1))
         assert path.read_text() == text
 
 
-def test_rows_of_another_pair_or_seed_are_not_mixed_in(tmp_path: Path) -> None:
+def test_rows_of_different_origins_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     fill(path, learnable(1))
     with (
-        pytest.raises(DataError, match=r"holds rows with target 'b'.* with target 'c'"),
+        pytest.raises(
+            DataError, match="holds rows with target 'b', but this collection has target 'c'"
+        ),
         RowFile(path, origin(target="c")),
     ):
         pass
 
 
-def test_rows_of_several_pairs_are_refused() -> None:
+def test_rows_of_several_pairs_are_rejected() -> None:
     rows = [row("q", [], "z", 0, 1), row("q", [], "z", 0, 1, target="c")]
     with pytest.raises(DataError, match=r"several pairs of models \(a with b; a with c\)"):
-        one_pair(rows)
+        model_pair(rows)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        (None, "is no file"),
+        (None, "is not a file"),
         ("", "holds no rows"),
         ('{"question": "q"}\n', "has no column delta, draft, .*; its columns are question"),
-        ("[1]\n", "line 1 is no JSON object"),
-        ("{\n{}\n", "line 1 is no JSON"),
+        ("[1]\n", "line 1 is not a JSON object"),
+        ("{\n{}\n", "line 1 is not valid JSON"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(text: str | None, told: str, tmp_path: Path) -> None:
+def test_an_unusable_file_is_reported(text: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_rows([path])
 
 
-def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     path.write_text("a diary")
-    with pytest.raises(DataError, match="is no Parquet file"):
+    with pytest.raises(DataError, match="is not a Parquet file"):
         read_rows([path])
     with pytest.raises(DataError, match=r"as \.jsonl or \.parquet, not as '\.csv'"):
         RowFile(tmp_path / "rows.csv", origin())
 
 
-def test_verdicts_need_a_step_and_what_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "verdicts.jsonl"
-    plain = {"question": "q", "history": [], "step": "z", "correct": True}
-    path.write_text(json.dumps(plain) + "\n")
-    assert read_verdicts([path, written(tmp_path / "rows.jsonl", learnable(1))])[0] == plain
+def test_labelled_steps_need_a_step_and_its_label(tmp_path: Path) -> None:
+    path = tmp_path / "labelled.jsonl"
+    labelled = {"question": "q", "history": [], "step": "z", "correct": True}
+    path.write_text(json.dumps(labelled) + "\n")
+    collected = written(tmp_path / "rows.jsonl", learnable(1))
+    assert read_labelled_steps([path, collected])[0] == labelled
     path.write_text(
-        json.dumps({**plain, "correct": None, "step": None}).replace("step", "z") + "\n"
+        json.dumps({**labelled, "correct": None, "step": None}).replace("step", "z") + "\n"
     )
-    with pytest.raises(DataError, match="question, history, step, correct, or from collected"):
-        read_verdicts([path])
+    with pytest.raises(DataError, match="question, history, step, correct, or on collected"):
+        read_labelled_steps([path])

@@ -138,7 +138,7 @@ def create_plan_solve_verify_graph(
         options: dict[str, Any] = {}
         if before:
             notes += [AGAIN.format(fault=before[-1]["fault"])] if feedback else []
-            options = {"temperature": max(0.5, llm.temperature)}
+            options = {"temperature": max(0.5, llm.temperature or 0.0)}
             if llm.seed is not None:
                 options["seed"] = llm.seed + len(before)
         message = await chat.ask(llm, _with_notes(state["messages"], notes), **options)

@@ -82,9 +82,11 @@ def _finish_reason(
     """Why the answer ends here; None if it continues."""
     if step_finish in ("end", "stop"):
         return "stop"
-    if sum(len(s["ids"]) for s in steps) >= run.settings.max_tokens:
+    if sum(len(s["ids"]) for s in steps) >= run.generation.max_tokens:
         return "length"
     for role in run.generation.roles:
+        if role == "draft" and run.policy.needs_target:
+            continue  # the target continues alone
         context = run.models.engine(role).context
         if context and len(run.models.input_ids(role, state["prompts"], steps)) >= context:
             return "context"
@@ -127,6 +129,7 @@ def _finish(
         engines=models.backends(used),
         finish_reason=reason,
         limit=run.limit_reached(steps),
+        draft_context_full=run.draft_is_full({**state, "steps": steps}),
         logprobs=generation.token_logprobs(steps) if run.settings.logprobs else None,
     )
     message.id = answer_id(state)

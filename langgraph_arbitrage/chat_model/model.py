@@ -20,6 +20,7 @@ from pydantic import ConfigDict, model_validator
 
 from langgraph_arbitrage.chat_model.invocation import Invocation
 from langgraph_arbitrage.chat_model.profile import PROVIDER, profile_of
+from langgraph_arbitrage.config.run_options import MAX_TOKENS
 from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph
 from langgraph_arbitrage.loop.models import Models
@@ -30,6 +31,7 @@ from langgraph_arbitrage.tools.structured import structured
 
 __all__ = ["ChatArbitrage"]
 
+CACHED = ("_models", "_graph", "_resumable_graph", "_other_targets")
 PROVIDER_SETTINGS = {"api_key", "base_url", "max_retries"}
 """Standard parameters of chat models that apply to a provider's server only."""
 
@@ -90,12 +92,21 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
             other.close()
         self._other_targets.clear()
 
+    # Copies are made to be changed, and engines cannot be copied: a copy acquires them anew.
     def __copy__(self) -> Self:
         copied = super().__copy__()
-        # Copies are made to be changed, so they do not share these.
-        for cached in ("_models", "_graph", "_resumable_graph", "_other_targets"):
-            copied.__dict__.pop(cached, None)
+        for name in CACHED:
+            copied.__dict__.pop(name, None)
         return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        bare = self.__copy__()
+        return super(ChatArbitrage, bare).__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        fields = {k: v for k, v in state["__dict__"].items() if k not in CACHED}
+        return {**state, "__dict__": fields}
 
     # --- LangChain's description of a model ----------------------------------------------
 
@@ -109,7 +120,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         return {name: getattr(self, name) for name in fields} | {"policy": repr(self.policy)}
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return profile_of(self.target, self.max_tokens)
+        return profile_of(self.target, self.max_tokens or MAX_TOKENS)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         shown = {n: kwargs.get(n, getattr(self, n)) for n in ("temperature", "max_tokens")}

@@ -1,4 +1,4 @@
-"""What a model can, told without loading it."""
+"""LangChain's profile of a chat model, without loading it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 from langchain_core.language_models import ModelProfile
 
+from langgraph_arbitrage.models.context import declared_context
+
 __all__ = ["PROVIDER", "profile_of"]
 
 PROVIDER = "langgraph_arbitrage"
 
 
 def profile_of(target: str, max_tokens: int) -> ModelProfile:
-    """LangChain's profile of a chat model; its limits where the target's config is here."""
+    """The profile. It has the context length if the target's config is a local file."""
     profile = ModelProfile(
         max_output_tokens=max_tokens,
         text_inputs=True,
@@ -28,7 +30,7 @@ def profile_of(target: str, max_tokens: int) -> ModelProfile:
         video_outputs=False,
         tool_calling=True,
         tool_call_streaming=True,
-        # Both are decoded under a grammar, by an extra.
+        # Both need a grammar, which an extra provides.
         tool_choice=find_spec("llguidance") is not None,
         structured_output=find_spec("llguidance") is not None,
     )
@@ -38,11 +40,9 @@ def profile_of(target: str, max_tokens: int) -> ModelProfile:
 
 
 def _context(config: Path) -> int | None:
-    """The longest context, by a config file."""
+    """The context length that a config file declares."""
     try:
         found: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # on the hub, or no checkpoint: loading says so
-    found = found.get("text_config") or found
-    limit = found.get("max_position_embeddings") or found.get("n_positions")
-    return limit if isinstance(limit, int) else None
+        return None  # on the hub, or not a checkpoint, which loading reports
+    return declared_context(found.get("text_config") or found)

@@ -103,21 +103,21 @@ def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) 
     from langgraph_arbitrage.training import (
         TrainingRecord,
         calibrate_rows,
+        exclude_seen,
         read_rows,
-        replay,
         router_examples,
-        unseen,
+        score_examples,
     )
 
     every = read_rows(args.rows)
-    rows = unseen(every, lambda row: row["question"], TrainingRecord.questions_of(folder))
+    rows = exclude_seen(every, lambda row: row["question"], TrainingRecord.question_ids(folder))
     _tell_left_out(len(every) - len(rows), "rows")
     examples = [router_examples([row], margin=0.0).examples[0] for row in rows]
     models = Models(settings_of(args))
     try:
         with bar() as progress:
             task = progress.add_task("Questions", total=len({e.question for e in examples}))
-            reading = replay(
+            reading = score_examples(
                 models,
                 LearnedRouter(str(folder), threshold=0.5).scorer,
                 examples,
@@ -136,10 +136,10 @@ def _from_questions(args: argparse.Namespace, folder: Path, config: CalibrateCon
     from langgraph_arbitrage.loop.models import Models
     from langgraph_arbitrage.policies import LearnedRouter
     from langgraph_arbitrage.scorers import load_scorer
-    from langgraph_arbitrage.training import Calibrator, TrainingRecord, unseen
+    from langgraph_arbitrage.training import Calibrator, TrainingRecord, exclude_seen
 
     every = questions_of(args, args.answer_column)
-    questions = unseen(every, lambda q: q.text, TrainingRecord.questions_of(folder))
+    questions = exclude_seen(every, lambda q: q.text, TrainingRecord.question_ids(folder))
     _tell_left_out(len(every) - len(questions), "questions")
     prm = args.prm if args.prm in (None, CHECKER) else load_scorer(args.prm)
     policy = LearnedRouter(str(folder), threshold=0.5)  # whatever an older table says

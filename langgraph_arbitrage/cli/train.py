@@ -11,7 +11,7 @@ from langgraph_arbitrage.cli.options import add_options, add_setting_options, co
 from langgraph_arbitrage.training.configs import SurpriseConfig, TokenConfig
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.training import Labelled
+    from langgraph_arbitrage.training import TrainingData
 
 __all__ = ["add_command"]
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     """Train, measure, say how good it is."""
     config = config_of(args, HEADS[args.head], HEADS)
 
-    from langgraph_arbitrage.training import Job, first_process, push, train
+    from langgraph_arbitrage.training import Job, is_main_process, push_to_hub, train
 
     job = Job(
         data=_data(args),
@@ -97,25 +97,25 @@ def run(args: argparse.Namespace) -> None:
     with bar() as progress:
         task = progress.add_task("Training", total=None)
         record = train(job, lambda done, of: progress.update(task, completed=done, total=of))
-    if not first_process():
+    if not is_main_process():
         return
     print(f"{job.output}: trained on {record.rows:,} rows")
     if record.too_long:
         print(f"left out, for they do not fit the base's context: {record.too_long:,} rows")
-    for name, figure in record.figures():
+    for name, figure in record.formatted_metrics():
         print(f"  {name:32} {figure}")
     if args.push_to_hub is not None:
-        print(push(job, args.push_to_hub))
+        print(push_to_hub(job, args.push_to_hub))
 
 
-def _data(args: argparse.Namespace) -> Labelled:
+def _data(args: argparse.Namespace) -> TrainingData:
     from langgraph_arbitrage.training import (
         prm_examples,
+        read_labelled_steps,
         read_rows,
-        read_verdicts,
         router_examples,
     )
 
     if args.role == "router":
         return router_examples(read_rows(args.rows), args.margin)
-    return prm_examples(read_verdicts(args.rows), args.right)
+    return prm_examples(read_labelled_steps(args.rows), args.right)

@@ -17,7 +17,10 @@ from langgraph_arbitrage.config.types import Texts, Threshold
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies.calibration import read_threshold
 
-__all__ = ["POLICY_OPTIONS", "RunOptions", "below_threshold"]
+__all__ = ["MAX_TOKENS", "POLICY_OPTIONS", "RunOptions", "below_threshold"]
+
+MAX_TOKENS = 1024
+"""Default of `max_tokens`."""
 
 POLICY_OPTIONS = ("first_steps", "escalate_repeats", "max_target_share")
 """Options that wrap the policy in another one."""
@@ -36,8 +39,9 @@ class RunOptions(CheckedSettings):
     """Escalate a draft step that repeats an earlier step of the answer."""
     max_target_share: Annotated[float, Flag("policy", "S")] = 1.0
     """Maximum share of the steps that the target writes. Further draft steps are accepted."""
-    max_tokens: Annotated[int, Flag("limits", "N")] = 1024
-    """Maximum tokens of an answer."""
+    max_tokens: Annotated[int | None, Flag("limits", "N")] = None
+    """Maximum tokens of an answer. Default: 1024, or the checkpoint's max_new_tokens if that is
+    smaller."""
     max_steps: Annotated[int, Flag("limits", "N")] = 200
     """Maximum steps of an answer."""
     max_step_tokens: int = 512
@@ -59,16 +63,24 @@ class RunOptions(CheckedSettings):
     each escalation once max_target_tokens are spent ("budget"), or about each step whose tokens
     have a mean draft probability below a value ("below:0.8"). Needs a checkpointer. Default: never
     ask."""
-    temperature: Annotated[float, Flag("sampling", "T")] = 0.0
-    """Sampling temperature; 0 is greedy."""
-    top_p: Annotated[float, Flag("sampling", "P")] = 1.0
-    """Sample from the smallest set of tokens whose probabilities add up to this value."""
-    top_k: Annotated[int, Flag("sampling", "K")] = 0
-    """Sample from this many most probable tokens; 0 means all."""
+    temperature: Annotated[float | None, Flag("sampling", "T")] = None
+    """Sampling temperature; 0 is greedy. Default: as the target's generation_config.json says:
+    its temperature if it says do_sample, else greedy."""
+    top_p: Annotated[float | None, Flag("sampling", "P")] = None
+    """Sample from the smallest set of tokens whose probabilities add up to this value. Default: the
+    checkpoint's, else 1."""
+    top_k: Annotated[int | None, Flag("sampling", "K")] = None
+    """Sample from this many most probable tokens; 0 means all. Default: the checkpoint's, else
+    all."""
+    min_p: Annotated[float | None, Flag("sampling", "P")] = None
+    """Sample from the tokens with at least this share of the highest probability; 0 means all.
+    Default: the checkpoint's, else all."""
     seed: Annotated[int | None, Flag("sampling", "N")] = None
     """Seed for sampling. The same seed gives the same answer. Default: drawn for each answer."""
     stop: Texts = ()
     """Strings that end an answer. They are not part of it."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids, in the target's vocabulary, that end an answer besides its end tokens."""
     timeout: Annotated[float | None, Flag("service", "SECONDS")] = None
     """Maximum seconds until an answer is complete, loading and queueing included; then
     AnswerTimeoutError is raised. (max_seconds returns what there is instead.) Default: no limit."""
@@ -85,12 +97,15 @@ class RunOptions(CheckedSettings):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SettingsError(f"{name} must be above 0, or None for no limit, not {value}")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise SettingsError(f"temperature must be 0 or more, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
+        temperature = self.temperature
+        if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
+            raise SettingsError(f"temperature must be 0 or more, not {temperature}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
             raise SettingsError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if self.top_k < 0:
+        if self.top_k is not None and self.top_k < 0:
             raise SettingsError(f"top_k must be 0 (all tokens) or more, not {self.top_k}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise SettingsError(f"min_p must be a number from 0 to 1, not {self.min_p}")
         if self.first_steps < 0:
             raise SettingsError(f"first_steps must be 0 or more, not {self.first_steps}")
         if not 0 <= self.max_target_share <= 1:
@@ -101,6 +116,8 @@ class RunOptions(CheckedSettings):
             raise SettingsError(
                 f"timeout must be above 0 seconds, or None for no limit, not {self.timeout}"
             )
+        if not all(token >= 0 for token in self.stop_token_ids):
+            raise SettingsError(f"stop_token_ids must be 0 or more, not {self.stop_token_ids}")
         if not all(self.stop):
             raise SettingsError(f"a stop string must not be empty: {self.stop!r}")
         if self.approve not in (None, "escalations", "budget"):

@@ -52,6 +52,9 @@ class ModelSettings(CheckedSettings):
         Flag("sampling", "TEXT", unescape, " Escapes such as \\n are understood.", repeat=True),
     ] = ("\n\n",)
     """Text that ends a step. Several are allowed."""
+    generation_config: Annotated[Literal["auto", "ignore"], Flag("models")] = "auto"
+    """What the checkpoint's generation_config.json is used for. auto: defaults for sampling and
+    max_tokens, and penalties and forbidden tokens in any case. ignore: its end tokens alone."""
     device: Annotated[str, Flag("models")] = "auto"
     """Device of the models: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1, mps."""
     dtype: Annotated[str, Flag("models")] = "auto"

@@ -1,1 +1,1 @@
-"""How a step ends, and how it is constrained: stop rules and grammars."""
+"""Stop rules and grammars: where a step ends, and which tokens may come next."""

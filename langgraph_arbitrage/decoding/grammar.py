@@ -1,6 +1,6 @@
-"""Decoding under a grammar: which tokens may come next, row by row, and how to end in time.
+"""Constrained decoding: masks the logits by a grammar and closes the answer within its limit.
 
-llguidance is an extra and is imported at its first use.
+llguidance is an optional extra. It is imported at its first use.
 """
 
 from __future__ import annotations
@@ -19,19 +19,26 @@ from langgraph_arbitrage.models.tokenizer import Tokenizer
 
 __all__ = ["GrammarState", "check_grammar", "grammar_marks"]
 
-LONGEST_CLOSING = 1024  # tokens after which the search for an end is given up
-WATCH = 64  # tokens before the limit from which each token is checked to leave room for an end
-WATCH_FACTOR = 3  # the same, as a multiple of the shortest end found so far
-CLOSERS = '"}]>)'
+MAX_ENDING = 1024  # tokens; the search for an ending stops there
+CHECK_WITHIN = 64  # remaining tokens from which every token must leave room for an ending
+CHECK_FACTOR = 3  # the same limit as a multiple of the length of the ending
+CLOSING_CHARACTERS = '"}]>)'
 
 
 class GrammarState:
-    """A grammar as it stands after the tokens so far. One a row, on the worker's thread.
+    """The state of a grammar after the tokens generated so far. Each sequence has its own.
 
-    A request is stateless: what is already written of the answer is read again from its ids.
+    A request is stateless, so the state is rebuilt from the ids of the answer so far.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        end_ids: Token ids that end an answer.
+        grammar: The grammar, and where the answer begins in `ids`.
+        ids: Token ids of the prompt and the answer so far.
+        room: Maximum number of tokens to generate.
 
     Raises:
-        GrammarError: What is already written does not fit the grammar.
+        GrammarError: The answer so far does not match the grammar.
     """
 
     def __init__(
@@ -45,101 +52,103 @@ class GrammarState:
         self._vocabulary, matcher = _compiled(tokenizer, end_ids, grammar.lark)
         self._matcher = matcher.deep_copy()
         self._end_ids = end_ids
-        self._left = room
-        """Tokens that may still be written."""
-        written = list(ids[grammar.start :])
-        if written and not self._matcher.consume_tokens(written):
+        self._remaining = room
+        """Maximum number of tokens that may still be generated."""
+        answer = list(ids[grammar.start :])
+        if answer and not self._matcher.consume_tokens(answer):
             raise GrammarError(
-                f"what is written so far, {tokenizer.decode(written)[-80:]!r}, does not fit the "
-                "grammar that the answer is to be written under"
+                f"The answer so far does not match its grammar. It ends with "
+                f"{tokenizer.decode(answer)[-80:]!r}."
             )
         self._ending = self._find_ending()
-        self._watch_at = self._left
+        """A short list of tokens that ends the answer, or None if the search gave up."""
+        self._next_check = self._remaining
 
     @property
     def complete(self) -> bool:
-        """Whether nothing but the end can follow."""
+        """Whether the answer is complete and can only end here."""
         return bool(self._matcher.is_stopped())
 
     def restrict(self, logits: Tensor) -> None:
-        """Forbid in place what cannot come next; logits of one position, shape [V]."""
-        self._free = logits.clone()
+        """Mask forbidden tokens in place. `logits` has shape [V]."""
+        self._unmasked = logits.clone()
         allowed = self._vocabulary.allowed(self._matcher, logits.shape[0])
         logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
 
-    def take(self, token: int) -> tuple[int, float]:
-        """Go on by a token, or by another one where after it no end would fit the limit.
+    def advance(self, token: int) -> tuple[int, float]:
+        """Advance by a token, or by another one if `token` leaves no room for an ending.
 
         Args:
-            token: The token that was chosen among the allowed ones.
+            token: The token chosen from the masked logits.
 
         Returns:
-            The token that was taken, and its log-probability with nothing forbidden: it tells how
-            far the model itself would have gone this way.
+            The token to append and its log-probability under the unmasked logits, which shows how
+            probable the model itself considers it.
         """
-        token = self._taken(token)
-        free = self._free.float()
-        return token, float(free[token] - free.logsumexp(dim=-1))
+        token = self._consume(token)
+        logits = self._unmasked.float()
+        return token, float(logits[token] - logits.logsumexp(dim=-1))
 
-    def _taken(self, token: int) -> int:
-        steers = self._watching() and self._ending is not None and len(self._ending) <= self._left
+    def _consume(self, token: int) -> int:
         before = self._ending
-        self._left -= 1
+        can_steer = self._must_check() and before is not None and len(before) <= self._remaining
+        self._remaining -= 1
         if token in self._end_ids:
             return token
         self._matcher.consume_token(token)
-        if self.complete or not self._watching():
+        if self.complete or not self._must_check():
             return token
-        if before is None or not self._ends_by(before):
+        if before is None or not self._ends_with(before):
             self._ending = self._find_ending()
-        self._watch_at = self._left - WATCH // 4
-        if not steers or (self._ending is not None and len(self._ending) <= self._left):
+        self._next_check = self._remaining - CHECK_WITHIN // 4
+        fits = self._ending is not None and len(self._ending) <= self._remaining
+        if not can_steer or fits:
             return token
         if not before:
-            return token  # it might have ended here, and there is room for no more
+            return token  # the answer could have ended here, and nothing longer fits
         self._matcher.rollback(1)
         token, self._ending = before[0], before[1:]
         if token not in self._end_ids:
             self._matcher.consume_token(token)
         return token
 
-    def _watching(self) -> bool:
-        """Whether this token is checked: all near the limit, now and then before."""
-        known = len(self._ending) if self._ending is not None else 0
-        near = self._left <= max(WATCH, WATCH_FACTOR * known)
-        return near or self._left <= self._watch_at
+    def _must_check(self) -> bool:
+        """Whether to check for an ending: always near the limit, periodically before it."""
+        length = len(self._ending) if self._ending is not None else 0
+        near_limit = self._remaining <= max(CHECK_WITHIN, CHECK_FACTOR * length)
+        return near_limit or self._remaining <= self._next_check
 
-    def _ends_by(self, tokens: list[int]) -> bool:
-        """Whether these tokens still end the answer from here."""
-        words = [t for t in tokens if t not in self._end_ids]
-        taken = self._matcher.try_consume_tokens(words)
-        ends = taken == len(words) and bool(self._matcher.is_accepting())
-        if taken:
-            self._matcher.rollback(taken)
+    def _ends_with(self, tokens: list[int]) -> bool:
+        """Whether these tokens end the answer from the current state."""
+        tokens = [t for t in tokens if t not in self._end_ids]
+        consumed = self._matcher.try_consume_tokens(tokens)
+        ends = consumed == len(tokens) and bool(self._matcher.is_accepting())
+        if consumed:
+            self._matcher.rollback(consumed)
         return ends
 
     def _find_ending(self) -> list[int] | None:
-        """Tokens that end the answer soon; greedy: closing marks first, openers last."""
-        matcher = self._matcher  # not a copy: what it has worked out on the way is kept
-        found: list[int] = []
+        """Search greedily for a short ending: closing characters first, opening ones last."""
+        matcher = self._matcher  # not a copy, so that its caches are kept
+        ending: list[int] = []
         run, ended = 0, True
         while not (matcher.is_accepting() or matcher.is_stopped()):
             forced = matcher.compute_ff_tokens()
             if not forced:
-                forced = self._vocabulary.soonest(matcher, run)
-                run = run + 1 if forced and self._vocabulary.content[forced[0]] else 0
-            ended = len(found) <= LONGEST_CLOSING and bool(forced)
+                forced = self._vocabulary.most_closing(matcher, run)
+                run = run + 1 if forced and self._vocabulary.is_content[forced[0]] else 0
+            ended = len(ending) <= MAX_ENDING and bool(forced)
             if not ended or matcher.try_consume_tokens(forced) < len(forced):
                 ended = False
                 break
-            found += forced
-        if found:
-            matcher.rollback(len(found))
-        return found if ended else None
+            ending += forced
+        if ending:
+            matcher.rollback(len(ending))
+        return ending if ended else None
 
 
 class _Vocabulary:
-    """A tokenizer as llguidance knows it, and how soon each token leads to an end."""
+    """The vocabulary for llguidance, with a rank of how well each token leads to an ending."""
 
     def __init__(self, tokenizer: Tokenizer, end_ids: frozenset[int]) -> None:
         import_llguidance()
@@ -150,37 +159,42 @@ class _Vocabulary:
             self.tokenizer = from_tokenizer(hf, eos_token=sorted(end_ids) or None)
         except ValueError as error:
             raise GrammarError(
-                f"{tokenizer.name} cannot write under a grammar: its tokenizer is not one of the "
-                f"`tokenizers` library ({error})"
+                f"{tokenizer.name} cannot generate under a grammar: llguidance supports fast "
+                f"tokenizers only (those of the `tokenizers` library): {error}"
             ) from error
         self.size = self.tokenizer.vocab_size
         self._bits = np.zeros((self.size + 31) // 32, dtype=np.int32)
         added = {i: str(t) for i, t in tokenizer.hf.added_tokens_decoder.items() if i < self.size}
         self.marks = {t: i for i, t in added.items() if self.tokenizer.is_special_token(i)}
-        """Tokens that a grammar names by id, by their text: no text matches them."""
+        """Ids of special tokens by their text. A grammar must name them by id."""
         texts = [added.get(i) or self._text(i) for i in range(self.size)]
         self.rank = np.array([self._rank(text) for text in texts])
         self.rank_in_text = np.array([self._rank_in_text(text) for text in texts])
-        self.content = np.array([any(c.isalnum() for c in text) for text in texts])
+        self.is_content = np.array([any(c.isalnum() for c in text) for text in texts])
 
-    def allowed(self, matcher: Any, width: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of `width` tokens may come next, shape [V]."""
+    def allowed(self, matcher: Any, size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Mask of the tokens that may come next, padded or cut to shape [size]."""
         bits = np.zeros_like(self._bits)
         matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
-        found = np.unpackbits(bits.view(np.uint8), bitorder="little")[:width].astype(bool)
-        found[self.size :] = False
-        return found if len(found) == width else np.pad(found, (0, width - len(found)))
+        mask = np.unpackbits(bits.view(np.uint8), bitorder="little")[:size].astype(bool)
+        mask[self.size :] = False
+        return mask if len(mask) == size else np.pad(mask, (0, size - len(mask)))
 
-    def soonest(self, matcher: Any, run: int) -> list[int]:
-        """The allowed token that leads to an end soonest; none where nothing is allowed.
+    def most_closing(self, matcher: Any, run: int) -> list[int]:
+        """The allowed token with the lowest rank. Empty if no token is allowed.
 
-        After a `run` of ordinary tokens they come last: one could go on with digits for ever.
+        Args:
+            matcher: The state of the grammar.
+            run: Number of content tokens chosen in a row. Each one raises the rank of content
+                tokens, since a number could otherwise continue forever.
         """
         allowed = self.allowed(matcher, self.size)
-        # Where most words may come it is free text, and a bracket there closes nothing.
-        in_text = 2 * np.count_nonzero(allowed & self.content) > np.count_nonzero(self.content)
+        # If most content tokens are allowed, this is free text, where brackets close nothing.
+        in_text = 2 * np.count_nonzero(allowed & self.is_content) > np.count_nonzero(
+            self.is_content
+        )
         rank = self.rank_in_text if in_text else self.rank
-        ranks = np.where(allowed, rank + run * self.content, np.inf)
+        ranks = np.where(allowed, rank + run * self.is_content, np.inf)
         best = int(ranks.argmin())
         return [best] if np.isfinite(ranks[best]) else []
 
@@ -189,36 +203,40 @@ class _Vocabulary:
 
     @staticmethod
     def _rank_in_text(text: str) -> float:
-        """Lower leads to an end of free text sooner."""
-        bare = text.strip()
-        if bare.startswith(('"', "</")):
+        """Rank within free text. Lower ranks end the text sooner."""
+        stripped = text.strip()
+        if stripped.startswith(('"', "</")):
             return 1.0 - 0.01 * len(text)
-        return 1.5 if bare.startswith("<") else 3.0 + 0.01 * len(text)
+        return 1.5 if stripped.startswith("<") else 3.0 + 0.01 * len(text)
 
     @staticmethod
     def _rank(text: str) -> float:
-        """Lower leads to an end sooner."""
-        bare = text.strip()
-        if not bare:
+        """Rank outside of free text. Lower ranks end the answer sooner."""
+        stripped = text.strip()
+        if not stripped:
             return 6.0
-        if all(c in CLOSERS for c in bare) or bare.startswith("</"):
+        if all(c in CLOSING_CHARACTERS for c in stripped) or stripped.startswith("</"):
             return 1.0 - 0.01 * len(text)
-        if bare in ("{}", "[]"):
+        if stripped in ("{}", "[]"):
             return 1.5
-        if bare.isdigit():
+        if stripped.isdigit():
             return 2.0 + 0.01 * len(text)
-        if bare[0] in CLOSERS or bare[0] in ",:":
+        if stripped[0] in CLOSING_CHARACTERS or stripped[0] in ",:":
             return 2.5
-        return 5.0 if bare[0] in "[{" else 3.0 + 0.01 * len(text)
+        return 5.0 if stripped[0] in "[{" else 3.0 + 0.01 * len(text)
 
 
 def import_llguidance() -> Any:
-    """The library, or an error that says how to install it."""
+    """Import llguidance.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         import llguidance
     except ImportError as error:
         raise MissingExtraError(
-            "structured output and forced tool calls need llguidance, which is not installed: "
+            "Structured output and forced tool calls need llguidance, which is not installed: "
             "pip install 'langgraph-arbitrage[structured]'"
         ) from error
     return llguidance
@@ -231,7 +249,7 @@ def _vocabulary(tokenizer: Tokenizer, end_ids: frozenset[int]) -> _Vocabulary:
 
 @lru_cache(maxsize=256)
 def _compiled(tokenizer: Tokenizer, end_ids: frozenset[int], lark: str) -> tuple[_Vocabulary, Any]:
-    """A grammar is compiled once for a tokenizer; each row takes a copy of the matcher."""
+    """Compile a grammar once per tokenizer. Each sequence copies the matcher."""
     llguidance = import_llguidance()
     vocabulary = _vocabulary(tokenizer, end_ids)
     matcher = llguidance.LLMatcher(
@@ -239,25 +257,25 @@ def _compiled(tokenizer: Tokenizer, end_ids: frozenset[int], lark: str) -> tuple
     )
     if matcher.is_error():
         cause = matcher.get_error().split("\n")[0]
-        raise GrammarError(f"the schema or grammar of this answer cannot be compiled: {cause}")
+        raise GrammarError(f"The schema or grammar of this answer cannot be compiled: {cause}")
     return vocabulary, matcher
 
 
 def grammar_marks(tokenizer: Tokenizer, end_ids: frozenset[int]) -> dict[str, int]:
-    """Tokens that a grammar has to name by their ids, as `<[id]>`, by their text.
+    """Return the ids of special tokens by their text. A grammar must name them as `<[id]>`.
 
     Raises:
-        GrammarError: The tokenizer is none that llguidance can read.
+        GrammarError: llguidance does not support the tokenizer.
         MissingExtraError: llguidance is not installed.
     """
     return _vocabulary(tokenizer, end_ids).marks
 
 
 def check_grammar(tokenizer: Tokenizer, end_ids: frozenset[int], lark: str) -> None:
-    """Compile a grammar on the caller's thread, so that the worker finds it compiled.
+    """Compile a grammar on the caller's thread. The worker then finds it in the cache.
 
     Raises:
-        GrammarError: It cannot be compiled.
+        GrammarError: The grammar cannot be compiled.
         MissingExtraError: llguidance is not installed.
     """
     _compiled(tokenizer, end_ids, lark)

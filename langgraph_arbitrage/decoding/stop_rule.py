@@ -1,4 +1,4 @@
-"""Where a step ends: separators, closed spans and stop strings, found while ids are written."""
+"""Detects the end of a step during decoding: separators, closed spans and stop strings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ __all__ = ["StopRule", "stop_rule"]
 
 
 class StopRule:
-    r"""Looks for separators and stop strings at the end of a growing list of token ids.
+    r"""Matches separators and stop strings at the end of a growing list of token ids.
 
-    A set of end ids is not enough: `"\n" + "\n"` makes a separator out of two tokens, and a
-    token may overhang it (`";\n\n\n\n"`). So the last few ids are decoded and searched,
-    but only after a token that holds the last character of some pattern (3 µs a token).
+    Comparing token ids is not enough: a separator may be split over tokens (`"\n" + "\n"`), and a
+    token may extend beyond it (`";\n\n\n\n"`). So the last ids are decoded and searched, but only
+    if the new token contains the last character of a pattern. The check takes 3 µs per token.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        separators: Texts that end a step.
+        stop: Texts that end the answer. They take precedence over separators.
+        spans: Opening and closing texts of spans. A separator inside a span does not end the step;
+            the closing text does.
     """
 
     def __init__(
@@ -30,21 +37,25 @@ class StopRule:
         self.separators = separators
         self.stop = stop
         self.spans = spans
-        closes = [close for _, close in spans]
-        self._last_characters = {pattern[-1] for pattern in (*separators, *stop, *closes)}
-        # A token holds at least one byte, but for special tokens, which end no pattern.
-        self._window = max((len(p.encode()) for p in (*separators, *stop, *closes)), default=0)
+        patterns = (*separators, *stop, *(closing for _, closing in spans))
+        self._last_characters = {pattern[-1] for pattern in patterns}
+        # In tokens. Every token has at least one byte, except special tokens, which are not part
+        # of any pattern.
+        self._window = max((len(pattern.encode()) for pattern in patterns), default=0)
         self._candidates: dict[int, bool] = {}
 
-    def found(
+    def match(
         self, context: int | None, ids: Sequence[int], tail: str
     ) -> Literal["separator", "stop"] | None:
-        """What the last of `ids` completes, if anything.
+        """Check whether the last token completes a pattern.
 
         Args:
             context: The token before the step, or None.
-            ids: The step's own ids so far.
-            tail: The text before the step, for stop strings that begin there.
+            ids: Token ids of the step so far.
+            tail: Text before the step, for stop strings that begin there.
+
+        Returns:
+            The kind of the pattern, or None if the step continues.
         """
         if not self._window or not self._is_candidate(ids[-1]):
             return None
@@ -56,15 +67,17 @@ class StopRule:
             if any(pattern in searched for pattern in self.stop):
                 return "stop"
         if self.spans:
-            return self._span_end(context, ids)
+            return self._match_outside_spans(context, ids)
         if any(pattern in text for pattern in self.separators):
             return "separator"
         return None
 
-    def _span_end(self, context: int | None, ids: Sequence[int]) -> Literal["separator"] | None:
-        """The same where a span keeps separators inside it from ending the step."""
+    def _match_outside_spans(
+        self, context: int | None, ids: Sequence[int]
+    ) -> Literal["separator"] | None:
+        """Check for a separator before the first span, or for the closing text of that span."""
         text = self.tokenizer.decode_after([] if context is None else [context], ids)
-        opened = [(at, pair) for pair in self.spans if (at := text.find(pair[0])) >= 0]
+        opened = [(index, span) for span in self.spans if (index := text.find(span[0])) >= 0]
         start, span = min(opened, default=(len(text), None))
         if any(pattern in text[:start] for pattern in self.separators):
             return "separator"
@@ -72,13 +85,14 @@ class StopRule:
         return "separator" if closed else None
 
     def _is_candidate(self, token: int) -> bool:
-        known = self._candidates.get(token)
-        if known is None:
+        """Whether the token may complete a pattern. Cached per token."""
+        candidate = self._candidates.get(token)
+        if candidate is None:
             text = self.tokenizer.token_text(token)
-            # An incomplete character may turn out to be any of them.
-            known = "\ufffd" in text or any(c in text for c in self._last_characters)
-            self._candidates[token] = known
-        return known
+            # An incomplete character may become the last character of any pattern.
+            candidate = "\ufffd" in text or any(c in text for c in self._last_characters)
+            self._candidates[token] = candidate
+        return candidate
 
 
 @lru_cache(maxsize=256)
@@ -88,5 +102,5 @@ def stop_rule(
     stop: tuple[str, ...],
     spans: tuple[tuple[str, str], ...] = (),
 ) -> StopRule:
-    """One `StopRule` for each combination, shared by all requests."""
+    """Return the `StopRule` of these arguments. Requests share it."""
     return StopRule(tokenizer, separators, stop, spans)

@@ -1,8 +1,8 @@
-"""The engine: local Hugging Face models that generate and score steps, many requests at a time.
+"""The engine: runs local Hugging Face models that generate and score steps in batches.
 
-It imports neither LangChain nor LangGraph. One owner per resource: `Engine` is one loaded model,
-`Scheduler` decides which sequences run, `ModelRunner` is the only caller of the model, `KVCache`
-holds the tensors.
+It imports neither LangChain nor LangGraph. Each resource has one owner: `Engine` owns a model,
+`Scheduler` decides which sequences run, `ModelRunner` alone calls the model, and `KVCache` owns the
+tensors of keys and values.
 """
 
 from langgraph_arbitrage.engine.engine import Engine, acquire, release

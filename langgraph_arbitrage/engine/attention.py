@@ -25,6 +25,10 @@ __all__ = ["Layout", "PackedLayout", "active_layout", "grouped_attention", "use_
 
 NAME = "langgraph_arbitrage"
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+MIN_DENSE = 4
+"""Decoding sequences from which one kernel call for all of them is faster than one for each."""
+MAX_PADDING = 2.0
+"""Positions that such a call may read, as a multiple of the positions that are needed."""
 
 _thread = threading.local()
 
@@ -138,8 +142,10 @@ class PackedLayout:
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
         """Each sequence's queries over its own slot."""
-        out, first = [], 0
         window: int | None = options.pop("window")
+        if self._dense is not None:
+            return self._dense.attend(query, keys, values, window, **options)
+        out, first = [], 0
         for slot, start, n in self.rows:
             end = start + n
             low = max(0, start + 1 - window) if window else 0
@@ -151,6 +157,18 @@ class PackedLayout:
             first += n
         joined = out[0] if len(out) == 1 else torch.cat(out)
         return joined[None]
+
+    @cached_property
+    def _dense(self) -> _DenseSlots | None:
+        """Set if all sequences decode and are of similar length, in neighbouring slots."""
+        slots, starts, counts = zip(*self.rows, strict=True) if self.rows else ((), (), ())
+        if len(slots) < MIN_DENSE or set(counts) != {1}:
+            return None
+        low, high, view = min(slots), max(slots) + 1, max(starts) + 1
+        needed = sum(starts) + len(starts)
+        if (high - low) * view > MAX_PADDING * needed:
+            return None
+        return _DenseSlots(low, high, view, slots, starts)
 
     def _mask(self, n: int, offset: int, window: int | None, like: Tensor) -> Tensor:
         """Additive causal mask [n, offset + n], with the window if there is one."""
@@ -165,6 +183,66 @@ class PackedLayout:
             mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
             self._masks[key] = mask.masked_fill_(hidden, -torch.inf)
         return mask
+
+
+class _DenseSlots:
+    """Attention of one token of each sequence over a range of slots, in one kernel call.
+
+    Positions beyond a sequence's own are masked. The cache holds finite numbers there.
+
+    Args:
+        low: First slot.
+        high: End of the slots.
+        view: Positions that are read.
+        slots: Slot of each sequence.
+        starts: Position of its token.
+    """
+
+    def __init__(
+        self, low: int, high: int, view: int, slots: Sequence[int], starts: Sequence[int]
+    ) -> None:
+        self._range = low, high, view
+        self._places = [slot - low for slot in slots]
+        self._ends = [1] * (high - low)  # a slot without a sequence attends to something
+        for place, start in zip(self._places, starts, strict=True):
+            self._ends[place] = start + 1
+        self._in_order = self._places == list(range(high - low))
+        self._tensors: dict[tuple[Any, ...], Tensor] = {}
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, window: int | None, **options: Any
+    ) -> Tensor:
+        """Queries [1, Hq, T, D] over keys and values [S, L, H, D]: [1, T, Hq, D]."""
+        low, high, view = self._range
+        k = keys[low:high, :view].transpose(1, 2)  # [B, H, view, D]
+        v = values[low:high, :view].transpose(1, 2)
+        rows = query[0].transpose(0, 1)  # [T, Hq, D]
+        places = self._place_ids(query.device)
+        if not self._in_order:
+            rows = rows.new_zeros(high - low, *rows.shape[1:]).index_copy_(0, places, rows)
+        found = grouped_attention(rows[:, :, None], k, v, self._mask(window, query), **options)
+        if not self._in_order:
+            found = found.index_select(0, places)
+        return found.transpose(0, 1)
+
+    def _place_ids(self, device: torch.device) -> Tensor:
+        key = (device,)
+        if key not in self._tensors:
+            self._tensors[key] = on_device(self._places, device)
+        return self._tensors[key]
+
+    def _mask(self, window: int | None, like: Tensor) -> Tensor:
+        """Additive mask [B, 1, 1, view]."""
+        key = window, like.device
+        if key not in self._tensors:
+            ends = torch.tensor(self._ends, device=like.device)[:, None]
+            positions = torch.arange(self._range[2], device=like.device)
+            hidden = positions >= ends
+            if window:
+                hidden |= positions < ends - window
+            mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+            self._tensors[key] = mask.masked_fill_(hidden, -torch.inf)[:, None, None]
+        return self._tensors[key]
 
 
 def grouped_attention(

@@ -1,8 +1,8 @@
 """Models on a CPU: compute threads, one forward at a time, and packed weights.
 
-torch multiplies a linear layer's weights as they were loaded. oneDNN, which comes with torch, can
-lay them out once in the blocks that its kernels read, which is two to three times as fast for a few
-tokens. Both are timed when a model is loaded, and the logits are compared.
+Torch multiplies the weights of a linear layer in the layout they were loaded in. oneDNN, which is
+part of torch, can reorder them once into the blocks that its kernels read. That is two to three
+times as fast for a few tokens. Both are timed when a model is loaded, and the logits are compared.
 """
 
 from __future__ import annotations
@@ -26,22 +26,28 @@ from transformers import PreTrainedModel
 from langgraph_arbitrage.models import memory
 from langgraph_arbitrage.models.spec import ModelSpec
 
-__all__ = ["ComputeThreads", "PackedLinear", "is_packed", "pack", "parameters", "threads_for"]
+__all__ = [
+    "ComputeThreads",
+    "PackedLinear",
+    "is_packed",
+    "pack",
+    "parameter_count",
+    "threads_for",
+]
 
 logger = logging.getLogger(__name__)
 
 ALL_THREADS = torch.get_num_threads()
-PARALLEL_FROM = (
-    20_000_000  # parameters × tokens; below, starting threads takes longer than it saves
-)
+# Parameters × tokens. For less work, starting threads takes longer than it saves.
+PARALLEL_FROM = 20_000_000
 
-MAX_PASSES = 16  # forwards of other models before one that waits goes first
+MAX_PASSES = 16  # forwards of other models before a waiting model has priority
 
-PACK_FROM = 20_000_000  # parameters of a model; smaller ones gain little
-LAYER_FROM = 100_000  # weights of a layer; below, starting the product takes as long as the product
-PACKED_TOKENS = 16  # tokens that weights are laid out for: it serves any number well
+PACK_FROM = 20_000_000  # parameters of a model; smaller models gain little
+LAYER_FROM = 100_000  # weights of a layer; for smaller ones, the call takes as long as the product
+PACKED_TOKENS = 16  # token count that the layout is optimized for; it is fast for any count
 TIMED_TOKENS = (1, PACKED_TOKENS)
-MAX_RATIO = 0.8  # of torch's own time, averaged over `TIMED_TOKENS`
+MAX_RATIO = 0.8  # time relative to torch's own layers, geometric mean over `TIMED_TOKENS`
 TRIALS, TRIAL_SECONDS = 50, 1.0
 MAX_DIFFERENCE = {torch.float32: 5e-3, torch.bfloat16: 0.15, torch.float16: 0.1}
 
@@ -50,38 +56,38 @@ MAX_DIFFERENCE = {torch.float32: 5e-3, torch.bfloat16: 0.15, torch.float16: 0.1}
 
 
 def _omp_pause() -> Callable[[int], int]:
-    """OpenMP's `omp_pause_resource_all` (5.0), of the library that torch computes with."""
+    """Find `omp_pause_resource_all` (OpenMP 5.0) of the library that torch uses."""
     try:
         pause: Callable[[int], int] = ctypes.CDLL(None).omp_pause_resource_all
-    except (AttributeError, OSError, TypeError):  # not built with it, or not on this system
+    except (AttributeError, OSError, TypeError):  # torch is built without OpenMP
         return lambda kind: 0
     return pause
 
 
 _pause = _omp_pause()
-OMP_SOFT = 1  # a paused thread pool may be used again at any time
+OMP_SOFT = 1  # a paused thread pool can be used again at any time
 
 
-class _Turns:
-    """Which model may use the cores. Its owner keeps them from forward to forward.
+class _CoreLock:
+    """Lets one model use the cores at a time. The owner keeps them until it hands them over.
 
-    A forward of a few sequences takes about as long as one of a single sequence. So the model with
-    the most requests goes first, and meanwhile requests gather at the others, which then share
-    forwards. With strict alternation every forward of either model has few of them
-    (docs/performance.md). A model that waits is passed over at most `MAX_PASSES` times.
+    A forward of a few sequences takes about as long as a forward of one. So the model with the most
+    requests has priority. Meanwhile the other models collect requests, which then share forwards.
+    With strict alternation, the forwards of all models would have few sequences
+    (docs/performance.md). A waiting model is passed over at most `MAX_PASSES` times.
     """
 
     def __init__(self) -> None:
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
-        """Free the cores (in a forked child, whose parent's threads are gone)."""
+    def reset(self) -> None:
+        """Free the cores. Called in a forked process, which has no threads of its parent."""
         self._changed = threading.Condition()
         self._owner: ComputeThreads | None = None
         self._waiting: dict[ComputeThreads, int] = {}  # how often each was passed over
 
-    def take(self, threads: ComputeThreads) -> None:
-        """Wait for the cores, unless they are this model's already."""
+    def acquire(self, threads: ComputeThreads) -> None:
+        """Wait for the cores, unless this model owns them already."""
         with self._changed:
             if self._owner is None:
                 self._owner = threads
@@ -91,87 +97,88 @@ class _Turns:
                     self._changed.wait()
 
     def offer(self, threads: ComputeThreads) -> bool:
-        """After a forward: give the cores to a model that goes first; whether there is one."""
+        """Offer the cores after a forward. Returns whether a model with priority took them."""
         with self._changed:
-            first = self._first()
-            if first is None:
+            candidate = self._next_owner()
+            if candidate is None:
                 return False
-            if self._waiting[first] < MAX_PASSES and first.requests() <= threads.requests():
-                for other in self._waiting:
-                    self._waiting[other] += 1
+            overdue = self._waiting[candidate] >= MAX_PASSES
+            if not overdue and candidate.requests() <= threads.requests():
+                for waiting in self._waiting:
+                    self._waiting[waiting] += 1
                 return False
             self._hand_over()
             return True
 
-    def leave(self, threads: ComputeThreads) -> None:
-        """Give the cores back, if this model has them."""
+    def release(self, threads: ComputeThreads) -> None:
+        """Release the cores, if this model owns them."""
         with self._changed:
             if self._owner is threads:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        """Choose the next owner here: waiting models cannot, since their requests change."""
-        self._owner = self._first()
+        """Choose the next owner. Waiting models cannot, since their request counts change."""
+        self._owner = self._next_owner()
         if self._owner is not None:
             del self._waiting[self._owner]
         self._changed.notify_all()
 
-    def _first(self) -> ComputeThreads | None:
-        overdue = (t for t, passed in self._waiting.items() if passed >= MAX_PASSES)
-        most = max(self._waiting, key=lambda t: t.requests(), default=None)
-        return next(overdue, most)
+    def _next_owner(self) -> ComputeThreads | None:
+        overdue = (t for t, passes in self._waiting.items() if passes >= MAX_PASSES)
+        busiest = max(self._waiting, key=lambda t: t.requests(), default=None)
+        return next(overdue, busiest)
 
 
-_turns = _Turns()
+_cores = _CoreLock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_turns.renew)
+    os.register_at_fork(after_in_child=_cores.reset)
 
 
 def threads_for(parameters: int, tokens: int = 1) -> int:
-    """Compute threads of a forward of so many tokens."""
+    """Return the number of compute threads for a forward of `tokens` tokens."""
     return ALL_THREADS if parameters * tokens >= PARALLEL_FROM else 1
 
 
 class ComputeThreads:
-    """Compute threads of one model; the models of a process run one forward at a time.
+    """Manages the compute threads of one model. The models of a process run one forward at a time.
 
-    Two forwards at once would halve each other's cores and memory bandwidth, and where the thread
-    pools of all models have more threads than there are cores, OpenMP wakes each of them for every
-    operation. So a thread that waits, for a request or for its turn, releases its pool.
+    Two concurrent forwards would share the cores and the memory bandwidth. If the thread pools of
+    all models had more threads than there are cores, OpenMP would wake all of them for every
+    operation. So a worker that waits for a request or for the cores releases its pool.
 
     Args:
         model: The model.
-        threads: Always use this many; None chooses by the work of a forward.
-        requests: Tells how many requests the model has.
+        threads: Number of threads. None: chosen by the work of a forward.
+        requests: Returns the number of open requests of the model.
     """
 
     def __init__(
         self, model: PreTrainedModel, threads: int | None, requests: Callable[[], int]
     ) -> None:
-        self._parameters = parameters(model)
+        self._parameters = parameter_count(model)
         self._threads = threads
         self.requests = requests
         self._has_pool = True  # loading may have started one
-        self._now = 0
+        self._current = 0  # number of threads that torch is set to
 
     @contextmanager
     def forward(self, tokens: int) -> Iterator[None]:
-        """Use the cores for a forward of so many tokens."""
-        _turns.take(self)
+        """Use the cores for a forward of `tokens` tokens."""
+        _cores.acquire(self)
         threads = self._threads or threads_for(self._parameters, tokens)
-        if threads != self._now:
+        if threads != self._current:
             torch.set_num_threads(threads)
-            self._now = threads
+            self._current = threads
         self._has_pool |= threads > 1
         try:
             yield
         finally:
-            if _turns.offer(self):
+            if _cores.offer(self):
                 self._release_pool()
 
     def release(self) -> None:
-        """Give back the cores and the thread pool before waiting; it starts again when needed."""
-        _turns.leave(self)
+        """Release the cores and the thread pool, before waiting for a request."""
+        _cores.release(self)
         self._release_pool()
 
     def _release_pool(self) -> None:
@@ -188,12 +195,12 @@ class PackedLinear(nn.Module):
 
     Args:
         weight: Weights of a linear layer, [out, in].
-        bias: Its bias, [out].
-        shared: Whether the weights are also needed elsewhere, as those of embeddings are.
+        bias: Bias of the layer, [out].
+        shared: Whether another module also uses the weights, such as an embedding.
 
     Raises:
-        RuntimeError: This CPU cannot, with weights of this dtype.
         AttributeError: This build of torch has no oneDNN.
+        RuntimeError: The CPU does not support packed weights of this dtype.
     """
 
     def __init__(
@@ -207,51 +214,51 @@ class PackedLinear(nn.Module):
         self.shared = shared
 
     def forward(self, x: Tensor) -> Tensor:
-        """The product, with the bias added."""
+        """Multiply by the weights and add the bias."""
         product = torch.ops.mkldnn._linear_pointwise
         return product(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 def is_packed(model: nn.Module) -> bool:
-    """Whether some of a model's layers are packed."""
+    """Whether any layer of a model is packed."""
     return any(isinstance(module, PackedLinear) for module in model.modules())
 
 
-def parameters(model: PreTrainedModel) -> int:
-    """Parameters of a model, counting weights that exist both packed and as loaded once."""
+def parameter_count(model: PreTrainedModel) -> int:
+    """Count the parameters of a model. Shared weights that also exist packed count once."""
     packed = (m for m in model.modules() if isinstance(m, PackedLinear))
     return model.num_parameters() - sum(m.weight.numel() for m in packed if m.shared)
 
 
 def pack(model: PreTrainedModel, spec: ModelSpec, logits: Callable[[], Tensor]) -> bool:
-    """Pack a model's linear layers if that is faster and changes nothing but rounding.
+    """Pack the linear layers of a model if that is faster and changes only rounding.
 
     Args:
-        model: Changed in place. Weights that nothing else needs are freed once packed; pages of
-            the checkpoint's file that held them may stay mapped until memory is needed.
-        spec: Its settings; engines other than "auto" keep the model as loaded.
-        logits: Logits of a plain forward, compared before and after.
+        model: Changed in place. Original weights that are not shared are freed. The pages of the
+            checkpoint file that they were mapped from may stay until memory is needed.
+        spec: The model's specification. Only the engine "auto" packs.
+        logits: Computes logits by a plain forward, to compare before and after.
 
     Returns:
         Whether the layers are packed.
     """
     layers = _layers(model) if _may_pack(model, spec) else []
     head = model.get_output_embeddings()
-    # The largest layer, apart from an output head, which is unlike the others.
+    # Time the largest layer. An output head differs from the other layers, so it comes last.
     timed = max(layers, key=lambda layer: layer.linear is not head and layer.bytes, default=None)
     if timed is None or not _is_faster(timed.linear):
         return False
-    wanted = logits()
+    before = logits()
     try:
         for layer in layers:
             layer.pack()
-        found = logits()
-        apart = (found - wanted).abs().mean() / wanted.abs().mean()
-        problem = "" if apart <= MAX_DIFFERENCE[model.dtype] else "its logits differ"
-    except Exception as error:  # of a model that reads a layer's weights by itself
+        after = logits()
+        difference = (after - before).abs().mean() / before.abs().mean()
+        problem = "" if difference <= MAX_DIFFERENCE[model.dtype] else "its logits differ"
+    except Exception as error:  # from a model whose own code reads a layer's weights
         problem = f"{type(error).__name__}: {str(error).partition('.')[0]}"
     if problem:
-        logger.info("%s keeps its weights as loaded. When packed: %s", spec.name, problem)
+        logger.info("%s keeps its weights as loaded. With packed weights: %s", spec.name, problem)
         for layer in layers:
             layer.restore()
     return not problem
@@ -265,7 +272,7 @@ class _Layer:
     name: str
     linear: nn.Linear
     shared: bool
-    """Whether it is the output head, with the weights of the embeddings."""
+    """Whether the layer is an output head that shares its weights with the embeddings."""
 
     @property
     def bytes(self) -> int:
@@ -287,35 +294,35 @@ class _Layer:
 
 
 def _may_pack(model: PreTrainedModel, spec: ModelSpec) -> bool:
-    """Whether the model is on the CPU, unquantized, and large enough."""
-    moved = any(hasattr(module, "_hf_hook") for module in model.modules())  # by accelerate
-    plain = getattr(model, "hf_quantizer", None) is None and not moved
+    """Whether the model is on the CPU, not quantized, and large enough."""
+    offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())  # by accelerate
+    plain = getattr(model, "hf_quantizer", None) is None and not offloaded
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
     large = model.num_parameters() >= PACK_FROM
-    known = model.dtype in MAX_DIFFERENCE and torch.backends.mkldnn.is_available()
-    return spec.engine == "auto" and plain and on_cpu and large and known
+    supported = model.dtype in MAX_DIFFERENCE and torch.backends.mkldnn.is_available()
+    return spec.engine == "auto" and plain and on_cpu and large and supported
 
 
 def _layers(model: PreTrainedModel) -> list[_Layer]:
-    """The layers worth packing, as far as there is memory for what may exist twice."""
+    """The layers to pack. Empty if there is not enough memory while both layouts exist."""
     users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    found = [
-        _Layer(parent, name, child, id(child.weight) in tables)
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    layers = [
+        _Layer(parent, name, child, id(child.weight) in embeddings)
         for parent in model.modules()
         for name, child in parent.named_children()
         if _is_plain(child) and child.weight.numel() >= LAYER_FROM
     ]
-    found = [layer for layer in found if layer.shared or users[id(layer.linear.weight)] == 1]
+    layers = [layer for layer in layers if layer.shared or users[id(layer.linear.weight)] == 1]
     free = memory.free_bytes(model.device)
-    heads = sum(layer.bytes for layer in found if layer.shared)
-    if 2 * heads > free:
-        found = [layer for layer in found if not layer.shared]
-    return found if sum(layer.bytes for layer in found) <= free else []
+    shared_bytes = sum(layer.bytes for layer in layers if layer.shared)
+    if 2 * shared_bytes > free:
+        layers = [layer for layer in layers if not layer.shared]
+    return layers if sum(layer.bytes for layer in layers) <= free else []
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module does nothing but the product, and nothing hooks into it."""
+    """Whether a module is an unmodified linear layer without hooks."""
     return (
         type(module) is nn.Linear
         and "weight" in module._parameters
@@ -328,12 +335,12 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
 def _is_faster(linear: nn.Linear) -> bool:
     """Whether packed weights are clearly faster on this machine."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would wait for a core that another program holds
+    torch.set_num_threads(1)  # with more, another program on one core would distort the times
     try:
         packed = PackedLinear(linear.weight, linear.bias)
         ratios = [_time_ratio(packed, linear, tokens) for tokens in TIMED_TOKENS]
     except (RuntimeError, AttributeError) as error:
-        logger.debug("weights cannot be packed here: %s", error)
+        logger.debug("This CPU does not support packed weights: %s", error)
         return False
     finally:
         torch.set_num_threads(threads)
@@ -341,15 +348,15 @@ def _is_faster(linear: nn.Linear) -> bool:
 
 
 def _time_ratio(packed: nn.Module, linear: nn.Module, tokens: int) -> float:
-    """The fastest packed product over the fastest plain one, run in turn."""
+    """Time of the packed layer relative to the plain one: the fastest of several runs each."""
     x = torch.ones(tokens, int(linear.in_features), dtype=linear.weight.dtype)  # type: ignore[arg-type]
     fastest = [math.inf, math.inf]
     end = time.perf_counter() + TRIAL_SECONDS
     for _ in range(TRIALS):
-        for side, layer in enumerate((packed, linear)):
+        for i, layer in enumerate((packed, linear)):  # alternate, so that both see the same load
             start = time.perf_counter()
             layer(x)
-            fastest[side] = min(fastest[side], time.perf_counter() - start)
+            fastest[i] = min(fastest[i], time.perf_counter() - start)
         if time.perf_counter() > end:
             break
     return fastest[0] / fastest[1]

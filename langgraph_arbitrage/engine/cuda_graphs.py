@@ -1,12 +1,12 @@
-"""CUDA graphs of decoding: a forward of one token per sequence, captured once per shape.
+"""CUDA graphs for decoding: a forward of one token per sequence, captured once per shape.
 
-At batch 1 a GPU spends most of an eager token waiting for Python to start the next kernel. A graph
-starts them all at once. It works on fixed memory, so a batch is padded to one of a few shapes, and
-a graph whose cache has moved is captured again. The first replay of each graph is compared with the
-same function run eagerly. After any failure the model decodes eagerly, with one warning.
+At batch size 1, a GPU spends most of an eager forward waiting for Python to launch the next kernel.
+A graph launches all kernels at once. It works on fixed memory, so a batch is padded to one of a few
+shapes, and a graph is captured again after the KV cache has moved. The first replay of each graph
+is compared with an eager run. After any failure, the model decodes eagerly, with one warning.
 
-No GPU has run this yet: `cuda_graphs=True` turns it on. `CAPTURES` says how a kind of device
-captures, so that the tests run everything else on a CPU.
+This code has not run on a GPU yet, so it is off by default (`cuda_graphs=True` enables it).
+`CAPTURES` maps a device type to its capture function. The tests register one for the CPU.
 """
 
 from __future__ import annotations
@@ -35,48 +35,54 @@ __all__ = ["CAPTURES", "Capture", "CudaCapture", "CudaGraphs", "PaddedLayout", "
 
 logger = logging.getLogger(__name__)
 
-SEEN_BEFORE_CAPTURE = 8  # a capture costs about as many eager forwards
-MAX_GRAPHS = 48  # of a model; the least recently used is dropped
-MIN_VIEW = 64  # positions that the smallest graph reads
-WARM_UPS = 2  # runs before a capture, which set up what libraries make at their first call
-TOLERANCE = 0.02  # of a replay, in standard deviations of the logits: the kernels are the same
+EAGER_RUNS_BEFORE_CAPTURE = 8  # of a shape; a capture costs about as many forwards
+MAX_GRAPHS = 48  # per model; the least recently used one is dropped
+MIN_VIEW = 64  # cache positions that the smallest graph reads
+WARM_UPS = 2  # runs before a capture, for the lazy initialization of libraries
+TOLERANCE = 0.02  # of a replay, in standard deviations of the logits; the kernels are the same
 
 Replay = Callable[[], Tensor]
 """Runs the captured kernels on the same memory. The next replay overwrites its output."""
 Capture = Callable[[Callable[[], Tensor]], Replay]
 """Captures a function of fixed tensors."""
 Run = Callable[[Layout, Tensor, Tensor, Tensor], Tensor]
-"""Layout, ids [1, T], positions [1, T], kept places [W] → logits [W, V]."""
+"""Layout, ids [1, T], positions [1, T], logit indices [W] → logits [W, V]."""
 
-_capturing = ForkLock()  # one capture at a time in the process
+_capture_lock = ForkLock()  # a process captures one graph at a time
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a graph is captured for."""
+    """The padded size of a batch. Each graph has one shape."""
 
     rows: int
-    """Sequences, padding included."""
+    """Number of sequences, including padding."""
     view: int
-    """Positions that are read."""
+    """Number of cache positions that attention reads per sequence."""
 
     @classmethod
     def of(cls, rows: int, tokens: int, length: int) -> Shape:
-        """The smallest shape for `rows` sequences of up to `tokens`: at most half too large."""
+        """Return the smallest shape for `rows` sequences of up to `tokens` tokens.
+
+        Args:
+            rows: Number of sequences.
+            tokens: Length of the longest sequence.
+            length: Number of positions of a cache slot.
+        """
         step = max(MIN_VIEW, (1 << (tokens - 1).bit_length()) // 4)
         return cls(1 << (rows - 1).bit_length(), min(-(-tokens // step) * step, length))
 
 
 class PaddedLayout:
-    """One token of each row, with slots and positions in tensors of fixed memory.
+    """The layout of one token per row, with slots and positions in fixed memory.
 
     Padding rows read position 0 and write to the last position of a slot, which is never valid.
 
     Args:
         slots: Slot of each row, [B].
-        positions: Position that each row attends up to, [B].
-        writes: Position that each row's keys and values are written to, [B].
-        view: Positions that are read.
+        positions: Last position that each row attends to, [B].
+        writes: Position at which the keys and values of each row are stored, [B].
+        view: Number of cache positions that attention reads.
     """
 
     def __init__(self, slots: Tensor, positions: Tensor, writes: Tensor, view: int) -> None:
@@ -90,7 +96,7 @@ class PaddedLayout:
         room[self.slots, self.writes] = states[0].transpose(0, 1)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
-        """Queries [1, Hq, B, D] over the first positions of each row's slot: [1, B, Hq, D]."""
+        """Attend from queries [1, Hq, B, D] to the first positions of each slot: [1, B, Hq, D]."""
         view, window = len(self.keys), options.pop("window")
         k = keys[:, :view].index_select(0, self.slots).transpose(1, 2)  # [B, H, view, D]
         v = values[:, :view].index_select(0, self.slots).transpose(1, 2)
@@ -104,18 +110,26 @@ class PaddedLayout:
 
 
 class Graph:
-    """A captured forward and the memory that it works on."""
+    """A captured forward and its input memory.
+
+    Args:
+        shape: Padded size of its batches.
+        device: The model's device.
+        padding_position: Position at which padding rows store their keys and values.
+    """
 
     replay: Replay
 
-    def __init__(self, shape: Shape, device: torch.device, spare: int) -> None:
+    def __init__(self, shape: Shape, device: torch.device, padding_position: int) -> None:
         self.shape = shape
         self.checked = False
+        """Whether a replay agreed with an eager run."""
         self.inputs = torch.zeros(4, shape.rows, dtype=torch.long, device=device)
-        self.spare = spare
-        self.kept = torch.arange(shape.rows, device=device)
-        self.moved: tuple[int, ...] = ()
-        """Where the cache was at the capture."""
+        """Slots, positions, writes (see `PaddedLayout`) and token ids of the rows."""
+        self.padding_position = padding_position
+        self.logit_indices = torch.arange(shape.rows, device=device)
+        self.cache_addresses: tuple[int, ...] = ()
+        """Addresses of the cache's tensors at the capture."""
         slots, positions, writes, _ = self.inputs
         self.layout = PaddedLayout(slots, positions, writes, shape.view)
         self.load(Batch([], []))
@@ -123,48 +137,56 @@ class Graph:
     def load(self, batch: Batch) -> None:
         """Copy a batch into the graph's inputs, in one transfer."""
         padding = [0] * (self.shape.rows - len(batch.sequences))
-        held = [len(s.slot.tokens) for s in batch.sequences]
-        # Padding shares a slot with a row, but writes where nothing is ever valid.
+        positions = [len(s.slot.tokens) for s in batch.sequences]
+        # Padding rows use slot 0, which another row may use too, so they write to a spare position.
         slots = [s.slot.index for s in batch.sequences] + padding
-        ids = [s.tokens[n] for s, n in zip(batch.sequences, held, strict=True)] + padding
-        writes = held + [self.spare] * len(padding)
-        values = (slots, held + padding, writes, ids)
+        ids = [s.tokens[n] for s, n in zip(batch.sequences, positions, strict=True)] + padding
+        writes = positions + [self.padding_position] * len(padding)
+        values = (slots, positions + padding, writes, ids)
         self.inputs.copy_(on_host(values, self.inputs.device, torch.long), non_blocking=True)
 
     def run(self, run: Run) -> Tensor:
-        """The forward that is captured: logits [rows, V]."""
-        return run(self.layout, self.inputs[3:], self.inputs[1:2], self.kept)
+        """Run the forward on the graph's inputs. Returns logits [rows, V]."""
+        return run(self.layout, self.inputs[3:], self.inputs[1:2], self.logit_indices)
 
 
 class CudaGraphs:
-    """The graphs of one model."""
+    """The graphs of one model.
+
+    Args:
+        name: The model's name, for warnings.
+        cache: The model's KV cache.
+        capture: Captures a forward.
+        device: The model's device.
+    """
 
     def __init__(self, name: str, cache: KVCache, capture: Capture, device: torch.device) -> None:
         self.name = name
         self.cache = cache
         self.device = device
         self.disabled: str | None = None
-        """Why the model decodes eagerly from now on."""
+        """Why the model decodes eagerly. None while graphs are in use."""
         self.graphs: OrderedDict[Shape, Graph] = OrderedDict()
         self.replays = 0
+        """Number of forwards that were replayed."""
         self._capture = capture
-        self._seen: Counter[Shape] = Counter()
+        self._runs: Counter[Shape] = Counter()
 
     @classmethod
     def of(cls, model: PreTrainedModel, spec: ModelSpec, cache: KVCache) -> CudaGraphs | None:
-        """The graphs of a model, none captured yet; None, with a warning, where it has none."""
-        make, why = CAPTURES.get(model.device.type), _why_not(model)
-        if make is None or why is not None:
-            why = why or f"it is on {model.device}"
-            logger.warning("%s decodes without CUDA graphs: %s", spec.name, why)
+        """Create the graphs of a model. None, with a warning, if it cannot be captured."""
+        make_capture, problem = CAPTURES.get(model.device.type), _capture_problem(model)
+        if make_capture is None or problem is not None:
+            problem = problem or f"it is on {model.device}"
+            logger.warning("%s decodes without CUDA graphs: %s", spec.name, problem)
             return None
-        return cls(spec.name, cache, make(model.device), model.device)
+        return cls(spec.name, cache, make_capture(model.device), model.device)
 
     def forward(self, batch: Batch, run: Run) -> Tensor | None:
-        """Logits [B, V] of a batch by a graph; None where the batch has to run eagerly."""
+        """Compute the logits [B, V] of a batch by a graph. None if it must run eagerly."""
         if self.disabled is not None or not self.cache.token_bytes:
             return None
-        if set(batch.counts) != {1} or set(batch.wanted) != {1}:
+        if set(batch.counts) != {1} or set(batch.logit_counts) != {1}:
             return None
         tokens = 1 + max(len(s.slot.tokens) for s in batch.sequences)
         shape = Shape.of(len(batch.sequences), tokens, self.cache.length)
@@ -175,8 +197,8 @@ class CudaGraphs:
             graph.load(batch)
             logits = graph.replay()[: len(batch.sequences)]
             if not graph.checked:
-                logits = self._checked(graph, logits.clone(), run)
-        except Exception as error:  # of CUDA or of the model's own code
+                logits = self._check(graph, logits.clone(), run)
+        except Exception as error:  # from CUDA or the model's own code
             cause = str(error).strip().partition("\n")[0]
             self._disable(f"{type(error).__name__}: {cause}")
             return None
@@ -184,55 +206,59 @@ class CudaGraphs:
         return logits
 
     def _graph(self, shape: Shape, run: Run) -> Graph | None:
-        graph, place = self.graphs.get(shape), self._place()
-        if graph is not None and graph.moved == place:
+        """Return the graph of a shape, captured if necessary. None before it has run often."""
+        graph, addresses = self.graphs.get(shape), self._cache_addresses()
+        if graph is not None and graph.cache_addresses == addresses:
             self.graphs.move_to_end(shape)
             return graph
-        self._seen[shape] += 1
-        if self._seen[shape] <= SEEN_BEFORE_CAPTURE:
+        self._runs[shape] += 1
+        if self._runs[shape] <= EAGER_RUNS_BEFORE_CAPTURE:
             return None
         graph = Graph(shape, self.device, self.cache.length - 1)
         with CaptureCheck(self.device):
             graph.run(run)
         graph.replay = self._capture(lambda: graph.run(run))
-        graph.moved = place
+        graph.cache_addresses = addresses
         self.graphs[shape] = graph
         if len(self.graphs) > MAX_GRAPHS:
             oldest = next(iter(self.graphs))
-            del self.graphs[oldest], self._seen[oldest]
+            del self.graphs[oldest], self._runs[oldest]
         return graph
 
-    def _place(self) -> tuple[int, ...]:
-        """Where the cache's tensors are: they move when the cache grows."""
+    def _cache_addresses(self) -> tuple[int, ...]:
+        """Addresses of the cache's tensors. They change when the cache grows."""
         keys = (getattr(layer, "keys", None) for layer in self.cache.layers)
         return tuple(k.data_ptr() for k in keys if k is not None)
 
-    def _checked(self, graph: Graph, logits: Tensor, run: Run) -> Tensor:
-        """Compare a graph's first replay with the same function, not captured."""
-        wanted = graph.run(run)[: len(logits)]
-        apart = (logits.float() - wanted.float()).square().mean(-1).sqrt()
-        worst = float((apart / wanted.float().std(dim=-1).clamp(min=1e-6)).max())
-        graph.checked = worst <= TOLERANCE
+    def _check(self, graph: Graph, logits: Tensor, run: Run) -> Tensor:
+        """Compare a graph's first replay with an eager run. Returns the eager logits."""
+        eager = graph.run(run)[: len(logits)]
+        rms = (logits.float() - eager.float()).square().mean(-1).sqrt()
+        difference = float((rms / eager.float().std(dim=-1).clamp(min=1e-6)).max())
+        graph.checked = difference <= TOLERANCE
         if not graph.checked:
-            self._disable(f"a replay is {worst:.2g} standard deviations away from an eager forward")
-        return wanted
+            self._disable(
+                f"a replay differs from an eager forward by {difference:.2g} standard deviations"
+            )
+        return eager
 
-    def _disable(self, why: str) -> None:
-        self.disabled = why
+    def _disable(self, reason: str) -> None:
+        self.disabled = reason
         self.graphs.clear()
         logger.warning(
-            "%s decodes without CUDA graphs from here on, slower and with the same results: %s. "
-            "cuda_graphs=False turns them off from the start.",
+            "%s decodes without CUDA graphs from now on: %s. Results are the same, but decoding is "
+            "slower. Set cuda_graphs=False to avoid this warning.",
             self.name,
-            why,
+            reason,
         )
 
 
 class CudaCapture:
-    """Captures on a stream of its own. All graphs of a model share one memory pool.
+    """Captures forwards on a separate stream. All graphs of a model share one memory pool.
 
-    They may: one thread replays them one after another, and each output is read before the next
-    replay. Only what this thread does is captured (`thread_local`), so other engines run meanwhile.
+    Sharing is safe, since one thread replays the graphs in turn and reads each output before the
+    next replay. Only the work of this thread is captured (`thread_local`), so other engines can run
+    during a capture.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -240,10 +266,10 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Callable[[], Tensor]) -> Replay:
-        """Run the work to warm up, then once more while its kernels are recorded, not run."""
-        usual = torch.cuda.current_stream(self._stream.device)
-        with _capturing:
-            self._stream.wait_stream(usual)
+        """Run `work` to warm up, then record its kernels without running them."""
+        current = torch.cuda.current_stream(self._stream.device)
+        with _capture_lock:
+            self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UPS):
                     work()
@@ -253,9 +279,9 @@ class CudaCapture:
                     graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
                 ):
                     output = work()
-            finally:  # a failed capture does not restore it
-                torch.cuda.set_stream(usual)
-            usual.wait_stream(self._stream)
+            finally:  # a failed capture does not restore the stream
+                torch.cuda.set_stream(current)
+            current.wait_stream(self._stream)
 
         def replay() -> Tensor:
             graph.replay()
@@ -265,32 +291,33 @@ class CudaCapture:
 
 
 CAPTURES: dict[str, Callable[[torch.device], Capture]] = {"cuda": CudaCapture}
+"""Factory of the capture function by device type."""
 
 
 def own_stream(device: torch.device) -> AbstractContextManager[object]:
-    """A stream for everything that this thread does on a GPU; nothing elsewhere.
+    """Run the thread's GPU work on its own stream. Does nothing on other devices.
 
-    On the default stream, a draft's token would wait for the target's forward.
+    On the default stream, a token of the draft would wait for a forward of the target.
     """
     if device.type != "cuda":
         return nullcontext()
     stream = torch.cuda.Stream(device)
-    # After what loading has queued. Waiting for the whole device would break others' captures.
+    # Wait for the work queued by loading. Synchronizing the device would break other captures.
     stream.wait_stream(torch.cuda.current_stream(device))
     return torch.cuda.stream(stream)
 
 
-READS = frozenset(
+SYNCHRONIZING_OPS = frozenset(
     "_local_scalar_dense item is_nonzero equal nonzero nonzero_numpy masked_select bincount "
     "_unique _unique2 unique_consecutive unique_dim".split()
 )
-"""Operations that the host waits for."""
+"""Operations that make the host wait for the device."""
 
 
 class CaptureCheck(TorchDispatchMode):
-    """Raises at the first operation that no graph on `device` can repeat.
+    """Raises at the first operation that a graph on `device` cannot replay.
 
-    CUDA refuses such captures too, but a refused capture leaves torch's random state behind.
+    CUDA rejects such captures too, but a rejected capture leaves torch's random state invalid.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -305,18 +332,20 @@ class CaptureCheck(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name = func.overloadpacket.__name__
-        given = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
-        here = any(t.device == self.device for t in given)
-        if here and (name in READS or func is torch.ops.aten.repeat_interleave.Tensor):
-            raise RuntimeError(f"its forward waits for a value of the device ({name})")
-        masked = (torch.bool, torch.uint8)
-        if here and name.startswith("index") and any(t.dtype in masked for t in given[1:]):
-            raise RuntimeError(f"its forward selects by a mask of the device ({name})")
+        tensors = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        on_device = any(t.device == self.device for t in tensors)
+        synchronizes = name in SYNCHRONIZING_OPS or func is torch.ops.aten.repeat_interleave.Tensor
+        if on_device and synchronizes:
+            raise RuntimeError(f"its forward waits for a value on the device ({name})")
+        mask_dtypes = (torch.bool, torch.uint8)
+        has_mask = any(t.dtype in mask_dtypes for t in tensors[1:])
+        if on_device and name.startswith("index") and has_mask:
+            raise RuntimeError(f"its forward indexes by a mask on the device ({name})")
         return func(*args, **(kwargs or {}))
 
 
-def _why_not(model: PreTrainedModel) -> str | None:
-    """Why a model cannot be captured; None where it can."""
+def _capture_problem(model: PreTrainedModel) -> str | None:
+    """Why a model cannot be captured. None if it can."""
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
         return "its layers are on several devices"
     if any(hasattr(module, "_hf_hook") for module in model.modules()):

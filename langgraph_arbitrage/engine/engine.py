@@ -1,4 +1,4 @@
-"""The engine: one model, asked for steps and scores in token ids."""
+"""The engine of one model: validates requests, queues them, and is shared within the process."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from langgraph_arbitrage.models.checkpoint import (
     end_ids,
     load_config,
 )
+from langgraph_arbitrage.models.generation_config import GenerationDefaults, generation_defaults
 from langgraph_arbitrage.models.quantization import check_quantization
 from langgraph_arbitrage.models.spec import ModelSpec
 from langgraph_arbitrage.models.tokenizer import Tokenizer, load_tokenizer
-from langgraph_arbitrage.remote.address import address_of
+from langgraph_arbitrage.remote.address import parse_address
 from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ _users: dict[ModelSpec, int] = {}
 
 
 class Engine:
-    """A model and its worker. Usable from any number of threads at a time.
+    """A model that generates and scores steps. Threads may share it.
 
-    Making one checks the checkpoint, the device and the free memory; the weights are loaded at
+    The constructor checks the checkpoint, the device and the free memory. The weights are loaded at
     the first request, on the worker's thread.
+
+    Args:
+        spec: The model.
 
     Example:
         >>> from langgraph_arbitrage import embedded
@@ -62,10 +66,10 @@ class Engine:
         >>> engine.close()
 
     Raises:
-        CheckpointError: The path is no model or its weights are not safetensors.
-        MissingExtraError: It is quantized by a package that is not installed.
+        CheckpointError: The path is not a checkpoint, or it has no safetensors weights.
+        MissingExtraError: The package of the quantization method is not installed.
         NotEnoughMemoryError: The model does not fit its device.
-        SettingsError: The device is not there.
+        SettingsError: The device is not available.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -76,22 +80,22 @@ class Engine:
         check_quantization(spec, self.config)
         check_memory(spec, device, choose_dtype(spec, device))
         self.context = context_length(self.config)
-        """Most tokens that the model reads; None without a limit."""
-        self.vocabulary: int | None = getattr(self.config.get_text_config(), "vocab_size", None)
-        """How many tokens it knows; None where its config does not tell."""
+        """Context length of the model in tokens. None: unlimited."""
+        self.vocab_size: int | None = getattr(self.config.get_text_config(), "vocab_size", None)
+        """Size of the vocabulary. None if the config does not contain it."""
         self._lock = ForkLock()
         self._started: Worker | RemoteWorker | None = None
         self._closed = False
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The checkpoint's tokenizer; loading it does not load the model."""
+        """The checkpoint's tokenizer. Loading it does not load the model."""
         return load_tokenizer(self.spec)
 
     @property
     def _worker(self) -> Worker | RemoteWorker:
         with self._lock:
-            # A forked child has none of its parent's threads: it starts its own worker.
+            # A forked process does not inherit threads, so it starts its own worker.
             if self._started is None or self._started.pid != os.getpid():
                 if self._closed:
                     raise EngineClosedError(f"{self.spec.name} was closed")
@@ -105,14 +109,23 @@ class Engine:
     def _end_ids(self) -> frozenset[int]:
         return end_ids(self.spec, self.config, self.tokenizer.hf.eos_token_id)
 
+    @cached_property
+    def generation_defaults(self) -> GenerationDefaults:
+        """What the checkpoint's generation_config.json recommends.
+
+        Raises:
+            CheckpointError: The file holds an invalid value.
+        """
+        return generation_defaults(self.spec, self.config)
+
     @property
     def backend(self) -> str | None:
-        """`slot` (batched) or `plain` once the model is loaded; `remote` for one on a server."""
+        """`slot` (batched), `plain` or `remote`. None before the first request is served."""
         return self._started.backend_name if self._started else None
 
     @property
     def footprint(self) -> Footprint | None:
-        """What the model moves and computes for a token, once it is loaded here."""
+        """Sizes of the model. None unless it is loaded on this machine."""
         model = self._started.model if isinstance(self._started, Worker) else None
         return footprint(model) if model is not None else None
 
@@ -139,20 +152,21 @@ class Engine:
         *,
         continues: bool = False,
     ) -> RequestHandle[GenerateOutput] | RequestHandle[ScoreOutput]:
-        """Queue a request: first come, first served.
+        """Queue a request. Requests are served in order of arrival.
 
         Args:
             request: The request.
             listener: Called with each new token id on the engine's thread.
-            continues: Whether it continues an answer in progress, which a full queue never
-                refuses.
+            continues: Whether the request continues an answer in progress. A full queue never
+                refuses those.
 
         Raises:
-            ContextLengthError: The request's ids do not fit the context.
-            EngineBusyError: The spec's `max_queue` requests wait already.
+            ContextLengthError: The request does not fit the model's context.
+            EngineBusyError: The queue is full (`max_queue`).
             EngineClosedError: The engine was closed.
             GrammarError: The request's grammar cannot be compiled.
-            MissingExtraError: It has a grammar, and llguidance is not installed.
+            MissingExtraError: The request has a grammar, and llguidance is not installed.
+            SettingsError: The request contains an invalid value.
         """
         self._check(request)
         if isinstance(request, GenerateRequest) and request.grammar is not None:
@@ -162,19 +176,19 @@ class Engine:
         return handle
 
     def grammar_marks(self) -> dict[str, int]:
-        """Tokens that a grammar has to name by their ids, as `<[id]>`, by their text.
+        """Return the ids of special tokens by their text. A grammar must name them as `<[id]>`.
 
         Raises:
-            GrammarError: The tokenizer is none that llguidance can read.
+            GrammarError: llguidance does not support the tokenizer.
             MissingExtraError: llguidance is not installed.
         """
         return grammar_marks(self.tokenizer, self._end_ids)
 
     def check_grammar(self, lark: str) -> None:
-        """Compile a grammar on the caller's thread, so that the worker finds it compiled.
+        """Compile a grammar on the caller's thread. The worker then finds it in the cache.
 
         Raises:
-            GrammarError: It cannot be compiled.
+            GrammarError: The grammar cannot be compiled.
             MissingExtraError: llguidance is not installed.
         """
         check_grammar(self.tokenizer, self._end_ids, lark)
@@ -182,10 +196,12 @@ class Engine:
     def _check(self, request: GenerateRequest | ScoreRequest) -> None:
         n = len(request.ids)
         if not n:
-            raise SettingsError(f"{self.spec.name} got a request without tokens")
+            raise SettingsError(f"The request to {self.spec.name} contains no tokens")
         self._check_ids(request.ids)
         if isinstance(request, ScoreRequest) and not 1 <= request.start <= n:
-            raise SettingsError(f"start={request.start} is outside the {n} tokens to score")
+            raise SettingsError(
+                f"start={request.start} must be between 1 and the number of tokens ({n})"
+            )
         if isinstance(request, ScoreRequest) and request.choices:
             self._check_ids(request.choices)
         if isinstance(request, GenerateRequest):
@@ -200,29 +216,30 @@ class Engine:
                 self._check_ids(request.draft_tokens)
             if "" in patterns:
                 raise SettingsError(
-                    "a separator, a stop string or a mark of a span is empty; leave it out"
+                    "A separator, a stop string or a string of a span is empty. Remove it."
                 )
-        room = n + isinstance(request, GenerateRequest)
-        if self.context is not None and room > self.context:
+        required = n + isinstance(request, GenerateRequest)
+        if self.context is not None and required > self.context:
             raise ContextLengthError(
-                f"{n} tokens do not fit {self.spec.name}, which reads {self.context}. "
-                "Shorten the conversation or use a model with a longer context."
+                f"{n} tokens do not fit {self.spec.name}, whose context length is {self.context}. "
+                "Shorten the conversation, or use a model with a longer context."
             )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        """Refuse ids that would end the worker, and with it the requests of others."""
+        """Reject ids on which the model would fail, and with it all other requests."""
         largest, smallest = max(ids), min(ids)
         if smallest < 0:
-            raise SettingsError(f"token {smallest} is negative; token ids are 0 or more")
-        if self.vocabulary is not None and largest >= self.vocabulary:
+            raise SettingsError(f"Token id {smallest} is negative. Token ids start at 0.")
+        if self.vocab_size is not None and largest >= self.vocab_size:
             raise SettingsError(
-                f"token {largest} is none of the {self.vocabulary} that {self.spec.name} knows: "
-                "a model with the same tokenizer and more tokens has written it. Take models "
-                "with as many, or a lower temperature."
+                f"Token id {largest} is outside the vocabulary of {self.spec.name}, which has "
+                f"{self.vocab_size} tokens. It was probably generated by a model with the same "
+                "tokenizer and more embeddings. Use models with the same vocabulary size, or a "
+                "lower temperature."
             )
 
     def close(self) -> None:
-        """Unload the model; pending requests get `EngineClosedError`."""
+        """Unload the model. Pending requests fail with `EngineClosedError`."""
         with self._lock:
             self._closed = True
             worker = self._started
@@ -231,7 +248,7 @@ class Engine:
 
 
 def acquire(spec: ModelSpec) -> Engine:
-    """The engine of a spec, shared by its users in this process; give it back with `release`."""
+    """Return the engine of a spec, shared within the process. Call `release` when done."""
     with _registry_lock:
         engine = _engines.get(spec)
         if engine is None:
@@ -241,8 +258,8 @@ def acquire(spec: ModelSpec) -> Engine:
 
 
 def _new_engine(spec: ModelSpec) -> Engine:
-    """The engine of a local model, or of one on a server."""
-    address = address_of(spec.path)
+    """Create the engine of a local or remote model."""
+    address = parse_address(spec.path)
     if address is None:
         return Engine(spec)
     from langgraph_arbitrage.remote.engine import RemoteEngine
@@ -251,7 +268,7 @@ def _new_engine(spec: ModelSpec) -> Engine:
 
 
 def release(engine: Engine) -> None:
-    """Give an engine back; its last user closes it."""
+    """Release an engine. The last release closes it."""
     with _registry_lock:
         spec = engine.spec
         if _engines.get(spec) is not engine:
@@ -265,7 +282,7 @@ def release(engine: Engine) -> None:
 
 @atexit.register
 def _close_all() -> None:
-    """A thread in native code when the interpreter ends would abort the process."""
+    """Close all engines. A thread in native code at interpreter exit would abort the process."""
     with _registry_lock:
         engines = list(_engines.values())
         _engines.clear()
@@ -275,8 +292,8 @@ def _close_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Held over the fork, so that the child finds the tables whole. An engine in the child starts
-    # a worker of its own at its first request.
+    # The lock is held during a fork, so that the child gets consistent dictionaries. An engine in
+    # the child starts its own worker at its first request.
     os.register_at_fork(
         before=_registry_lock.acquire,
         after_in_parent=_registry_lock.release,

@@ -1,4 +1,4 @@
-"""What a model moves and computes for a token: bytes of weights and keys and values, operations."""
+"""Memory traffic and floating-point operations of a forward, computed from a model's sizes."""
 
 from __future__ import annotations
 
@@ -9,96 +9,105 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from langgraph_arbitrage.engine.cpu import parameters
+from langgraph_arbitrage.engine.cpu import parameter_count
 
 __all__ = ["Footprint", "footprint"]
+
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Config names of the number of routed experts per layer."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """A loaded model by its sizes; nothing is measured here."""
+    """Sizes of a loaded model. Computed, not measured."""
 
     parameters: int
+    """Number of parameters."""
     weights: int
-    """Bytes of all weights that a token needs, those of every routed expert included. Not of
-    embeddings, of which it needs a row, unless the output head is the same tensor."""
-    experts: int
-    """Bytes of routed experts among them."""
-    routed: float
-    """Part of the experts that one token is routed to; 1 without any."""
+    """Bytes of the weights that a forward reads, with all routed experts. Without embeddings,
+    unless the output head shares their tensor: a token needs only one row of them."""
+    expert_bytes: int
+    """Bytes of the routed experts in `weights`."""
+    routed_fraction: float
+    """Fraction of the routed experts that one token uses. 1 without routed experts."""
     operations: int
-    """Of one token, attention aside: a multiply and an add for each weight that it needs."""
+    """Operations per token without attention: a multiplication and an addition per weight used."""
     layers: tuple[tuple[int, int | None], ...]
-    """For each layer: bytes of keys and values of a token, and the window that it looks back."""
-    spread: int
-    """Operations of a layer for each token that a token looks at: 4 × heads × head size."""
+    """Per layer: bytes of the keys and values of one token, and the attention window in tokens.
+    None: full attention."""
+    attention_operations: int
+    """Operations per layer for each pair of a query and a key: 4 × heads × head size."""
     device: str
     dtype: str
 
-    def bytes(self, rows: int, read: int, context: int) -> float:
-        """Bytes that a forward has to move.
+    def bytes(self, batch_size: int, tokens: int, context: int) -> float:
+        """Compute the bytes that a forward reads.
 
         Args:
-            rows: Sequences in the batch (B).
-            read: Tokens that it reads of each (Q).
-            context: Tokens that are in the cache of each before.
+            batch_size: Number of sequences (B).
+            tokens: Number of computed tokens per sequence (Q).
+            context: Number of cached tokens per sequence.
         """
-        touched = 1 - (1 - self.routed) ** (rows * read)  # experts that some token is routed to
+        # Expected fraction of the experts that at least one token is routed to.
+        used = 1 - (1 - self.routed_fraction) ** (batch_size * tokens)
         cached = sum(size * min(context, window or context) for size, window in self.layers)
-        return self.weights - self.experts * (1 - touched) + rows * cached
+        return self.weights - self.expert_bytes * (1 - used) + batch_size * cached
 
-    def work(self, rows: int, read: int, context: int) -> float:
-        """Operations of such a forward."""
-        seen = sum(min(context + read / 2, window or math.inf) for _, window in self.layers)
-        return float(rows * read * (self.operations + self.spread * seen))
+    def work(self, batch_size: int, tokens: int, context: int) -> float:
+        """Compute the operations of a forward. For the arguments, see `bytes`."""
+        keys = sum(min(context + tokens / 2, window or math.inf) for _, window in self.layers)
+        per_token = self.operations + self.attention_operations * keys
+        return float(batch_size * tokens * per_token)
 
 
 def footprint(model: PreTrainedModel) -> Footprint:
-    """The sizes of a loaded model, quantized weights as they are stored."""
-    text = model.config.get_text_config()
+    """Compute the sizes of a loaded model. Quantized weights count with their stored size."""
+    config = model.config.get_text_config()
     head = getattr(model.get_output_embeddings(), "weight", None)
-    tables = {
+    embeddings = {
         id(m.weight): m.weight.numel()
         for m in model.modules()
         if isinstance(m, nn.Embedding) and m.weight is not head
     }
-    needed = {n: p for n, p in model.named_parameters() if id(p) not in tables}
-    experts = {n: p for n, p in needed.items() if ".experts." in n}
-    count = next(filter(None, (_of(text, n) for n in EXPERTS)), 0)
-    routed = (_of(text, "num_experts_per_tok") or count) / count if experts and count else 1.0
-    held = model.num_parameters()
-    unrouted = (1 - routed) * sum(p.numel() for p in experts.values())
-    heads = _of(text, "num_attention_heads") or 0
-    size = _of(text, "head_dim") or (text.hidden_size // heads if heads else 0)
-    entry = 2 * (_of(text, "num_key_value_heads") or heads) * size * model.dtype.itemsize
-    window = _of(text, "sliding_window")
-    kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * text.num_hidden_layers
+    weights = {n: p for n, p in model.named_parameters() if id(p) not in embeddings}
+    experts = {n: p for n, p in weights.items() if ".experts." in n}
+    count = next(filter(None, (_get(config, n) for n in EXPERT_COUNTS)), 0)
+    used_experts = _get(config, "num_experts_per_tok") or count
+    routed_fraction = used_experts / count if experts and count else 1.0
+    unused = (1 - routed_fraction) * sum(p.numel() for p in experts.values())
+    used = model.num_parameters() - sum(embeddings.values()) - unused
+    heads = _get(config, "num_attention_heads") or 0
+    head_size = _get(config, "head_dim") or (config.hidden_size // heads if heads else 0)
+    kv_heads = _get(config, "num_key_value_heads") or heads
+    kv_bytes = 2 * kv_heads * head_size * model.dtype.itemsize
+    window = _get(config, "sliding_window")
+    layer_types = getattr(config, "layer_types", None)
+    layer_types = layer_types or ["sliding_attention"] * config.num_hidden_layers
     return Footprint(
-        parameters=parameters(model),
-        weights=sum(map(_stored, needed.values())),
-        experts=sum(map(_stored, experts.values())),
-        routed=routed,
-        operations=int(2 * (held - sum(tables.values()) - unrouted)),
-        layers=tuple((entry, window if kind == "sliding_attention" else None) for kind in kinds),
-        spread=4 * heads * size,
+        parameters=parameter_count(model),
+        weights=sum(map(_stored_bytes, weights.values())),
+        expert_bytes=sum(map(_stored_bytes, experts.values())),
+        routed_fraction=routed_fraction,
+        operations=int(2 * used),
+        layers=tuple(
+            (kv_bytes, window if layer_type == "sliding_attention" else None)
+            for layer_type in layer_types
+        ),
+        attention_operations=4 * heads * head_size,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
     )
 
 
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Names that configs have for the number of routed experts of a layer."""
-
-
-def _stored(tensor: Tensor) -> int:
-    """Bytes of a tensor, or of those that a quantized one is made of."""
+def _stored_bytes(tensor: Tensor) -> int:
+    """Bytes of a tensor, or of the tensors that a quantized one consists of."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         return tensor.nbytes
     names, _ = flatten()
-    return sum(_stored(getattr(tensor, name)) for name in names)
+    return sum(_stored_bytes(getattr(tensor, name)) for name in names)
 
 
-def _of(config: Any, name: str) -> int | None:
+def _get(config: Any, name: str) -> int | None:
     value: int | None = getattr(config, name, None)
     return value

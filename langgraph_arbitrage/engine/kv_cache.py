@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import operator
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -97,8 +99,8 @@ class KVCache(Cache):
         max_slots: Maximum slots.
         context: Context length of the model; None without a limit.
         name: The model's name, for messages.
-        zeroed: Whether new memory is zeroed. Needed where masked positions are read (CUDA graphs);
-            otherwise the operating system commits memory as it is written.
+        zeroed: Whether new memory is zeroed on devices other than the CPU. Masked positions are
+            read by CUDA graphs and must be finite.
     """
 
     layout: Layout
@@ -253,8 +255,11 @@ class KVCache(Cache):
 
     def room(self, like: Tensor) -> Tensor:
         """A tensor [S, L, H, D] for states like these, [1, H, T, D]."""
+        shape = self.capacity, self.length, like.shape[1], like.shape[3]
+        if like.device.type == "cpu":
+            return _lazy_zeros(shape, like.dtype)
         new: Any = like.new_zeros if self.zeroed else like.new_empty
-        room: Tensor = new(self.capacity, self.length, like.shape[1], like.shape[3])
+        room: Tensor = new(shape)
         return room
 
     def _length_for(self, tokens: int) -> int:
@@ -290,7 +295,7 @@ class KVCache(Cache):
     @property
     def _commits_at_once(self) -> bool:
         """Whether allocating takes the memory; otherwise a CPU's pages are taken when written."""
-        return self.zeroed or (self._device is not None and self._device.type != "cpu")
+        return self._device is not None and self._device.type != "cpu"
 
     @property
     def _device(self) -> torch.device | None:
@@ -328,6 +333,7 @@ class KVCache(Cache):
     def _copy(self, source: Slot, target: Slot, tokens: int) -> None:
         """Copy the first `tokens` of a slot to another."""
         target.tokens = source.tokens[:tokens]
+        target.long_rope = source.long_rope
         for layer in self._kv_layers():
             for tensor in (layer.keys, layer.values):
                 if tensor is not None:
@@ -349,3 +355,14 @@ def common_prefix(a: Sequence[int], b: Sequence[int], at_least: int = 0) -> int:
     if a[:n] == b[:n]:
         return n
     return next(itertools.compress(itertools.count(), map(operator.ne, a, b)), n)
+
+
+def _lazy_zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros on the CPU that take no memory until they are written.
+
+    `torch.zeros` writes all of them; numpy leaves that to the operating system.
+    """
+    size, align = math.prod(shape) * dtype.itemsize, 64
+    buffer = np.zeros(size + align, np.uint8)
+    offset = -buffer.ctypes.data % align
+    return torch.from_numpy(buffer[offset : offset + size]).view(dtype).view(*shape)

@@ -1,7 +1,7 @@
-"""The check at load: does a runner compute what a plain forward of the model computes?
+"""The check at load: compares a runner's results with a plain forward of the model.
 
-Log-probabilities of given tokens are compared, not texts: in half precision greedy texts differ by
-ties alone.
+It compares log-probabilities of given tokens, not generated texts: in half precision, greedy texts
+differ by ties alone.
 """
 
 from __future__ import annotations
@@ -24,90 +24,102 @@ __all__ = ["LoadCheck", "plain_logits"]
 
 logger = logging.getLogger(__name__)
 
-LENGTHS = (5, 12, 19)  # ragged, so that sequences of several lengths run together
-DECODED = 3  # last tokens of each prompt that are computed one by one
-WINDOW_LIMIT = 1024  # a longer sliding window is not passed: it would take too long
+LENGTHS = (5, 12, 19)  # tokens; different, so that sequences of several lengths run together
+DECODED = 3  # last tokens of each prompt, computed one by one
+MAX_WINDOW = 1024  # tokens; prompts exceed shorter sliding windows, since longer ones take too long
 TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 0.15, torch.float16: 0.1}
-COARSE = 0.15  # quantized activations: a last bit that differs is rounded to another level
+QUANTIZED_TOLERANCE = 0.15  # a difference in the last bit may round to another quantization level
 
 
 def _tolerance(model: PreTrainedModel) -> float:
-    """Allowed mean difference of log-probabilities, relative to 1 + their size."""
-    quantized = getattr(model, "hf_quantizer", None) is not None
-    return COARSE if quantized else TOLERANCE.get(model.dtype, COARSE)
+    """Maximum mean difference of log-probabilities, relative to 1 + their absolute value."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        return QUANTIZED_TOLERANCE
+    return TOLERANCE.get(model.dtype, QUANTIZED_TOLERANCE)
 
 
 @dataclass(frozen=True)
 class LoadCheck:
-    """Prompts, and what a plain forward finds for them."""
+    """Prompts with the expected results of a plain forward."""
 
     model: PreTrainedModel
     prompts: list[list[int]]
-    """Two variants of each length, which differ in their last `DECODED` tokens."""
-    plain: list[Tensor]
-    """Of each prompt: log-probability of each token but the first, or the labels' logits."""
+    """Two variants per length, which differ in their last `DECODED` tokens: first all first
+    variants, then all second ones."""
+    expected: list[Tensor]
+    """Per prompt: log-probability of each token after the first, or logits of the labels."""
 
     @classmethod
     def of(cls, model: PreTrainedModel, *, classifies: bool) -> LoadCheck:
-        """Run the plain forwards, on prompts that pass any window of up to `WINDOW_LIMIT`."""
-        text = model.config.get_text_config()
-        window = getattr(text, "sliding_window", None) or 0
-        longer = window if window <= WINDOW_LIMIT else 0
+        """Run the plain forwards.
+
+        Prompts are longer than the model's sliding window, if that has up to `MAX_WINDOW` tokens.
+
+        Args:
+            model: The model, with its own attention function.
+            classifies: Whether the model is a classifier.
+        """
+        config = model.config.get_text_config()
+        window = getattr(config, "sliding_window", None) or 0
+        extra = window if window <= MAX_WINDOW else 0
         rng = random.Random(0)
 
         def ids(n: int) -> list[int]:
-            return [rng.randrange(text.vocab_size) for _ in range(n)]
+            return [rng.randrange(config.vocab_size) for _ in range(n)]
 
-        prompts = [ids(n + longer) for n in LENGTHS]
+        prompts = [ids(n + extra) for n in LENGTHS]
         prompts += [p[:-DECODED] + ids(DECODED) for p in prompts]
-        return cls(model, prompts, [_plain(model, p, classifies=classifies) for p in prompts])
+        return cls(
+            model, prompts, [_plain_scores(model, p, classifies=classifies) for p in prompts]
+        )
 
     def passes(self, scheduler: Scheduler) -> bool:
-        """Whether a runner with an empty cache agrees.
+        """Whether a runner with an empty cache computes the expected results.
 
-        The first variants are read together and then continued token by token; the second ones
-        roll back over those tokens. A model that refuses the runner's inputs does not agree.
+        The first variants run together and continue token by token. The second variants roll back
+        over those tokens. The check fails if the model rejects the runner's inputs.
         """
         half = len(LENGTHS)
         try:
             if scheduler.runner.cache.max_slots == 1:
-                return all(self._agree(scheduler, [i]) for i in range(2 * half))
-            together = [list(range(half)), list(range(half, 2 * half))]
-            return all(self._agree(scheduler, indices) for indices in together)
+                return all(self._agrees(scheduler, [i]) for i in range(2 * half))
+            variants = [list(range(half)), list(range(half, 2 * half))]
+            return all(self._agrees(scheduler, indices) for indices in variants)
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
             if out_of_memory(error):
-                raise  # which says nothing about the runner
-            logger.debug("the check at load failed with %r", error, exc_info=True)
+                raise  # a lack of memory says nothing about the runner
+            logger.debug("The check at load failed with %r", error, exc_info=True)
             return False
 
-    def _agree(self, scheduler: Scheduler, indices: Sequence[int]) -> bool:
-        """Whether these prompts, run together, have the values of a plain forward."""
+    def _agrees(self, scheduler: Scheduler, indices: Sequence[int]) -> bool:
+        """Whether these prompts, run together, have the expected results."""
         if scheduler.classifies:
             outputs = _run(scheduler, [ScoreRequest(self.prompts[i]) for i in indices])
-            return self._close(
-                [(o.logits, self.plain[i]) for o, i in zip(outputs, indices, strict=True)]
+            return self._is_close(
+                [(o.logits, self.expected[i]) for o, i in zip(outputs, indices, strict=True)]
             )
-        found: list[list[float]] = [[] for _ in indices]
-        resumes = all(i >= len(LENGTHS) for i in indices)  # from what the first variants left
+        logprobs: list[list[float]] = [[] for _ in indices]
+        is_second = all(i >= len(LENGTHS) for i in indices)  # its beginning is cached
         for cut in range(DECODED, -1, -1):
             ends = [len(self.prompts[i]) - cut for i in indices]
-            starts = [1 if cut == DECODED and not resumes else end - 1 for end in ends]
+            starts = [1 if cut == DECODED and not is_second else end - 1 for end in ends]
             requests = [
                 ScoreRequest(self.prompts[i][:end], start=start)
                 for i, start, end in zip(indices, starts, ends, strict=True)
             ]
-            for values, output in zip(found, _run(scheduler, requests), strict=True):
+            for values, output in zip(logprobs, _run(scheduler, requests), strict=True):
                 values.extend(output.logprobs)
-        pairs = zip(found, indices, strict=True)
-        return self._close([(v, self.plain[i][-len(v) :]) for v, i in pairs])
+        pairs = zip(logprobs, indices, strict=True)
+        return self._is_close([(v, self.expected[i][-len(v) :]) for v, i in pairs])
 
-    def _close(self, pairs: Sequence[tuple[Sequence[float], Tensor]]) -> bool:
-        limit = _tolerance(self.model)
-        apart = [((torch.tensor(a) - b).abs() / (1 + b.abs())).mean() for a, b in pairs]
-        return all(bool(difference <= limit) for difference in apart)  # NaN does not agree
+    def _is_close(self, pairs: Sequence[tuple[Sequence[float], Tensor]]) -> bool:
+        tolerance = _tolerance(self.model)
+        errors = [((torch.tensor(a) - b).abs() / (1 + b.abs())).mean() for a, b in pairs]
+        return all(bool(error <= tolerance) for error in errors)  # False for NaN
 
 
-def _plain(model: PreTrainedModel, ids: list[int], *, classifies: bool) -> Tensor:
+def _plain_scores(model: PreTrainedModel, ids: list[int], *, classifies: bool) -> Tensor:
+    """Log-probability of each token after the first, or logits of the labels, from one forward."""
     logits: Tensor = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
     if classifies:
         return (logits if logits.dim() == 1 else logits[-1]).cpu()
@@ -125,7 +137,7 @@ def _run(scheduler: Scheduler, requests: Sequence[ScoreRequest]) -> list[ScoreOu
 
 
 def plain_logits(model: PreTrainedModel) -> Tensor:
-    """Logits of a plain forward over a few tokens, [Q, V] or [labels]."""
+    """Compute the logits [Q, V] or [labels] of a plain forward over a few tokens."""
     rng = random.Random(0)
     vocabulary = model.config.get_text_config().vocab_size
     ids = [rng.randrange(vocabulary) for _ in range(LENGTHS[0])]

@@ -1,7 +1,7 @@
-"""The fallback: one sequence at a time, with the model's own cache or with none.
+"""The fallback runner: one sequence at a time, with the model's own cache or without a cache.
 
-For models whose cache cannot be rolled back (recurrent layers), that take no cache (encoders), or
-whose logits differ from a plain forward on the batched runner.
+It runs models whose cache cannot be rolled back (recurrent layers), models without a cache
+(encoders), and models whose logits on the batched runner differ from a plain forward.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from langgraph_arbitrage.engine.kv_cache import common_prefix
+from langgraph_arbitrage.engine.rope import depends_on_history, reset_dynamic_rope, rope_switch
 from langgraph_arbitrage.engine.sequence import Batch, Slot
 from langgraph_arbitrage.engine.transfer import on_device
 
 __all__ = ["PlainRunner", "SingleSlot"]
 
-CATCH_UP = 32  # tokens computed one by one into a cache that is not empty, before starting afresh
+MAX_CONTINUED = 32  # new tokens; more are computed faster from an empty cache than one by one
 
 
 class SingleSlot:
-    """The one slot of a model without batching; it never rolls back."""
+    """The single slot of a `PlainRunner`. It cannot be rolled back."""
 
     max_slots = 1
     shaped = True
@@ -35,75 +36,87 @@ class SingleSlot:
         """The model's own cache object."""
 
     def allocate(self, ids: Sequence[int], limit: int) -> Slot | None:
-        """Take the slot unless it is busy; what it holds stays only if `ids` continue it.
+        """Take the slot. None if it is busy.
 
-        It cannot be rolled back: it starts afresh if it holds more than `limit` tokens.
+        Its contents are kept if they are a prefix of `ids` of up to `limit` tokens and few tokens
+        follow. Otherwise the slot is cleared.
         """
         if self.slot.busy:
             return None
-        held = len(self.slot.tokens)
-        continues = held <= limit and common_prefix(self.slot.tokens, ids) == held
-        if not continues or len(ids) - held > CATCH_UP:
+        cached = len(self.slot.tokens)
+        continues = cached <= limit and common_prefix(self.slot.tokens, ids) == cached
+        if not continues or len(ids) - cached > MAX_CONTINUED:
             self.clear()
         self.slot.busy = True
         return self.slot
 
     def reserve(self, tokens: int) -> None:
-        """The model's own cache grows by itself."""
+        """Do nothing: the model's own cache grows by itself."""
 
     def release(self, slot: Slot) -> None:
-        """Free the slot; what was computed stays for a request that continues it."""
+        """Release the slot. Its contents stay for a request that continues them."""
         slot.busy = False
 
     def cached(self, ids: Sequence[int]) -> int:
-        """Leading tokens of `ids` that the slot holds."""
+        """Length of the prefix of `ids` in the slot."""
         return common_prefix(self.slot.tokens, ids)
 
     def clear(self) -> None:
-        """Drop the model's cache."""
+        """Discard the contents of the slot."""
         self.slot.tokens.clear()
         self.model_cache = None
 
 
 class PlainRunner:
-    """Runs one sequence at a time by the model's ordinary forward.
+    """Runs one sequence at a time with the model's ordinary forward.
 
     Args:
-        model: The model, with the attention function that transformers chose.
-        cached: Whether it keeps a cache between forwards.
+        model: The model, with its own attention function.
+        cached: Whether to keep the model's cache between forwards.
     """
 
     name = "plain"
     verifies_drafts = False
-    tokens_per_forward = 1 << 30  # a recurrent layer computes a prompt at once
+    tokens_per_forward = 1 << 30  # a recurrent layer must compute a prompt at once
 
     def __init__(self, model: PreTrainedModel, *, cached: bool) -> None:
         self.model = model
         self.cached = cached
         self.cache = SingleSlot()
+        self.rope_switch = rope_switch(model.config)
+        self._resets_rope = depends_on_history(model.config)
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits of the sequence's wanted positions, [W, V], or [1, labels]."""
+        """Compute the tokens of a batch of one sequence.
+
+        Returns:
+            Logits of the W trailing positions: [W, V], or [1, labels] of a classifier.
+        """
         (sequence,), (count,) = batch.sequences, batch.counts
-        held, wanted = len(sequence.slot.tokens), batch.wanted[0]
-        tokens = sequence.tokens[held : held + count]
+        if not sequence.slot.tokens:
+            self.cache.model_cache = None
+        start, logit_count = len(sequence.slot.tokens), batch.logit_counts[0]
+        tokens = sequence.tokens[start : start + count]
         if not self.cached:
             sequence.computed_tokens += count
-            return self._logits(sequence.tokens, wanted)
-        # A recurrent layer that holds a state takes one token at a time.
-        pieces = [[t] for t in tokens] if held else [tokens]
-        logits = torch.cat([self._logits(piece, wanted) for piece in pieces])
-        sequence.computed(count)
-        return logits[len(logits) - wanted :]
+            return self._logits(sequence.tokens, logit_count)
+        # A recurrent layer with a state accepts one token at a time.
+        inputs = [[t] for t in tokens] if start else [tokens]
+        logits = torch.cat([self._logits(chunk, logit_count) for chunk in inputs])
+        sequence.mark_computed(count)
+        return logits[len(logits) - logit_count :]
 
-    def _logits(self, tokens: list[int], wanted: int) -> Tensor:
+    def _logits(self, tokens: list[int], logit_count: int) -> Tensor:
+        """Run the model and return the logits of up to `logit_count` trailing positions."""
         kwargs: dict[str, Any] = {}
+        if self._resets_rope:
+            reset_dynamic_rope(self.model)
         if self.cached:
             kwargs = {self._cache_name: self.cache.model_cache, "use_cache": True}
         output = self.model(input_ids=on_device([tokens], self.model.device), **kwargs)
         if self.cached:
             self.cache.model_cache = getattr(output, self._cache_name)
         logits: Tensor = output.logits[0]
-        return logits[None] if logits.dim() == 1 else logits[max(0, len(logits) - wanted) :]
+        return logits[None] if logits.dim() == 1 else logits[max(0, len(logits) - logit_count) :]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from langgraph_arbitrage.errors import RequestCancelledError
+from langgraph_arbitrage.models.generation_config import NO_RULES, TokenRules
 
 __all__ = [
     "FinishReason",
@@ -37,49 +38,58 @@ class SamplingParams:
     temperature: float = 0.0
     """0 takes the most probable token. Above 0, divides the logits before sampling."""
     top_p: float = 1.0
-    """Keeps the smallest set of tokens whose probabilities reach this sum."""
+    """Keeps the smallest set of most probable tokens whose probabilities sum to `top_p`."""
     top_k: int = 0
-    """Keeps this many most probable tokens. 0 keeps all."""
+    """Number of most probable tokens to keep. 0 keeps all tokens."""
+    min_p: float = 0.0
+    """Keeps tokens of at least this share of the highest probability. 0 keeps all."""
+    rules: TokenRules = NO_RULES
+    """Penalties and forbidden tokens. They apply to greedy decoding too."""
     seed: int = 0
-    """Seed of the request's own random stream, which is independent of the batch."""
+    """Seed of the request's own random number generator. Other requests do not affect it."""
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """A grammar that the answer must match from its first token on."""
+    """A grammar that the answer must match from its first token."""
 
     lark: str
-    """The grammar in llguidance's Lark syntax. JSON schemas are written as `%json {...}`."""
+    """The grammar in llguidance's Lark syntax. A JSON schema is written as `%json {...}`."""
     start: int
     """Index in `GenerateRequest.ids` at which the answer begins."""
     room: int
-    """Maximum tokens until the end of the answer. Near it, the grammar is steered to close."""
+    """Maximum number of tokens until the end of the answer. Near the limit, tokens are replaced if
+    necessary so that the answer still ends in a valid state."""
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """Continue `ids` up to a separator, a stop string, an end token or a limit."""
+    """A request to continue `ids` up to a separator, a stop string, an end token or a limit."""
 
     ids: Sequence[int]
-    """All token ids so far, prompt included. Cached ones are not computed again."""
+    """Token ids of the prompt and the answer so far. Cached tokens are not computed again."""
     max_tokens: int
-    """Maximum tokens to generate."""
+    """Maximum number of tokens to generate."""
     separators: tuple[str, ...] = ()
-    """A step ends once its own text contains one of these."""
+    """Strings that end the step. They must lie within the step."""
     stop: tuple[str, ...] = ()
     """Strings that end the answer. They may begin in `tail`."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the answer, besides the model's own end tokens."""
     tail: str = ""
-    """The last characters of the answer before this step, for stop strings that straddle steps."""
+    """Last characters of the answer before this step, to find stop strings that span two steps."""
     sampling: SamplingParams = SamplingParams()
     spans: tuple[tuple[str, str], ...] = ()
-    """Opening and closing texts of spans that are never split (tool calls). A separator inside a
-    span does not end the step; the closing text does."""
+    """Opening and closing strings of spans that are never split, such as tool calls. A separator
+    inside a span does not end the step; the closing string does."""
     grammar: Grammar | None = None
-    """The grammar that the answer must match."""
+    """Grammar that the answer must match."""
+    answer_start: int = 0
+    """Index in `ids` at which the answer begins, for the rules of `sampling`."""
     draft_tokens: Sequence[int] = ()
-    """Tokens proposed by another model. They are verified in one forward and accepted as far as
-    this model would have generated the same, sampled tokens included, so they never change the
-    output. Ignored under a grammar and by the plain runner."""
+    """Tokens proposed by another model, verified in one forward. They are accepted up to the first
+    token that differs from what this model generates, also when sampling. The output is the same as
+    without them. Ignored under a grammar and by the plain runner."""
 
 
 @dataclass(frozen=True)
@@ -87,49 +97,54 @@ class GenerateOutput:
     """A generated step."""
 
     ids: list[int]
-    """The new token ids, an end token included."""
+    """Generated token ids, including an end token."""
     logprobs: list[float]
-    """Log-probability of each in nats, under the unmodified distribution (temperature 1)."""
+    """Log-probability of each generated token in nats, under the unmodified distribution
+    (temperature 1). Empty if a server does not report them."""
     finish: FinishReason
     computed_tokens: int
-    """Tokens fed through the model for this request."""
+    """Number of tokens that the model computed for this request."""
     cached_tokens: int
-    """Tokens of the request found in the KV cache."""
+    """Number of tokens of the request that were in the KV cache."""
     accepted_draft_tokens: int
-    """Draft tokens that were accepted, and so not decoded one by one."""
+    """Number of draft tokens that were accepted instead of being decoded one by one."""
     seconds: float
-    """From submission to output, queueing included."""
+    """Seconds from submission to output, including queueing."""
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Read `ids` and report the model's judgement.
+    """A request to score `ids`.
 
-    A classifier answers with the logits of its labels at the last token. A causal LM answers with
-    the log-probability and the entropy of each token from `start` on, or, with `choices`, with
-    their logits as the next token after `ids`.
+    A classifier returns the logits of its labels at the last token. A causal LM returns the
+    log-probability and entropy of each token from `start`, or the logits of `choices` as the next
+    token.
     """
 
     ids: Sequence[int]
+    """Token ids of the prompt and the text to score."""
     start: int = 1
-    """First scored token (causal LM). At least 1: token 0 has no context."""
+    """Index of the first scored token (causal LM). At least 1, since token 0 has no context."""
     choices: tuple[int, ...] = ()
-    """Token ids that are weighed against each other as the next token (causal LM)."""
+    """Token ids to compare as the next token after `ids` (causal LM)."""
 
 
 @dataclass(frozen=True)
 class ScoreOutput:
-    """The result of a `ScoreRequest`."""
+    """The output of a `ScoreRequest`."""
 
     logits: list[float]
-    """At the last token: one logit per label (classifier) or per choice (causal LM)."""
+    """Logits at the last token, one per label (classifier) or per choice (causal LM)."""
     logprobs: list[float]
-    """Causal LM: log-probability of each of `ids[start:]`, in nats. Empty for a classifier."""
+    """Log-probability of each of `ids[start:]` in nats (causal LM without choices)."""
     entropies: list[float]
-    """Causal LM: entropy of the distribution of each of `ids[start:]`, in nats."""
+    """Entropy in nats of the distribution of each of `ids[start:]` (causal LM without choices)."""
     computed_tokens: int
+    """Number of tokens that the model computed for this request."""
     cached_tokens: int
+    """Number of tokens of the request that were in the KV cache."""
     seconds: float
+    """Seconds from submission to output, including queueing."""
 
 
 OutputT = TypeVar("OutputT", GenerateOutput, ScoreOutput)
@@ -138,8 +153,12 @@ OutputT = TypeVar("OutputT", GenerateOutput, ScoreOutput)
 class RequestHandle(Generic[OutputT]):
     """A submitted request: its future, its cancel flag and its listener.
 
-    `future` is marked as running from the start, so that `Future.cancel` has no effect. `cancel()`
-    sets a flag that the engine checks after every token.
+    `future` is marked as running from the start, so `Future.cancel` has no effect. Use `cancel()`,
+    which sets a flag that the engine checks after every token.
+
+    Args:
+        request: The request.
+        listener: Called with each new token id on the engine's thread.
     """
 
     def __init__(
@@ -153,7 +172,7 @@ class RequestHandle(Generic[OutputT]):
         self.submitted = time.perf_counter()
 
     def cancel(self) -> None:
-        """Stop within one token. The future then raises `RequestCancelledError`."""
+        """Stop the request within one token. The future then raises `RequestCancelledError`."""
         self.cancelled = True
 
     def result(self, timeout: float | None = None) -> OutputT:
@@ -170,11 +189,11 @@ class RequestHandle(Generic[OutputT]):
         return time.perf_counter() - self.submitted
 
     def resolve(self, output: OutputT) -> None:
-        """Set the output (engine only)."""
+        """Set the output. Only the engine calls this."""
         if not self.future.done():
             self.future.set_result(output)
 
     def fail(self, error: BaseException | None = None) -> None:
-        """Set the error; by default, that the request was cancelled (engine only)."""
+        """Set the error. Only the engine calls this. Default: `RequestCancelledError`."""
         if not self.future.done():
             self.future.set_exception(error or RequestCancelledError("the request was cancelled"))

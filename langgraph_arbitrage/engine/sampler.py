@@ -1,4 +1,4 @@
-"""Choosing the next token of each row."""
+"""Sampling of the next token of each row."""
 
 from __future__ import annotations
 
@@ -10,50 +10,57 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from langgraph_arbitrage.engine.requests import SamplingParams
-from langgraph_arbitrage.engine.transfer import on_device, read
+from langgraph_arbitrage.engine.transfer import on_device, to_host
 
-__all__ = ["choose", "warp"]
+__all__ = ["sample", "warp"]
 
 
-def choose(
-    logits: Tensor, samplings: Sequence[SamplingParams], randoms: Sequence[random.Random]
+def sample(
+    logits: Tensor,
+    samplings: Sequence[SamplingParams],
+    generators: Sequence[random.Random],
+    raw: Tensor | None = None,
 ) -> tuple[list[int], list[float]]:
-    """Choose one token a row, on the logits' device; the host waits for it once, at the end.
+    """Choose one token per row. All work runs on the logits' device, with one transfer at the end.
 
     Args:
-        logits: Next-token logits, shape [B, V].
-        samplings: Settings of each row.
-        randoms: Random stream of each row; one number is drawn a sampled token, so a row's
-            choice does not depend on its neighbours.
+        logits: Next-token logits, [B, V].
+        samplings: Sampling parameters of each row.
+        generators: Random number generator of each row. A sampled token consumes one number, so a
+            row does not depend on the others.
+        raw: Logits before token rules, [B, V], if they differ.
 
     Returns:
-        The B token ids, and their log-probabilities under the unwarped distribution.
+        The token ids and their log-probabilities under the distribution of `raw`, B each.
     """
     logits = logits.float()
-    ids = logits.max(dim=-1).indices  # [B]; many times as fast as argmax on a CPU
+    ids = logits.max(dim=-1).indices  # [B]; much faster than argmax on a CPU
     sampled = [i for i, s in enumerate(samplings) if s.temperature > 0]
     if sampled:
-        index = on_device(sampled, logits.device)  # [S]
-        drawn = logits if len(sampled) == len(samplings) else logits.index_select(0, index)
-        probs = warp(drawn, [samplings[i] for i in sampled])  # [S, V]
+        rows = on_device(sampled, logits.device)  # [S]
+        warped = logits if len(sampled) == len(samplings) else logits.index_select(0, rows)
+        probs = warp(warped, [samplings[i] for i in sampled])  # [S, V]
         cumulative = probs.cumsum(dim=-1)
-        draws = _column([randoms[i].random() for i in sampled], logits)
+        draws = _column([generators[i].random() for i in sampled], logits)
         # Inverse transform: the first token whose cumulative probability exceeds the draw.
-        picks = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).squeeze(-1)
-        ids.index_copy_(0, index, picks.clamp(max=logits.shape[-1] - 1))
-    surprisals = cross_entropy(logits, ids, reduction="none")  # [B]
-    return read(ids, -surprisals)
+        tokens = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).squeeze(-1)
+        ids.index_copy_(0, rows, tokens.clamp(max=logits.shape[-1] - 1))
+    raw = logits if raw is None else raw.float()
+    surprisals = cross_entropy(raw, ids, reduction="none")  # [B]
+    return to_host(ids, -surprisals)
 
 
 def warp(logits: Tensor, samplings: Sequence[SamplingParams]) -> Tensor:
-    """Probabilities after temperature, top-k and top-p, in that order; shape [B, V]."""
+    """Compute probabilities [B, V] after temperature, top-k, top-p and min-p, in that order."""
+    # Subtracting the maximum keeps tiny temperatures from overflowing.
+    logits = logits - logits.max(dim=-1, keepdim=True).values
     logits = logits / _column([s.temperature for s in samplings], logits)
-    vocabulary = logits.shape[-1]
+    vocab_size = logits.shape[-1]
     if any(s.top_k for s in samplings):
-        widest = min(max(s.top_k for s in samplings), vocabulary)
-        best = logits.topk(widest, dim=-1).values  # [B, K], descending
+        max_k = min(max(s.top_k for s in samplings), vocab_size)
+        best = logits.topk(max_k, dim=-1).values  # [B, K], descending
         last = on_device(
-            [[min(s.top_k, vocabulary) - 1 if s.top_k else -1] for s in samplings], logits.device
+            [[min(s.top_k, vocab_size) - 1 if s.top_k else -1] for s in samplings], logits.device
         )
         floor = best.gather(-1, last.clamp(min=0)).masked_fill(last < 0, -torch.inf)
         logits = logits.masked_fill(logits < floor, -torch.inf)
@@ -61,13 +68,17 @@ def warp(logits: Tensor, samplings: Sequence[SamplingParams]) -> Tensor:
     if any(s.top_p < 1 for s in samplings):
         top_p = _column([s.top_p for s in samplings], logits)
         ordered, order = probs.sort(dim=-1, descending=True)
-        # A token stays while the mass before it is under top_p, so the first always stays.
+        # Keep a token if the probability mass before it is below top_p. This keeps the first one.
         keep = (ordered.cumsum(dim=-1) - ordered) < top_p
         probs = torch.zeros_like(probs).scatter(-1, order, ordered * keep)
+        probs = probs / probs.sum(dim=-1, keepdim=True)
+    if any(s.min_p > 0 for s in samplings):
+        floor = _column([s.min_p for s in samplings], logits) * probs.max(dim=-1, keepdim=True)[0]
+        probs = probs.masked_fill(probs < floor, 0)
         probs = probs / probs.sum(dim=-1, keepdim=True)
     return probs
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    """One value a row, shape [B, 1]."""
+    """Convert one value per row to a tensor [B, 1]."""
     return on_device(values, like.device, like.dtype)[:, None]

@@ -1,7 +1,8 @@
-"""Which sequences run: they join and leave between two forwards, and none waits for another's step.
+"""Continuous batching: decides before each forward which sequences run.
 
-Each step computes one token of every decoding sequence and fills the rest of the forward with
-prompts, in order of arrival.
+Sequences join and leave between two forwards, so none waits for the step of another. Each forward
+computes one token of every decoding sequence. The rest of its token budget goes to prompts, in
+order of arrival.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from torch import Tensor
 from langgraph_arbitrage.decoding.grammar import GrammarState
 from langgraph_arbitrage.decoding.stop_rule import stop_rule
 from langgraph_arbitrage.engine.kv_cache import common_prefix
+from langgraph_arbitrage.engine.logits_rules import LogitsRules
 from langgraph_arbitrage.engine.requests import (
     GenerateRequest,
     RequestHandle,
     ScoreOutput,
     ScoreRequest,
 )
-from langgraph_arbitrage.engine.sampler import choose
+from langgraph_arbitrage.engine.sampler import sample
 from langgraph_arbitrage.engine.sequence import Batch, Sequence, Slot
 from langgraph_arbitrage.engine.transfer import on_device
 from langgraph_arbitrage.errors import NotEnoughMemoryError
@@ -29,60 +31,77 @@ from langgraph_arbitrage.models.tokenizer import Tokenizer
 
 __all__ = ["Runner", "Scheduler", "SlotCache"]
 
-MIN_CHUNK = 32  # prompt tokens that are computed beside any number of decoding sequences
-WORTH_WAITING = 16  # a prefix this long that another sequence is computing is waited for
+MIN_CHUNK = 32  # prompt tokens per forward, however many sequences are decoding
+MIN_SHARED_PREFIX = 16  # tokens; a sequence waits if another one is computing such a prefix
 
 
 class SlotCache(Protocol):
-    """Hands out slots (`KVCache`, or the single slot of a plain runner)."""
+    """Assigns slots to sequences. Implemented by `KVCache` and `SingleSlot`."""
 
     max_slots: int
+    """Maximum number of busy slots."""
 
     @property
     def shaped(self) -> bool:
-        """Whether the memory of a token is known."""
+        """Whether the memory per token is known, which it is after the first forward."""
 
     def allocate(self, ids: abc.Sequence[int], limit: int) -> Slot | None:
-        """A slot that holds a prefix of `ids`, up to `limit` tokens; None while all are busy."""
+        """Take a slot that contains a prefix of `ids`. None if all slots are busy.
+
+        Args:
+            ids: Tokens of the sequence.
+            limit: Maximum length of the prefix.
+
+        Raises:
+            NotEnoughMemoryError: There is no memory for the sequence.
+        """
 
     def reserve(self, tokens: int) -> None:
-        """Have room for a sequence of `tokens` tokens, or raise `NotEnoughMemoryError`."""
+        """Allocate memory for a sequence of `tokens` tokens.
+
+        Raises:
+            NotEnoughMemoryError: There is no memory for the sequence.
+        """
 
     def release(self, slot: Slot) -> None:
-        """Free a slot."""
+        """Release a slot."""
 
     def cached(self, ids: abc.Sequence[int]) -> int:
-        """Most leading tokens of `ids` that some slot holds."""
+        """Length of the longest prefix of `ids` in any slot."""
 
     def clear(self) -> None:
-        """Forget all slots."""
+        """Discard the contents of all slots."""
 
 
 class Runner(Protocol):
-    """Turns batches into logits (`ModelRunner` or `PlainRunner`)."""
+    """Computes the logits of batches. Implemented by `ModelRunner` and `PlainRunner`."""
 
     name: str
     verifies_drafts: bool
+    """Whether several draft tokens can be verified in one forward."""
     tokens_per_forward: int
+    rope_switch: int | None
+    """Length beyond which all positions have other rotary frequencies. None: no such length."""
+    """Token budget of a forward."""
 
     @property
     def cache(self) -> SlotCache:
-        """The slots."""
+        """The slots of the runner."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits of the batch's wanted positions, [W, V], or [W, labels]."""
+        """Compute the logits [W, V] or [W, labels] of the batch's W trailing positions."""
 
 
 class Scheduler:
     """Runs requests in batches on one model and resolves their handles.
 
     Args:
-        runner: Computes batches.
-        tokenizer: The model's.
-        end_ids: Tokens that end an answer.
-        context: Context length; None without a limit.
-        classifies: Whether the model answers with labels.
-        batch_invariant: Run one sequence at a time, each computed from its start.
+        runner: Computes the batches.
+        tokenizer: The model's tokenizer.
+        end_ids: Token ids that end an answer.
+        context: Context length of the model in tokens. None: unlimited.
+        classifies: Whether the model is a classifier.
+        batch_invariant: Run one sequence at a time and compute each from its start.
     """
 
     def __init__(
@@ -103,58 +122,86 @@ class Scheduler:
         self.batch_invariant = batch_invariant
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self._long_turn = False
 
     @property
     def busy(self) -> bool:
-        """Whether any request runs or waits."""
+        """Whether any request is running or waiting."""
         return bool(self.running or self.waiting)
 
     def add(self, handle: RequestHandle[Any]) -> None:
-        """Queue a request: first come, first served. An invalid one fails alone."""
+        """Queue a request. If it is invalid, only its own handle fails."""
         try:
             self.waiting.append(self._sequence(handle))
-        except Exception as error:  # of a grammar or a tokenizer
+        except Exception as error:  # from a grammar or a tokenizer
             handle.fail(error)
 
     def step(self) -> None:
-        """Run one forward."""
+        """Schedule a batch, run it, and process its logits."""
         batch = self.schedule()
         if batch.sequences:
             logits = self.runner.forward(batch)
             self.process(batch, logits)
 
     def fail(self, error: BaseException) -> None:
-        """End every request with an error."""
-        lost = [*self.running, *self.waiting]
+        """Fail all requests with an error."""
+        sequences = [*self.running, *self.waiting]
         for sequence in tuple(self.running):
             self._stop(sequence)
         self.waiting.clear()
-        for sequence in lost:
+        for sequence in sequences:
             sequence.handle.fail(error)
 
     # --- schedule ------------------------------------------------------------------------
 
     def schedule(self) -> Batch:
-        """Drop cancelled requests, admit waiting ones, choose what to compute next."""
+        """Drop cancelled requests, admit waiting ones, and choose the next batch."""
         self._drop_cancelled()
         self._reserve_memory()
         self._admit()
         if self.batch_invariant and self.running:
             self.running.append(self.running.pop(0))
             first = self.running[-1]
-            return Batch([first], [first.chunk(self.runner.tokens_per_forward)])
-        decoding = [s for s in self.running if s.remaining == 1]
+            self._set_rope(first, first.slot)
+            whole = first.slot.long_rope
+            limit = self.runner.tokens_per_forward
+            return Batch([first], [first.remaining if whole else first.chunk(limit)])
+        running = self._compatible()
+        decoding = [s for s in running if s.remaining == 1]
         batch = Batch(decoding, [1] * len(decoding))
         budget = max(self.runner.tokens_per_forward - len(decoding), MIN_CHUNK)
-        for sequence in self.running:
+        for sequence in running:
             if sequence.remaining > 1 and budget > 0:
-                count = sequence.chunk(budget)
+                whole = sequence.slot.long_rope  # a first chunk would get the short frequencies
+                count = sequence.remaining if whole else sequence.chunk(budget)
                 is_first = len(batch.sequences) == len(decoding)
-                if count <= budget or is_first:  # scores may need more than a forward has room for
+                # A scored text may exceed any budget, so the first prompt always runs.
+                if count <= budget or is_first:
                     batch.sequences.append(sequence)
                     batch.counts.append(count)
                     budget -= count
         return batch
+
+    def _compatible(self) -> list[Sequence]:
+        """The running sequences that may share a forward: all, or those on one side of the switch.
+
+        Both sides take turns. A sequence that has grown beyond the switch is computed again.
+        """
+        if self.runner.rope_switch is None:
+            return self.running
+        for sequence in self.running:
+            self._set_rope(sequence, sequence.slot)
+        self._long_turn = not self._long_turn
+        side = [s for s in self.running if s.slot.long_rope == self._long_turn]
+        return side or self.running
+
+    def _set_rope(self, sequence: Sequence, slot: Slot) -> None:
+        """Discard keys with the frequencies of the other side of the switch."""
+        switch = self.runner.rope_switch
+        long_rope = switch is not None and len(sequence.tokens) > switch
+        if slot.long_rope != long_rope:
+            slot.tokens.clear()
+            slot.long_rope = long_rope
 
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in self.running if s.handle.cancelled]:
@@ -165,7 +212,7 @@ class Scheduler:
             sequence.handle.fail()
 
     def _reserve_memory(self) -> None:
-        """Sequences that no longer fit in memory beside the others wait again, first in line."""
+        """Move running sequences that no longer fit in memory to the front of the queue."""
         for sequence in reversed(self.running[:]):
             try:
                 self.runner.cache.reserve(len(sequence.tokens))
@@ -176,33 +223,34 @@ class Scheduler:
     def _admit(self) -> None:
         for sequence in list(self.waiting):
             if self.running and not self.runner.cache.shaped:
-                return  # the first forward tells how much memory a sequence takes
+                return  # the first forward determines the memory per token
             if self._prefix_is_being_computed(sequence):
                 continue
             try:
-                limit = 0 if self.batch_invariant else len(sequence.tokens) - sequence.wanted
+                limit = 0 if self.batch_invariant else len(sequence.tokens) - sequence.logit_count
                 slot = self.runner.cache.allocate(sequence.tokens, limit)
             except NotEnoughMemoryError as error:
                 if self.running:
-                    return  # there may be memory once they have left
+                    return  # retry after a running sequence has finished
                 self.waiting.remove(sequence)
                 sequence.handle.fail(error)
                 continue
             if slot is None:
                 return
             self.waiting.remove(sequence)
+            self._set_rope(sequence, slot)
             sequence.start(slot)
             self.running.append(sequence)
 
     def _prefix_is_being_computed(self, sequence: Sequence) -> bool:
-        """Whether a running sequence is computing a long common prefix, which is copied later."""
-        computing = [s for s in self.running if s.remaining >= WORTH_WAITING]
+        """Whether a running sequence is computing a long prefix that can be copied afterwards."""
+        computing = [s for s in self.running if s.remaining >= MIN_SHARED_PREFIX]
         if not computing or self.batch_invariant:
             return False
         cached = self.runner.cache.cached(sequence.tokens)
         return any(
             common_prefix(s.tokens, sequence.tokens) - max(cached, len(s.slot.tokens))
-            >= WORTH_WAITING
+            >= MIN_SHARED_PREFIX
             for s in computing
         )
 
@@ -213,56 +261,71 @@ class Scheduler:
     # --- process -------------------------------------------------------------------------
 
     def process(self, batch: Batch, logits: Tensor) -> None:
-        """Choose tokens and read scores from logits [W, V]; resolve the requests that end."""
+        """Sample tokens or compute scores from the logits [W, V], and resolve finished requests."""
         generating: list[tuple[Sequence, range]] = []
         first = 0
-        for sequence, wanted in zip(batch.sequences, batch.wanted, strict=True):
-            places = range(first, first + wanted)
-            first += wanted
-            if not wanted:
-                continue  # more of its prompt is to come
+        for sequence, count in zip(batch.sequences, batch.logit_counts, strict=True):
+            rows = range(first, first + count)
+            first += count
+            if not count:
+                continue  # more tokens of its prompt remain
             if isinstance(sequence.request, GenerateRequest):
-                generating.append((sequence, places))
+                generating.append((sequence, rows))
             else:
-                rows = logits[places.start : places.stop]
-                self._finish(sequence, self._score(sequence, sequence.request, rows))
+                own = logits[rows.start : rows.stop]
+                self._finish(sequence, self._score(sequence, sequence.request, own))
         if generating:
             self._generate(generating, logits)
 
     def _generate(self, generating: list[tuple[Sequence, range]], logits: Tensor) -> None:
-        places = [place for _, places in generating for place in places]
-        if len(places) < len(logits):
-            logits = logits.index_select(0, on_device(places, logits.device))
-        owners = [s for s, places in generating for _ in places]
+        """Sample the next tokens. Each sequence comes with the rows of its logits."""
+        selected = [row for _, rows in generating for row in rows]
+        if len(selected) < len(logits):
+            logits = logits.index_select(0, on_device(selected, logits.device))
+        owners = [s for s, rows in generating for _ in rows]
+        raw = None
+        if any(s.rules is not None for s in owners):
+            raw, logits = logits, self._apply_rules(generating, logits)
         for row, sequence in enumerate(owners):
             if sequence.grammar is not None:
                 sequence.grammar.restrict(logits[row])
         requests = [s.request for s in owners]
         samplings = [r.sampling for r in requests if isinstance(r, GenerateRequest)]
-        tokens, logprobs = choose(logits, samplings, [s.random for s in owners])
+        tokens, logprobs = sample(logits, samplings, [s.random for s in owners], raw)
         first = 0
-        for sequence, wanted in generating:
-            end = first + len(wanted)
+        for sequence, rows in generating:
+            end = first + len(rows)
             if sequence.grammar is not None:
-                tokens[first], logprobs[first] = sequence.grammar.take(tokens[first])
+                tokens[first], logprobs[first] = sequence.grammar.advance(tokens[first])
             finish = sequence.accept(tokens[first:end], logprobs[first:end])
             first = end
             if finish is not None:
-                self._finish(sequence, sequence.generated(finish))
+                self._finish(sequence, sequence.generate_output(finish))
+
+    def _apply_rules(self, generating: list[tuple[Sequence, range]], logits: Tensor) -> Tensor:
+        """Apply each sequence's token rules: at a verified position, after the tokens before it."""
+        changed, row = logits.float().clone(), 0
+        for sequence, rows in generating:
+            known = len(sequence.tokens) - len(rows) + 1  # tokens before the first row's choice
+            for i in range(len(rows)):
+                if sequence.rules is not None:
+                    changed[row] = sequence.rules.apply(logits[row], sequence.tokens[: known + i])
+                row += 1
+        return changed
 
     def _score(self, sequence: Sequence, request: ScoreRequest, logits: Tensor) -> ScoreOutput:
-        """The output of a `ScoreRequest` from its logits, [W, V], or [1, labels]."""
+        """Compute the output of a `ScoreRequest` from its logits [W, V] or [1, labels]."""
         if self.classifies:
-            return sequence.scored(logits=logits[-1].float().tolist())
+            return sequence.score_output(logits=logits[-1].float().tolist())
         if request.choices:
-            return sequence.scored(logits=logits[-1][list(request.choices)].float().tolist())
+            return sequence.score_output(logits=logits[-1][list(request.choices)].float().tolist())
         scored = on_device(request.ids[request.start :], logits.device)  # [n]
         if not len(scored):
-            return sequence.scored()
-        spread = logits[-len(scored) :].float().log_softmax(dim=-1)  # [n, V]
-        entropies = torch.special.entr(spread.exp()).sum(dim=-1)
-        return sequence.scored(
-            logprobs=spread.gather(-1, scored[:, None]).squeeze(-1).tolist(),
+            return sequence.score_output()
+        distribution = logits[-len(scored) :].float().log_softmax(dim=-1)  # [n, V]
+        entropies = torch.special.entr(distribution.exp()).sum(dim=-1)
+        return sequence.score_output(
+            logprobs=distribution.gather(-1, scored[:, None]).squeeze(-1).tolist(),
             entropies=entropies.tolist(),
         )
 
@@ -278,8 +341,8 @@ class Scheduler:
             scored = len(request.ids) - request.start
             if self.classifies or request.choices or not scored:
                 return Sequence(handle)
-            # A token is scored by the logits at the one before it.
-            return Sequence(handle, wanted=scored, unread=1)
+            # The logits at a token score the next one.
+            return Sequence(handle, logit_count=scored, skipped=1)
         rule = None
         if request.separators or request.stop or request.spans:
             rule = stop_rule(self.tokenizer, request.separators, request.stop, request.spans)
@@ -288,17 +351,23 @@ class Scheduler:
             self.end_ids,
             self.context,
             stop_rule=rule,
+            rules=self._rules(request),
             grammar=self._grammar(request),
             draft_tokens=self._draft_tokens(request),
         )
 
+    def _rules(self, request: GenerateRequest) -> LogitsRules | None:
+        rules = request.sampling.rules
+        return LogitsRules(rules, request.answer_start, self.end_ids) if rules.active else None
+
     def _draft_tokens(self, request: GenerateRequest) -> abc.Sequence[int]:
-        """The draft tokens that can be verified: none under a grammar or on the plain runner."""
+        """The draft tokens to verify. Empty under a grammar or on the plain runner."""
         if request.grammar is not None or not self.runner.verifies_drafts:
             return ()
         room = request.max_tokens
-        if self.context is not None:
-            room = min(room, self.context - len(request.ids))
+        for length in (self.context, self.runner.rope_switch):
+            if length is not None and len(request.ids) <= length:
+                room = min(room, length - len(request.ids))
         return request.draft_tokens[:room]
 
     def _grammar(self, request: GenerateRequest) -> GrammarState | None:

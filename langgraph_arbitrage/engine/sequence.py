@@ -1,4 +1,4 @@
-"""One request in progress: its tokens, its draft tokens under verification, its stop state."""
+"""The state of one request: its tokens, its draft tokens, and its stop conditions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from langgraph_arbitrage.decoding.grammar import GrammarState
 from langgraph_arbitrage.decoding.stop_rule import StopRule
+from langgraph_arbitrage.engine.logits_rules import LogitsRules
 from langgraph_arbitrage.engine.requests import (
     FinishReason,
     GenerateOutput,
@@ -21,32 +22,37 @@ from langgraph_arbitrage.engine.requests import (
 
 __all__ = ["Batch", "Sequence", "Slot"]
 
-FIRST_CHUNK = 48  # draft tokens verified at first; bounds what a rejection computes for nothing
+FIRST_CHUNK = 48  # draft tokens in the first verification; limits the cost of a rejection
 
 
 @dataclass(eq=False)
 class Slot:
-    """Room for the keys and values of one sequence."""
+    """A place in the KV cache for one sequence."""
 
     index: int
     tokens: list[int]
     """Token ids whose keys and values are valid, from position 0. A rollback shortens the list."""
     busy: bool = False
+    """Whether a running sequence uses the slot."""
     released: int = 0
-    """When its last sequence left, in ticks of the cache's clock."""
+    """Time of the last release, in ticks of the cache's clock."""
+    long_rope: bool = False
+    """Whether the keys have the frequencies of sequences beyond the model's rope switch."""
 
 
 class Sequence:
-    """A request with the tokens known so far.
+    """A request with all tokens known so far.
 
     Args:
         handle: The request.
-        end_ids: Tokens that end an answer.
-        context: Context length of the model; None without a limit.
-        wanted: Trailing positions whose logits are needed.
-        unread: Trailing request tokens that are scored but not computed themselves.
-        stop_rule: Finds separators and stop strings.
-        grammar: The grammar's state.
+        end_ids: Token ids that end an answer.
+        context: Context length of the model in tokens. None: unlimited.
+        logit_count: Number of trailing positions whose logits are needed.
+        skipped: Number of trailing request tokens to leave out. The last token of a scored text is
+            scored by the logits before it, so it is not computed.
+        stop_rule: Detects separators and stop strings.
+        rules: Token rules that change the logits.
+        grammar: State of the request's grammar.
         draft_tokens: Tokens to verify.
     """
 
@@ -58,9 +64,10 @@ class Sequence:
         end_ids: frozenset[int] = frozenset(),
         context: int | None = None,
         *,
-        wanted: int = 1,
-        unread: int = 0,
+        logit_count: int = 1,
+        skipped: int = 0,
         stop_rule: StopRule | None = None,
+        rules: LogitsRules | None = None,
         grammar: GrammarState | None = None,
         draft_tokens: abc.Sequence[int] = (),
     ) -> None:
@@ -68,14 +75,15 @@ class Sequence:
         self.request: GenerateRequest | ScoreRequest = handle.request
         self.end_ids = end_ids
         self.context = context
-        self.wanted = wanted
+        self.logit_count = logit_count
         self.stop_rule = stop_rule
+        self.rules = rules
         self.grammar = grammar
-        self.tokens = list(self.request.ids)[: len(self.request.ids) - unread]
-        """Tokens to compute: the prompt, those generated, and those under verification."""
+        self.tokens = list(self.request.ids)[: len(self.request.ids) - skipped]
+        """Tokens to compute: the prompt, generated tokens, and draft tokens being verified."""
         self.prompt_length = len(self.tokens)
         self.draft_tokens: tuple[int, ...] = ()
-        """Draft tokens whose logits the next forward returns."""
+        """Draft tokens that the next forward verifies."""
         self.logprobs: list[float] = []
         self.accepted_draft_tokens = 0
         self.computed_tokens = 0
@@ -84,28 +92,31 @@ class Sequence:
         self._verify_next()
         self._rewind_random()
 
-    # --- what to compute next ------------------------------------------------------------
+    # --- next tokens to compute ----------------------------------------------------------
 
     def start(self, slot: Slot) -> None:
-        """Run in a slot that holds the beginning of the sequence."""
+        """Assign a slot, which contains a prefix of the sequence."""
         self.slot = slot
         self.cached_tokens = min(len(slot.tokens), self.prompt_length)
 
     @property
     def remaining(self) -> int:
-        """Known tokens that are not computed yet."""
+        """Number of known tokens that are not computed yet."""
         return len(self.tokens) - len(self.slot.tokens)
 
     def chunk(self, limit: int) -> int:
-        """Tokens to compute next. The last chunk holds every position whose logits are needed."""
-        if self.remaining <= max(limit, self.wanted):
-            return self.remaining
-        return min(limit, self.remaining - self.wanted)
+        """Number of tokens to compute next.
 
-    def computed(self, count: int) -> None:
-        """The next `count` tokens have keys and values now."""
-        held = len(self.slot.tokens)
-        self.slot.tokens.extend(self.tokens[held : held + count])
+        The last chunk contains all positions whose logits are needed. It may exceed `limit`.
+        """
+        if self.remaining <= max(limit, self.logit_count):
+            return self.remaining
+        return min(limit, self.remaining - self.logit_count)
+
+    def mark_computed(self, count: int) -> None:
+        """Record that the next `count` tokens have keys and values."""
+        start = len(self.slot.tokens)
+        self.slot.tokens.extend(self.tokens[start : start + count])
         self.computed_tokens += count
 
     # --- generation ----------------------------------------------------------------------
@@ -113,20 +124,23 @@ class Sequence:
     def accept(
         self, tokens: abc.Sequence[int], logprobs: abc.Sequence[float]
     ) -> FinishReason | None:
-        """Append the model's own choices, as far as the draft tokens agree with them.
+        """Append the model's own tokens, up to the first that differs from its draft token.
 
-        The model chooses from its own random stream, which does not depend on the draft, so the
-        output is the same with and without draft tokens:
+        The model samples with its own random number generator, which does not depend on the draft.
+        So the output is the same with and without draft tokens:
 
-            accept d_i iff it equals the model's own choice t_i given t_0 … t_{i-1}
+            accept d_i iff it equals the model's own token t_i given t_0 … t_{i-1}
 
-        The first differing choice replaces the draft token and ends the verification.
+        The first differing token replaces the draft token and ends the verification.
 
         Args:
-            tokens: The model's choice at each wanted position.
+            tokens: The model's token at each position whose logits were needed.
             logprobs: Their log-probabilities.
+
+        Returns:
+            Why the step ends, or None if it continues.
         """
-        drafts, self.draft_tokens, self.wanted = self.draft_tokens, (), 1
+        drafts, self.draft_tokens, self.logit_count = self.draft_tokens, (), 1
         del self.tokens[len(self.tokens) - max(0, len(drafts) - 1) :]
         finish: FinishReason | None = None
         for i, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
@@ -143,7 +157,7 @@ class Sequence:
         return finish
 
     def append(self, token: int, logprob: float) -> FinishReason | None:
-        """Append a token; the reason why it ends the step, if it does."""
+        """Append a token. Returns why the step ends, or None if it continues."""
         self.tokens.append(token)
         self.logprobs.append(logprob)
         if self.handle.listener is not None:
@@ -151,12 +165,14 @@ class Sequence:
         if token in self.end_ids or (self.grammar is not None and self.grammar.complete):
             return "end"
         request = self.request
+        if isinstance(request, GenerateRequest) and token in request.stop_token_ids:
+            return "stop"
         assert isinstance(request, GenerateRequest)  # noqa: S101 - scores never generate
         if self.stop_rule is not None:
             before = self.tokens[self.prompt_length - 1] if self.prompt_length else None
-            found = self.stop_rule.found(before, self.tokens[self.prompt_length :], request.tail)
-            if found:
-                return found
+            match = self.stop_rule.match(before, self.tokens[self.prompt_length :], request.tail)
+            if match:
+                return match
         if len(self.tokens) - self.prompt_length >= request.max_tokens:
             return "length"
         if self.context is not None and len(self.tokens) >= self.context:
@@ -164,19 +180,24 @@ class Sequence:
         return None
 
     def _verify_next(self) -> None:
-        """Put the next draft tokens under verification: after the first chunk, as many as agreed.
+        """Schedule the next draft tokens for verification.
 
-        The last one of a chunk is verified by the logits at the token before it.
+        The first chunk is short. Each later chunk is as long as the number of draft tokens accepted
+        so far. The last draft token of a chunk is not computed: the logits at the token before it
+        verify it.
         """
         if self._unverified:
             length = max(FIRST_CHUNK, self.accepted_draft_tokens)
             self.draft_tokens = self._unverified[:length]
             self._unverified = self._unverified[length:]
             self.tokens += self.draft_tokens[:-1]
-            self.wanted = len(self.draft_tokens)
+            self.logit_count = len(self.draft_tokens)
 
     def _rewind_random(self) -> None:
-        """Set the random stream behind the generated tokens, which took one number each."""
+        """Reset the random number generator to its state after the generated tokens.
+
+        Each token consumes one number. Rejected draft tokens must not consume any.
+        """
         if isinstance(self.request, GenerateRequest):
             self.random = random.Random(self.request.sampling.seed)
             for _ in self.logprobs:
@@ -184,8 +205,8 @@ class Sequence:
 
     # --- outputs -------------------------------------------------------------------------
 
-    def generated(self, finish: FinishReason) -> GenerateOutput:
-        """The output of a `GenerateRequest`."""
+    def generate_output(self, finish: FinishReason) -> GenerateOutput:
+        """Build the output of a `GenerateRequest`."""
         return GenerateOutput(
             ids=self.tokens[self.prompt_length :],
             logprobs=self.logprobs,
@@ -196,13 +217,13 @@ class Sequence:
             seconds=self.handle.seconds,
         )
 
-    def scored(
+    def score_output(
         self,
         logits: abc.Sequence[float] = (),
         logprobs: abc.Sequence[float] = (),
         entropies: abc.Sequence[float] = (),
     ) -> ScoreOutput:
-        """The output of a `ScoreRequest`."""
+        """Build the output of a `ScoreRequest`."""
         return ScoreOutput(
             logits=list(logits),
             logprobs=list(logprobs),
@@ -215,18 +236,19 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward computes: the next `counts[i]` tokens of `sequences[i]`."""
+    """The input of one forward: the next `counts[i]` tokens of `sequences[i]`."""
 
     sequences: list[Sequence]
     counts: list[int]
 
     @cached_property
-    def wanted(self) -> list[int]:
-        """Trailing positions of each sequence whose logits are returned: 0 within a prompt.
+    def logit_counts(self) -> list[int]:
+        """Number of trailing positions of each sequence whose logits the forward returns.
 
-        Read before the forward: it depends on what is not computed yet.
+        0 if more tokens of the sequence remain. Cached at the first access, which must be before
+        the forward: the forward changes the number of remaining tokens.
         """
         return [
-            s.wanted if n == s.remaining else 0
+            s.logit_count if n == s.remaining else 0
             for s, n in zip(self.sequences, self.counts, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""Small values to a device and back, without waiting for it more often than once a token."""
+"""Transfers of small tensors between host and device, with at most one wait per token."""
 
 from __future__ import annotations
 
@@ -8,44 +8,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["on_device", "on_host", "read"]
+__all__ = ["on_device", "on_host", "to_host"]
 
 
 def on_host(values: Sequence[Any], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Values as a tensor of the CPU from which a copy to `device` needs no waiting.
+    """Create a CPU tensor that can be copied to `device` without waiting.
 
-    A GPU copies from pinned memory while the host goes on; torch keeps that memory until it has.
+    For a GPU its memory is pinned. Torch keeps that memory until the copy is done.
     """
-    made = torch.tensor(values, dtype=dtype)
-    return made.pin_memory() if device.type == "cuda" else made
+    tensor = torch.tensor(values, dtype=dtype)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def on_device(
     values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.long
 ) -> Tensor:
-    """Values as a tensor of `device`, which may be busy: nobody waits for it.
+    """Create a tensor on `device` without waiting for the device.
 
-    The dtype is always named: the default one is another while some model is loaded.
+    The dtype is always explicit, since the default dtype changes while a model loads.
     """
-    made = on_host(values, device, dtype)
-    return made if device.type == "cpu" else made.to(device, non_blocking=True)
+    tensor = on_host(values, device, dtype)
+    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
 
 
-def read(ids: Tensor, values: Tensor) -> tuple[list[int], list[float]]:
-    """Token ids [B] and float32 values [B] of a device, in one transfer: one wait.
-
-    The ids go as int32, beside the values' own bits.
-    """
+def to_host(ids: Tensor, values: Tensor) -> tuple[list[int], list[float]]:
+    """Copy token ids [B] and float32 values [B] to the host in one transfer."""
     if ids.device.type == "cpu":
         return ids.tolist(), values.tolist()
-    return unpacked(packed(ids, values).cpu())
+    return split(join(ids, values).cpu())
 
 
-def packed(ids: Tensor, values: Tensor) -> Tensor:
-    """Both in one int32 tensor [2, B]."""
+def join(ids: Tensor, values: Tensor) -> Tensor:
+    """Combine ids and the bits of float32 values in one int32 tensor [2, B]."""
     return torch.stack((ids.int(), values.float().view(torch.int32)))
 
 
-def unpacked(both: Tensor) -> tuple[list[int], list[float]]:
-    """What `packed` has put together."""
-    return both[0].tolist(), both[1].view(torch.float32).tolist()
+def split(joined: Tensor) -> tuple[list[int], list[float]]:
+    """Split a tensor made by `join` into ids and values."""
+    return joined[0].tolist(), joined[1].view(torch.float32).tolist()

@@ -1,4 +1,4 @@
-"""The thread of one model: it loads the model, runs the scheduler, and reports failures."""
+"""The thread of one model: loads the model, runs the scheduler, and reports failures."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ logger = logging.getLogger(__name__)
 class Worker:
     """Loads the model on its own thread at the first request, then serves requests until closed.
 
-    If the thread fails, every pending request gets the cause; the next request starts a new one.
+    If the thread fails, all pending requests fail with the cause. The next request starts a new
+    thread.
 
     Args:
         spec: The model.
-        tokenizer: Its tokenizer.
-        end_ids: Tokens that end an answer.
-        context: Its context length; None without a limit.
+        tokenizer: The model's tokenizer.
+        end_ids: Token ids that end an answer.
+        context: Context length of the model in tokens. None: unlimited.
     """
 
     def __init__(
@@ -59,25 +60,26 @@ class Worker:
         self.end_ids = end_ids
         self.context = context
         self.pid = os.getpid()
-        """The process whose thread this is."""
+        """Id of the process that owns the thread."""
         self.model: PreTrainedModel | None = None
         self.scheduler: Scheduler | None = None
         self.backend_name: str | None = None
         self._inbox: queue.SimpleQueue[RequestHandle[Any] | None] = queue.SimpleQueue()
         self._lock = ForkLock()
         self._thread: threading.Thread | None = None
-        self._open = 0  # requests that are not resolved
-        self._make: Callable[[PreTrainedModel], Runner] | None = None  # of the runner that agreed
-        self._packs = True  # until packed weights have proved useless here
+        self._open = 0  # requests without an output or error
+        # Creates the runner that passed the check at load.
+        self._make_runner: Callable[[PreTrainedModel], Runner] | None = None
+        self._packs = True  # False once packing turned out not to help
         self._threads: ComputeThreads | None = None
         self._closed = False
 
     def put(self, handle: RequestHandle[Any], *, continues: bool = True) -> None:
-        """Queue a request; starts the thread if there is none.
+        """Queue a request. Starts the thread if necessary.
 
         Args:
             handle: The request.
-            continues: Whether it continues an answer in progress.
+            continues: Whether the request continues an answer in progress.
 
         Raises:
             EngineBusyError: The queue is full, and the request begins an answer.
@@ -86,7 +88,7 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise EngineClosedError(
-                    f"{self.spec.name} was closed; make a new chat model or graph"
+                    f"{self.spec.name} was closed. Create a new chat model or graph."
                 )
             if not continues:
                 self._check_queue()
@@ -102,9 +104,9 @@ class Worker:
             slots = 1
         if limit is not None and self._open >= slots + limit:
             raise EngineBusyError(
-                f"{self.spec.name} is busy: {self._open} requests run or wait, and max_slots="
-                f"{self.spec.max_slots} and max_queue={limit} allow no more ({slots} run at a "
-                "time). Ask again later, or raise max_queue; with max_queue=None all wait."
+                f"{self.spec.name} is busy: {self._open} requests are running or queued, and the "
+                f"limit is {slots} running plus max_queue={limit} queued. Retry later, or raise "
+                "max_queue (None: unlimited)."
             )
 
     def _resolved(self, _: Future[Any]) -> None:
@@ -117,7 +119,7 @@ class Worker:
         self._thread = thread
 
     def close(self) -> None:
-        """End the thread; pending requests get `EngineClosedError`."""
+        """Stop the thread. Pending requests fail with `EngineClosedError`."""
         with self._lock:
             self._closed = True
             thread = self._thread
@@ -130,19 +132,19 @@ class Worker:
     def _run(self) -> None:
         error = self._serve()
         if error is not None:
-            # Frames named by the error would keep the model and its cache alive.
+            # The frames of the traceback would keep the model and its cache alive.
             traceback.clear_frames(error.__traceback__)
             _free_memory()
         with self._lock:
             self._thread = None
             if not self._closed and not self._inbox.empty():
-                self._start()  # for what arrived after the failure
-            lost = self._drained() if self._closed else []
-        for handle in lost:
+                self._start()  # for requests that arrived after the failure
+            pending = self._drain_inbox() if self._closed else []
+        for handle in pending:
             handle.fail(EngineClosedError(f"{self.spec.name} was closed"))
 
     def _serve(self) -> BaseException | None:
-        """Serve requests until closed (None) or until something fails: the error."""
+        """Serve requests until closed. Returns the error if serving failed, otherwise None."""
         scheduler: Scheduler | None = None
         failure: BaseException | None = None
         reason: ArbitrageError = EngineClosedError(f"{self.spec.name} was closed")
@@ -160,10 +162,10 @@ class Worker:
             if self._threads is not None:
                 self._threads.release()
                 self._threads = None
-        lost = self._drained()
+        pending = self._drain_inbox()
         if scheduler is not None:
             scheduler.fail(reason)
-        for handle in lost:
+        for handle in pending:
             handle.fail(reason)
         return failure
 
@@ -171,14 +173,15 @@ class Worker:
         if self._threads is None:
             scheduler.step()
             return
-        # The number of threads may change the last bit, so it must not depend on other requests.
+        # The number of threads may change results in the last bit. With `batch_invariant` it must
+        # not depend on other requests.
         tokens = sum(min(s.remaining, 64) for s in scheduler.running) + len(scheduler.waiting)
         tokens = 1 if scheduler.batch_invariant else tokens
         with self._threads.forward(tokens):
             scheduler.step()
 
     def _receive(self, scheduler: Scheduler) -> bool:
-        """Take the requests that have arrived, waiting for one when idle; False once closed."""
+        """Pass new requests to the scheduler, waiting for one when idle. False once closed."""
         block = not scheduler.busy
         if block and self._threads is not None and self._inbox.empty():
             self._threads.release()
@@ -195,42 +198,40 @@ class Worker:
     def _prepare(self, model: PreTrainedModel) -> Scheduler:
         """Pack the weights on a CPU, and choose the runner."""
         if model.device.type == "cpu":
-            with LOADING:  # timed, and draft and target usually load at the same time
+            with LOADING:  # packing is timed, so no other model may load meanwhile
                 self._packs = self._packs and pack(model, self.spec, lambda: plain_logits(model))
             self._threads = ComputeThreads(model, self.spec.threads, lambda: self._open)
-        scheduler = self._scheduler(model)
+        scheduler = self._choose_scheduler(model)
         self.model, self.scheduler = model, scheduler
         self.backend_name = scheduler.runner.name
         return scheduler
 
-    def _scheduler(self, model: PreTrainedModel) -> Scheduler:
-        """Run batches if they agree with a plain forward, otherwise one sequence at a time.
+    def _choose_scheduler(self, model: PreTrainedModel) -> Scheduler:
+        """Choose the fastest runner that agrees with a plain forward.
 
-        Checked once: a thread that replaces a failed one takes the same runner.
+        The runners are checked once. A thread that replaces a failed one uses the same runner.
         """
-        makes = self._candidates() if self._make is None else [self._make]
+        candidates = self._candidates() if self._make_runner is None else [self._make_runner]
         attention = model.config.get_text_config()._attn_implementation
         check: LoadCheck | None = None
-        for make in makes:
-            if make is makes[-1]:
-                break
+        for make_runner in candidates[:-1]:
             check = check or LoadCheck.of(model, classifies=self.spec.kind != "causal-lm")
             try:
-                scheduler = self._over(make(model))
+                scheduler = self._scheduler_of(make_runner(model))
                 if check.passes(scheduler):
                     scheduler.runner.cache.clear()
-                    self._make = make
+                    self._make_runner = make_runner
                     return scheduler
-                why = "its values differ from a plain forward, or it refuses the inputs"
+                reason = "its values differ from a plain forward, or it rejects the inputs"
             except ValueError as error:
-                why = str(error)
+                reason = str(error)
             model.set_attn_implementation(attention)
-            logger.info("%s is not run in batches: %s", self.spec.name, why)
-        self._make = make
-        return self._over(make(model))
+            logger.info("%s falls back to a slower runner: %s", self.spec.name, reason)
+        self._make_runner = candidates[-1]
+        return self._scheduler_of(self._make_runner(model))
 
     def _candidates(self) -> list[Callable[[PreTrainedModel], Runner]]:
-        """The fastest first; the last one is a plain forward itself."""
+        """Runners from fastest to slowest. The last one is a plain forward and needs no check."""
         plain: list[Callable[[PreTrainedModel], Runner]] = [
             lambda model: PlainRunner(model, cached=True),
             lambda model: PlainRunner(model, cached=False),
@@ -239,7 +240,7 @@ class Worker:
             return plain
         return [lambda model: ModelRunner(model, self.spec, self.context), *plain]
 
-    def _over(self, runner: Runner) -> Scheduler:
+    def _scheduler_of(self, runner: Runner) -> Scheduler:
         return Scheduler(
             runner,
             self.tokenizer,
@@ -250,7 +251,7 @@ class Worker:
         )
 
     def _failure(self, error: BaseException) -> ArbitrageError:
-        """The error that pending requests get."""
+        """The error with which pending requests fail."""
         if isinstance(error, ArbitrageError):
             return error
         cause = f"{type(error).__name__}: {error}"
@@ -261,23 +262,23 @@ class Worker:
         logger.error("%s failed", self.spec.name, exc_info=error)
         return failure
 
-    def _drained(self) -> list[RequestHandle[Any]]:
-        """The requests that are in the inbox now, taken out."""
-        found: list[RequestHandle[Any]] = []
+    def _drain_inbox(self) -> list[RequestHandle[Any]]:
+        """Remove and return the requests in the inbox."""
+        handles: list[RequestHandle[Any]] = []
         while True:
             try:
                 handle = self._inbox.get(block=False)
             except queue.Empty:
-                return found
+                return handles
             if handle is not None:
-                found.append(handle)
+                handles.append(handle)
 
 
 def _free_memory() -> None:
-    """Return a failed model's memory. After some failures CUDA itself refuses that."""
+    """Free the memory of a failed model. CUDA rejects this after some failures."""
     gc.collect()
     if torch.cuda.is_initialized():
         try:
             torch.cuda.empty_cache()
         except RuntimeError as error:
-            logger.warning("the memory of a failed model was not returned: %s", error)
+            logger.warning("The memory of a failed model was not freed: %s", error)

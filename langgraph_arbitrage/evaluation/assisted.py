@@ -12,6 +12,7 @@ from langchain_core.messages import HumanMessage
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
+from langgraph_arbitrage.config.run_options import MAX_TOKENS
 from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.engine.cpu import threads_for
 from langgraph_arbitrage.errors import RequestCancelledError
@@ -103,15 +104,16 @@ class AssistedAnswerer:
     ) -> list[int]:
         s, models = self._settings, self._models
         context = models.engine("target").context
-        room = s.max_tokens if context is None else min(s.max_tokens, context - len(ids))
+        limit = s.max_tokens or MAX_TOKENS
+        room = limit if context is None else min(limit, context - len(ids))
         options: dict[str, Any] = {"do_sample": False, "eos_token_id": sorted(self._ends)}
         if s.temperature:
             torch.manual_seed(s.seed or 0)
             options |= {
                 "do_sample": True,
                 "temperature": s.temperature,
-                "top_p": s.top_p,
-                "top_k": s.top_k,
+                "top_p": 1.0 if s.top_p is None else s.top_p,
+                "top_k": s.top_k or 0,
             }
         mine, theirs = models.tokenizer("target"), models.tokenizer("draft")
         if not mine.shares_vocabulary(theirs):

@@ -21,7 +21,7 @@ from langgraph_arbitrage.evaluation.points import (
 )
 from langgraph_arbitrage.evaluation.reply import GraphAnswerer, Reply, answered
 from langgraph_arbitrage.runner import Runner
-from langgraph_arbitrage.training.many import many
+from langgraph_arbitrage.training.concurrency import map_concurrently
 
 __all__ = ["Layout"]
 
@@ -84,7 +84,7 @@ class Layout:
         async def one(task: Task) -> Reply:
             return await answered(answerer, task.prompt)
 
-        replies = await many(pilot, one, self.config.concurrency)
+        replies = await map_concurrently(pilot, one, self.config.concurrency)
         scores = [row["score"] for reply in replies for row in reply.steps]
         answerer.close()
         known = [score for score in scores if score is not None]

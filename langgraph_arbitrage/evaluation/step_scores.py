@@ -10,7 +10,12 @@ from langgraph_arbitrage.evaluation.reply import Reply
 from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.training.questions import Question
-from langgraph_arbitrage.training.verdict import CheckerVerdict, Context, ScorerVerdict, Verdict
+from langgraph_arbitrage.training.step_grader import (
+    CheckerGrader,
+    ScorerGrader,
+    StepContext,
+    StepGrader,
+)
 
 __all__ = ["StepScores"]
 
@@ -26,35 +31,35 @@ class StepScores:
 
     scorer: StepScorer | Literal["checker"] | None
     models: Models
-    _verdicts: dict[tuple[str, bool], Verdict] = field(default_factory=dict, init=False)
+    _graders: dict[tuple[str, bool], StepGrader] = field(default_factory=dict, init=False)
 
     async def add(self, task: Task, reply: Reply) -> None:
         """Have the PRM score both steps, as far as both are known."""
         drafted = any(row["writer"] == "draft" or row["draft"] for row in reply.steps)
         # A scorer takes the first step that it hears of in a context for the draft's.
-        verdict = self._verdict(task, by_target=not drafted)
-        if verdict is None:
+        grader = self._grader(task, by_target=not drafted)
+        if grader is None:
             return
-        context = Context()
+        context = StepContext()
         for row in reply.steps:
             by_target = row["writer"] != "draft"
             draft = row["draft"] if by_target else row["text"]
             if draft is not None:
-                row["s_d"] = round(await verdict.value(context, draft), 4)
+                row["s_d"] = round(await grader.grade(context, draft), 4)
             if by_target:
-                row["s_t"] = round(await verdict.value(context, row["text"]), 4)
-            context = Context((*context.texts, row["text"]), (*context.tags, int(by_target)))
+                row["s_t"] = round(await grader.grade(context, row["text"]), 4)
+            context = StepContext((*context.texts, row["text"]), (*context.tags, int(by_target)))
 
     def forget(self, task: Task) -> None:
         """Drop what is remembered of a question."""
         for by_target in (False, True):
-            self._verdicts.pop((task.id, by_target), None)
+            self._graders.pop((task.id, by_target), None)
 
-    def _verdict(self, task: Task, *, by_target: bool) -> Verdict | None:
+    def _grader(self, task: Task, *, by_target: bool) -> StepGrader | None:
         key = task.id, by_target
-        if self.scorer is not None and key not in self._verdicts:
+        if self.scorer is not None and key not in self._graders:
             if isinstance(self.scorer, str):
-                self._verdicts[key] = CheckerVerdict(Question(task.question, problem=task.problem))
+                self._graders[key] = CheckerGrader(Question(task.question, problem=task.problem))
             else:
-                self._verdicts[key] = ScorerVerdict(task.prompt, self.models, self.scorer)
-        return self._verdicts.get(key)
+                self._graders[key] = ScorerGrader(task.prompt, self.models, self.scorer)
+        return self._graders.get(key)

@@ -30,7 +30,7 @@ from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.models.identifiers import public_name
 from langgraph_arbitrage.runner import Runner
 from langgraph_arbitrage.scorers import StepScorer
-from langgraph_arbitrage.training.many import many
+from langgraph_arbitrage.training.concurrency import map_concurrently
 
 __all__ = ["Progress", "Sweep"]
 
@@ -209,7 +209,7 @@ class Sweep:
             self._progress.done += 1
             self._say(point.title)
 
-        await many(open_, one, self.config.concurrency)
+        await map_concurrently(open_, one, self.config.concurrency)
 
     async def _record(self, point: Point, answerer: Answerer, task: Task) -> Record:
         record: Record = {"point": point.key, "question": task.id}

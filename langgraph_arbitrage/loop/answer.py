@@ -69,6 +69,7 @@ def answer_message(
     engines: Mapping[str, str],
     finish_reason: str,
     limit: str | None = None,
+    draft_context_full: bool = False,
     logprobs: Sequence[Mapping[str, Any]] | None = None,
 ) -> AIMessage:
     """The final message of an answer, with usage and the statistics of every step.
@@ -84,6 +85,7 @@ def answer_message(
         engines: How each model that was used ran.
         finish_reason: Why the answer ended.
         limit: The budget that was spent, if any; the draft may have continued alone.
+        draft_context_full: The draft's context was full before the answer ended.
         logprobs: Log-probability of each token, if requested.
     """
     shown, rest = [], len(text)
@@ -117,6 +119,8 @@ def answer_message(
     }
     if limit:
         statistics["limit"] = limit
+    if draft_context_full:
+        statistics["draft_context_full"] = True
     usage = UsageMetadata(
         input_tokens=prompt_tokens,
         output_tokens=answer_tokens,

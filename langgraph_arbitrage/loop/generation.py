@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from langgraph_arbitrage.config.run_options import MAX_TOKENS
 from langgraph_arbitrage.config.run_settings import RunSettings
 from langgraph_arbitrage.loop.answer_state import joined_text, step_seed, step_view, target_tokens
 from langgraph_arbitrage.loop.models import Models, vocabulary_owner
 from langgraph_arbitrage.loop.thinking import ThinkingBudget
+from langgraph_arbitrage.models.generation_config import GenerationDefaults, TokenRules
 from langgraph_arbitrage.policies import Writer
 from langgraph_arbitrage.state import ArbitrageState, PendingStep, StepRecord
 from langgraph_arbitrage.tools.formats import ParsedCall, Tool
@@ -16,9 +20,11 @@ from langgraph_arbitrage.tools.parser import Parser, Piece
 from langgraph_arbitrage.tools.verifier import call_error
 
 if TYPE_CHECKING:
-    from langgraph_arbitrage.engine import GenerateOutput, GenerateRequest
+    from langgraph_arbitrage.engine import GenerateOutput, GenerateRequest, SamplingParams
 
 __all__ = ["Generation"]
+
+_T = TypeVar("_T")
 
 
 class Generation:
@@ -45,12 +51,56 @@ class Generation:
         """The limit of this run's thinking."""
         return ThinkingBudget(self.models, self.roles, self.settings.max_thinking_tokens)
 
+    @cached_property
+    def defaults(self) -> GenerationDefaults:
+        """The generation settings of the target's checkpoint, or of the draft's if it is alone."""
+        return self.models.generation_defaults("target" if self.policy.needs_target else "draft")
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """Maximum tokens of an answer."""
+        if self.settings.max_tokens is not None:
+            return self.settings.max_tokens
+        return min(MAX_TOKENS, self.defaults.max_new_tokens or MAX_TOKENS)
+
+    @cached_property
+    def sampling(self) -> SamplingParams:
+        """How tokens are chosen, by draft and target alike: explicit settings, else defaults."""
+        from langgraph_arbitrage.engine import SamplingParams
+
+        settings, defaults = self.settings, self.defaults
+        temperature = settings.temperature
+        if temperature is None:
+            temperature = 0.0
+            if defaults.do_sample:
+                temperature = 1.0 if defaults.temperature is None else defaults.temperature
+        return SamplingParams(
+            temperature=temperature,
+            top_p=_first(settings.top_p, defaults.top_p, 1.0),
+            top_k=_first(settings.top_k, defaults.top_k, 0),
+            min_p=_first(settings.min_p, defaults.min_p, 0.0),
+            rules=defaults.rules,
+        )
+
+    def _rules(self, role: Writer) -> TokenRules:
+        """Token rules for a writer: with a vocabulary of its own, its checkpoint's token ids."""
+        rules = self.defaults.rules
+        if self.models.share_vocabulary:
+            return rules
+        own = self.models.generation_defaults(role).rules
+        return replace(
+            rules,
+            suppress_tokens=own.suppress_tokens,
+            begin_suppress_tokens=own.begin_suppress_tokens,
+            bad_words_ids=own.bad_words_ids,
+        )
+
     def request(self, role: Writer, state: ArbitrageState) -> GenerateRequest:
         """The request for the next step after the state's prefix."""
-        from langgraph_arbitrage.engine import GenerateRequest, Grammar, SamplingParams
+        from langgraph_arbitrage.engine import GenerateRequest, Grammar
 
         settings, steps, constraints = self.settings, state["steps"], state["constraints"]
-        left = settings.max_tokens - sum(len(s["ids"]) for s in steps)
+        left = self.max_tokens - sum(len(s["ids"]) for s in steps)
         bounds = [left, settings.max_step_tokens, self.thinking.tokens_left(steps)]
         if role == "target":
             bounds.append(self.policy.tokens_left(step_view(state)))
@@ -64,17 +114,32 @@ class Generation:
             max_tokens=max(1, min(bound for bound in bounds if bound is not None)),
             separators=self.models.settings.separator,
             stop=settings.stop,
+            stop_token_ids=self._stop_token_ids(role),
             tail=joined_text(steps)[-reach:] if reach else "",
-            sampling=SamplingParams(
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                top_k=settings.top_k,
+            sampling=replace(
+                self.sampling,
+                rules=self._rules(role),
                 seed=step_seed(state["seed"], role, len(steps)),
             ),
+            answer_start=len(state["prompts"][role]),
             spans=tuple((opening, close) for opening, close in constraints["spans"]),
             grammar=Grammar(grammar, len(state["prompts"][role]), left) if grammar else None,
             draft_tokens=self._draft_tokens(role, state),
         )
+
+    def _stop_token_ids(self, role: Writer) -> tuple[int, ...]:
+        """Ids of `stop_token_ids` and of stop strings that name an added token.
+
+        Added tokens such as `<|im_end|>` are not part of the text, so no stop string finds them.
+        """
+        tokenizer = self.models.tokenizer(role)
+        named = [tokenizer.added_token_id(text) for text in self.settings.stop]
+        ids = self.settings.stop_token_ids
+        if role == "draft" and ids and not self.models.share_vocabulary:
+            target = self.models.tokenizer("target")
+            named += [tokenizer.added_token_id(target.raw_token(token)) for token in ids]
+            ids = ()
+        return (*ids, *(token for token in named if token is not None))
 
     def _draft_tokens(self, role: Writer, state: ArbitrageState) -> Sequence[int]:
         """The draft's step, which the target verifies instead of decoding the same tokens."""
@@ -85,7 +150,8 @@ class Generation:
 
     def pending(self, role: Writer, state: ArbitrageState, output: GenerateOutput) -> PendingStep:
         """A generated step as state."""
-        continues = output.finish in ("separator", "length") and self._has_room(state, output.ids)
+        cut = ("separator", "length", *(["context"] if self._is_secondary(role) else []))
+        continues = output.finish in cut and self._has_room(state, output.ids)
         return PendingStep(
             writer=role,
             ids=output.ids,
@@ -99,6 +165,10 @@ class Generation:
             accepted_draft_tokens=output.accepted_draft_tokens,
             seconds=output.seconds,
         )
+
+    def _is_secondary(self, role: Writer) -> bool:
+        """True for a draft whose answer the target can continue."""
+        return role == "draft" and self.policy.needs_target
 
     def parser(self, steps: Sequence[StepRecord], tools: Sequence[Tool]) -> Parser:
         """A parser for the whole answer that begins with these steps."""
@@ -119,7 +189,7 @@ class Generation:
 
     def _has_room(self, state: ArbitrageState, ids: Sequence[int]) -> bool:
         """True if the answer may continue after these tokens."""
-        return sum(len(s["ids"]) for s in state["steps"]) + len(ids) < self.settings.max_tokens
+        return sum(len(s["ids"]) for s in state["steps"]) + len(ids) < self.max_tokens
 
     def token_logprobs(self, steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
         """Text and log-probability (nats) of each token under its writer.
@@ -135,6 +205,11 @@ class Generation:
             if s["logprobs"]
             for token, logprob in zip(s["ids"], s["logprobs"], strict=True)
         ]
+
+
+def _first(*values: _T | None) -> _T:
+    """The first value that is not None."""
+    return next(value for value in values if value is not None)
 
 
 def _calls(pieces: Sequence[Piece]) -> list[ParsedCall]:

@@ -15,6 +15,7 @@ from langgraph_arbitrage.config.run_settings import RunSettings
 from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import ContextLengthError
 from langgraph_arbitrage.loop.engine_calls import EngineCall
+from langgraph_arbitrage.models.generation_config import GenerationDefaults
 from langgraph_arbitrage.policies import Policy, ScorerRequest, TargetQuestion, Writer
 from langgraph_arbitrage.prompts.chat_template import Template, template_of
 from langgraph_arbitrage.prompts.messages import template_messages
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["FREE_TEXT", "Models", "piece_ids", "vocabulary_owner"]
 
 FREE_TEXT = ResponseFormat()
+IGNORED = GenerationDefaults()
 DECODE_WINDOW = 64  # preceding tokens that are decoded with a step, so that characters stay whole
 MAX_ASSEMBLERS = 256
 _SHARED_FIELDS = (
@@ -86,11 +88,17 @@ class Models:
         )
 
     def scorer_call(self, request: ScorerRequest) -> EngineCall:
-        """The engine call for a request to a scorer."""
+        """The engine call for a request to a scorer.
+
+        If the text does not fit the scorer's context, the first steps are left out: it reads the
+        question and the last part of the answer.
+        """
         from langgraph_arbitrage.engine import ScoreRequest
 
         engine = self.scorer_engine(request.model, request.kind)
         pieces = piece_ids(engine.tokenizer, request.pieces)
+        if engine.context is not None:
+            pieces = _fitting(pieces, request.scored, engine.context)
         choices: tuple[int, ...] = ()
         if request.choices:
             pieces[-1], choices = _choices(engine.tokenizer, request.pieces[-1], request.choices)
@@ -164,7 +172,7 @@ class Models:
     @property
     def ready(self) -> bool:
         """True once the tokenizers are loaded, so that no call blocks on files."""
-        return "_share_vocabulary" in self.__dict__
+        return "share_vocabulary" in self.__dict__
 
     def prepare(self, policy: Policy) -> None:
         """Check the checkpoints that a policy uses and load the tokenizers. Blocks on files.
@@ -179,7 +187,7 @@ class Models:
             _ = engine.tokenizer
         for role in ("draft", "target"):
             self.identity(role)
-        _ = self._share_vocabulary
+        _ = self.share_vocabulary
 
     def scorer_engines(self, policy: Policy) -> list[Engine]:
         """The engines of a policy's scorers, after the policy has accepted the pair.
@@ -212,7 +220,7 @@ class Models:
             self._engines.clear()
             self._tokenizers.clear()
             self._assemblers.clear()
-            self.__dict__.pop("_share_vocabulary", None)
+            self.__dict__.pop("share_vocabulary", None)
 
     @staticmethod
     def roles(policy: Policy) -> list[Writer]:
@@ -228,6 +236,12 @@ class Models:
         found = {role: self.engine(role).backend for role in roles}
         return {role: backend for role, backend in found.items() if backend}
 
+    def generation_defaults(self, role: Writer) -> GenerationDefaults:
+        """What a model's generation_config.json recommends, unless the settings ignore it."""
+        if self.settings.generation_config == "ignore":
+            return IGNORED
+        return self.engine(role).generation_defaults
+
     # --- token ids -----------------------------------------------------------------------
 
     def tokenizer(self, role: Writer) -> Tokenizer:
@@ -241,7 +255,8 @@ class Models:
         return found
 
     @cached_property
-    def _share_vocabulary(self) -> bool:
+    def share_vocabulary(self) -> bool:
+        """True if draft and target have one vocabulary."""
         return self.tokenizer("draft").shares_vocabulary(self.tokenizer("target"))
 
     def template(self, role: Writer) -> Template:
@@ -277,6 +292,8 @@ class Models:
             for role in sorted(roles)
         }
         for role in self.roles(policy):
+            if role == "draft" and policy.needs_target:
+                continue  # the target continues alone where the draft's context is full
             engine, tokens = self.engine(role), len(found[role])
             if engine.context is not None and tokens >= engine.context:
                 raise ContextLengthError(
@@ -325,7 +342,7 @@ class Models:
 
     def convert_ids(self, role: Writer, writer: StepWriter, ids: list[int], text: str) -> list[int]:
         """Token ids by a writer, in a model's vocabulary."""
-        if self._share_vocabulary or vocabulary_owner(writer) == role:
+        if self.share_vocabulary or vocabulary_owner(writer) == role:
             return ids
         return list(_encode(self.tokenizer(role), text))
 
@@ -366,6 +383,21 @@ class Models:
             self._assemblers[answer] = assembler
             if len(self._assemblers) > MAX_ASSEMBLERS:
                 self._assemblers.popitem(last=False)
+
+
+def _fitting(pieces: list[Sequence[int]], scored: int, context: int) -> list[Sequence[int]]:
+    """The pieces without the first steps, as many as do not fit a context.
+
+    Args:
+        pieces: Start ids, the question, the steps.
+        scored: Number of pieces at the end that are kept in any case.
+        context: Context length in tokens.
+    """
+    excess, drop = sum(map(len, pieces)) - context, 0
+    while excess > 0 and 2 + drop < len(pieces) - scored:
+        excess -= len(pieces[2 + drop])
+        drop += 1
+    return pieces[:2] + pieces[2 + drop :]
 
 
 def vocabulary_owner(writer: StepWriter) -> Writer:

@@ -159,6 +159,15 @@ class Run:
         """True if the draft finishes the answer alone because a budget is spent."""
         return self.settings.at_limit == "draft" and self.limit_reached(state["steps"]) is not None
 
+    def draft_is_full(self, state: ArbitrageState) -> bool:
+        """True if the draft's context has no room for another step, while the target continues."""
+        if not (self.policy.needs_draft and self.policy.needs_target):
+            return False
+        context = self.models.engine("draft").context
+        if context is None:
+            return False
+        return len(self.models.input_ids("draft", state["prompts"], state["steps"])) >= context
+
     def needs_approval(self, state: ArbitrageState, *, escalate: bool) -> bool:
         """True if a human is asked about the pending step.
 
@@ -175,8 +184,12 @@ class Run:
         return asks
 
     def first_writer(self, state: ArbitrageState) -> str:
-        """The node that writes the next step: the draft, unless the policy skips it."""
-        if self.draft_alone(state) or not self.policy.skips_draft(step_view(state)):
+        """The node that writes the next step: the draft, unless the policy skips it.
+
+        A draft whose context is full is skipped too: the target continues alone.
+        """
+        skips = self.policy.skips_draft(step_view(state)) or self.draft_is_full(state)
+        if self.draft_alone(state) or not skips:
             return "draft"
         return "approve" if self.needs_approval(state, escalate=True) else "regenerate"
 
@@ -193,7 +206,8 @@ class Run:
         check_conversation(messages)
         seed = self.settings.seed
         if seed is None:
-            seed = random.SystemRandom().getrandbits(32) if self.settings.temperature else 0
+            samples = self.generation.sampling.temperature > 0
+            seed = random.SystemRandom().getrandbits(32) if samples else 0
         update: dict[str, Any] = {
             "version": STATE_VERSION,
             "question_id": messages[-1].id,

@@ -1,1 +1,1 @@
-"""Checkpoints: loading, tokenizers, quantization, memory, and the pair of draft and target."""
+"""Checkpoints: specs, validation, loading, tokenizers, quantization and memory."""

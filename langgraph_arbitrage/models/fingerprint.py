@@ -1,4 +1,4 @@
-"""A short digest of a checkpoint's files, to tell models of one name apart."""
+"""Fingerprints of checkpoint files, which distinguish models with the same name."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from pathlib import Path
 
 from langgraph_arbitrage.models.checkpoint import local_weights
 from langgraph_arbitrage.models.spec import ModelSpec
-from langgraph_arbitrage.remote.address import address_of
+from langgraph_arbitrage.remote.address import parse_address
 
 __all__ = ["fingerprint"]
 
-SMALL = ("config.json", "tokenizer.json")
+HASHED_FILES = ("config.json", "tokenizer.json")
 SAMPLES = 8
-CHUNK = 1 << 16
+CHUNK_BYTES = 1 << 16
 
 
 def fingerprint(spec: ModelSpec) -> str:
-    """Digest of the small files and of a sample of the weights.
+    """Hash the config, the tokenizer and a sample of the weights.
 
-    Sizes and a few chunks of each weights file are read, not all of it: training moves every
-    weight, so a sample tells, in milliseconds, whatever the model's size.
+    Of each weights file, only the size and a few chunks are read. Training changes every weight, so
+    a sample is enough, and it takes milliseconds for a model of any size.
 
     Returns:
-        16 hexadecimal digits; empty where the weights are not on this machine.
+        16 hexadecimal digits, or an empty string if the weights are not on this machine.
     """
-    weights = [] if address_of(spec.path) else local_weights(spec)
+    weights = [] if parse_address(spec.path) else local_weights(spec)
     if not weights:
         return ""
     digest = hashlib.blake2b(digest_size=8)
-    for name in SMALL:
+    for name in HASHED_FILES:
         file = weights[0].parent / name
         if file.is_file():
             digest.update(file.read_bytes())
     for file in weights:
-        _sample(file, digest)
+        _hash_sample(file, digest)
     return digest.hexdigest()
 
 
-def _sample(file: Path, digest: hashlib.blake2b) -> None:
+def _hash_sample(file: Path, digest: hashlib.blake2b) -> None:
     size = file.stat().st_size
     digest.update(str(size).encode())
     with file.open("rb") as f:
         for i in range(SAMPLES):
-            f.seek(max(0, size - CHUNK) * i // (SAMPLES - 1))
-            digest.update(f.read(CHUNK))
+            f.seek(max(0, size - CHUNK_BYTES) * i // (SAMPLES - 1))
+            digest.update(f.read(CHUNK_BYTES))

@@ -1,7 +1,7 @@
-"""Heads that public PRMs have beside a language model, read from the checkpoint's own weights.
+"""Reward heads of public PRMs, read from the checkpoint's own weights.
 
-The model itself is transformers' token classifier of the checkpoint's architecture, whose head is
-replaced: code that comes with such a checkpoint is never run.
+The model is loaded as the transformers token classifier of its architecture, and its head is
+replaced by one of these. Python code in the checkpoint never runs.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ HEADS: dict[Kind, tuple[str, ...]] = {
     "value-head": ("v_head.summary",),  # Linear(D, 1)
     "process-reward": ("score.0", "score.2"),  # Linear(D, D), ReLU, Linear(D, labels)
 }
-"""Linear layers of each kind of head by their names in the checkpoint; a ReLU is between two."""
+"""Names of the linear layers of each head in the checkpoint. A ReLU follows all but the last."""
 
 
 class Head(nn.Sequential):
-    """Hidden states [..., D] → logits [..., labels], in float32."""
+    """Computes logits [..., labels] from hidden states [..., D], in float32."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states, which may come in another precision."""
+        """Compute the logits. Hidden states may have any float dtype."""
         for layer in self:
             hidden = layer(hidden.float())
         return hidden
 
 
 def read_head(kind: Kind, files: Sequence[Path], name: str) -> Head:
-    """The head of a checkpoint.
+    """Read a head from safetensors files.
 
     Args:
-        kind: Which one.
-        files: Its safetensors files.
-        name: The checkpoint's name, for messages.
+        kind: A key of `HEADS`.
+        files: The safetensors files of the checkpoint.
+        name: Name of the checkpoint, for error messages.
 
     Raises:
-        CheckpointError: It has no such head.
+        CheckpointError: The files do not contain the head.
     """
     layers: list[nn.Module] = []
     for layer in HEADS[kind]:
-        weight, bias = (_tensor(f"{layer}.{part}", files) for part in ("weight", "bias"))
+        weight, bias = (_read_tensor(f"{layer}.{part}", files) for part in ("weight", "bias"))
         if weight is None:
             raise CheckpointError(
                 f"{name} cannot be loaded as {kind}: it has no weights {layer}.weight"
@@ -60,10 +60,10 @@ def read_head(kind: Kind, files: Sequence[Path], name: str) -> Head:
     return Head(*layers)
 
 
-def _tensor(name: str, files: Sequence[Path]) -> Tensor | None:
+def _read_tensor(name: str, files: Sequence[Path]) -> Tensor | None:
     for file in files:
         with safe_open(file, "pt") as tensors:
-            if name in tensors.keys():  # noqa: SIM118 - it is no mapping
-                found: Tensor = tensors.get_tensor(name)
-                return found
+            if name in tensors.keys():  # noqa: SIM118 - not a mapping
+                tensor: Tensor = tensors.get_tensor(name)
+                return tensor
     return None

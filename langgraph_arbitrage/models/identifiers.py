@@ -1,4 +1,4 @@
-"""Names of checkpoints that mean the same on another machine."""
+"""Names of checkpoints that are valid on every machine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from langgraph_arbitrage import embedded
 __all__ = ["REMOTE", "local_path", "public_name", "same_model"]
 
 REMOTE = "openai:"
-"""What the name of a model on a server begins with: `openai:http://host:port/v1#model`."""
+"""Prefix of the address of a model on a server: `openai:http://host:port/v1#model`."""
 
 _PACKAGE = Path(embedded.__file__).resolve().parent
 
 
 def public_name(checkpoint: str) -> str:
-    """The hub id, `embedded:ROLE`, or a folder's last part: never where it lies or runs.
+    """Return the name of a checkpoint without local paths or server URLs.
+
+    Returns:
+        The hub id, `embedded:ROLE`, the last part of a folder's path, or the server's model name.
 
     Example:
         >>> public_name("Qwen/Qwen2.5-1.5B"), public_name(embedded.DRAFT)
@@ -32,22 +35,24 @@ def public_name(checkpoint: str) -> str:
     return f"embedded:{path.name}" if path.parent == _PACKAGE else path.name
 
 
-def same_model(name: str, other: str) -> bool:
-    """Whether two names may mean one checkpoint: a hub id and a folder of its last part may.
+def same_model(first: str, second: str) -> bool:
+    """Whether two names may refer to the same checkpoint.
+
+    A hub id and a folder match if their last parts are equal.
 
     Example:
         >>> same_model("Qwen/Qwen2.5-1.5B", "Qwen2.5-1.5B"), same_model("a/m", "b/m")
         (True, False)
     """
-    if local_path(name) == local_path(other):
-        return True  # without a look at the disk
-    a, b = public_name(name), public_name(other)
+    if local_path(first) == local_path(second):
+        return True  # without accessing the file system
+    a, b = public_name(first), public_name(second)
     if "/" in a and "/" in b:
         return a == b
     return a.rpartition("/")[2] == b.rpartition("/")[2]
 
 
 def local_path(name: str) -> str:
-    """Where a checkpoint of a public name lies: that of `embedded:ROLE`, else the name itself."""
+    """Return the folder of an `embedded:ROLE` name. Other names are returned unchanged."""
     kind, _, role = name.partition(":")
     return str(_PACKAGE / role) if kind == "embedded" and role else name

@@ -1,4 +1,4 @@
-"""Loads a model and chooses how to run it."""
+"""Loads a checkpoint as a transformers model for inference."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from langgraph_arbitrage.utils.fork_lock import ForkLock
 __all__ = ["LOADING", "load_model"]
 
 LOADING = ForkLock()
-"""Held while a model loads: transformers then changes what all threads see, such as the default
-dtype. And while one is traced, which must see none of that."""
+"""Held while a model loads. Transformers then changes global state, such as the default dtype,
+which would affect other threads that load or time a model."""
 
-LONG_LOAD = 2**30  # bytes of weights from which loading shows a progress bar
+PROGRESS_BAR_FROM = 2**30  # bytes of weights from which loading shows a progress bar
 
 AUTO_CLASSES: dict[Kind, type] = {
     "causal-lm": AutoModelForCausalLM,
@@ -50,8 +50,8 @@ AUTO_CLASSES: dict[Kind, type] = {
     "process-reward": AutoModelForTokenClassification,
 }
 
-# Some checkpoints with a head name their weights by the wrapper that they were trained in.
-WRAPPER = {r"^pretrained_model\.": ""}
+# Weight names of some checkpoints have the prefix of the wrapper that they were trained in.
+WRAPPER_PREFIX = {r"^pretrained_model\.": ""}
 
 
 def load_model(spec: ModelSpec) -> PreTrainedModel:
@@ -59,56 +59,57 @@ def load_model(spec: ModelSpec) -> PreTrainedModel:
 
     Raises:
         CheckpointError: The checkpoint cannot be loaded as this kind of model.
-        NotEnoughMemoryError: It does not fit the device.
-        SettingsError: The device is not there.
+        NotEnoughMemoryError: The model does not fit its device.
+        SettingsError: The device is not available.
     """
     with LOADING:
-        return _loaded(spec)
+        return _load(spec)
 
 
-def _loaded(spec: ModelSpec) -> PreTrainedModel:
+def _load(spec: ModelSpec) -> PreTrainedModel:
     device = choose_device(spec)
     dtype = choose_dtype(spec, device)
     check_memory(spec, device, dtype)
-    placed = dict(spec.model_kwargs)
-    short = (weight_bytes(spec, dtype) or LONG_LOAD) < LONG_LOAD
-    with _quiet(bar=short, warnings=spec.kind in HEADS):  # of a head that is replaced below
+    kwargs = dict(spec.model_kwargs)
+    is_small = (weight_bytes(spec, dtype) or PROGRESS_BAR_FROM) < PROGRESS_BAR_FROM
+    # With a head of `HEADS`, transformers warns of a missing head, which is replaced below.
+    with _quiet(hide_bar=is_small, hide_warnings=spec.kind in HEADS):
         try:
             if is_quantized(spec, read_config(spec)):
-                placed.setdefault("device_map", {"": device})  # not all of it can be moved later
-            model, found = AUTO_CLASSES[spec.kind].from_pretrained(  # type: ignore[attr-defined]
+                kwargs.setdefault("device_map", {"": device})  # some cannot be moved after loading
+            model, info = AUTO_CLASSES[spec.kind].from_pretrained(  # type: ignore[attr-defined]
                 spec.path,
                 revision=spec.revision,
                 dtype=dtype,
                 trust_remote_code=spec.trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
-                key_mapping=WRAPPER if spec.kind in HEADS else None,
-                **placed,
+                key_mapping=WRAPPER_PREFIX if spec.kind in HEADS else None,
+                **kwargs,
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise CheckpointError(
                 f"{spec.name} cannot be loaded as {spec.kind}: {error}"
             ) from error
     if spec.kind in HEADS:
-        _replace_head(model, spec, found["missing_keys"])
-    if "device_map" not in placed:
+        _replace_head(model, spec, info["missing_keys"])
+    if "device_map" not in kwargs:
         model = model.to(device)
     if spec.kind == "sequence-classification":
-        # Rows are aligned at their last token. The model looks for the last one that is no
-        # padding: with an id that no token has, that is always the last.
+        # The model classifies at the last token that is not padding. No token has the id -1, so
+        # this is always the last token.
         model.config.get_text_config().pad_token_id = -1
     model.eval().requires_grad_(False)
     return model  # type: ignore[no-any-return]
 
 
 @contextmanager
-def _quiet(*, bar: bool, warnings: bool) -> Iterator[None]:
-    """Keep transformers from showing a progress bar, or from warning."""
+def _quiet(*, hide_bar: bool, hide_warnings: bool) -> Iterator[None]:
+    """Hide the progress bar or the warnings of transformers, and restore both afterwards."""
     had_bar, verbosity = is_progress_bar_enabled(), get_verbosity()
-    if bar:
+    if hide_bar:
         disable_progress_bar()
-    if warnings:
+    if hide_warnings:
         set_verbosity_error()
     try:
         yield
@@ -119,16 +120,16 @@ def _quiet(*, bar: bool, warnings: bool) -> Iterator[None]:
 
 
 def _replace_head(model: PreTrainedModel, spec: ModelSpec, missing: set[str]) -> None:
-    """Put the checkpoint's own head where transformers made one up."""
-    failed = f"{spec.name} cannot be loaded as {spec.kind}:"
+    """Replace the randomly initialized head by the one of the checkpoint."""
+    problem = f"{spec.name} cannot be loaded as {spec.kind}:"
     try:
         model.get_submodule("score")
     except AttributeError:
         raise CheckpointError(
-            f"{failed} the head of {type(model).__name__} cannot be replaced"
+            f"{problem} the head of {type(model).__name__} cannot be replaced"
         ) from None
     missing = {name for name in missing if not name.startswith("score.")}
     if missing:
-        raise CheckpointError(f"{failed} it has no weights {', '.join(sorted(missing)[:3])}")
+        raise CheckpointError(f"{problem} it has no weights {', '.join(sorted(missing)[:3])}")
     head = read_head(spec.kind, local_weights(spec), spec.name)
     model.score = head.to(model.device)

@@ -1,4 +1,4 @@
-"""Memory of a device: what is left, and whether an error means that there was none."""
+"""Free memory of a device, and recognizing out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import torch
 
 __all__ = ["free_bytes", "out_of_memory"]
 
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on a device, what torch keeps for itself included."""
+    """Return the free memory of a device in bytes, including unused memory that torch caches."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     return int(psutil.virtual_memory().available)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: on a CPU, torch tells it as a `RuntimeError`."""
+    """Whether an allocation failed. On a CPU, torch reports this as a `RuntimeError`."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
+        isinstance(error, RuntimeError)
+        and any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
     )

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint's weights without loading them: the headers of safetensors."""
+"""Tensor shapes and sizes of safetensors files, read from their headers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Any
 __all__ = ["NAMES", "shard_files", "tensor_bytes", "tensor_shapes"]
 
 NAMES = ("model.safetensors", "model.safetensors.index.json")
-"""Where weights are: in one file, or in those that an index names."""
+"""File names of a checkpoint's weights: a single file, or the index of several."""
 
 
 def shard_files(path: Path) -> list[Path]:
-    """The safetensors files that one of `NAMES` stands for, as far as they are here."""
+    """Return the safetensors files of `path`, which is a single file or an index.
+
+    Files that do not exist are left out.
+    """
     if not path.is_file():
         return []
     if path.suffix == ".safetensors":
@@ -26,28 +29,28 @@ def shard_files(path: Path) -> list[Path]:
 
 
 def tensor_shapes(files: Sequence[Path]) -> dict[str, list[int]]:
-    """Shape of each tensor by its name."""
-    return {name: entry["shape"] for name, entry in _entries(files).items()}
+    """Return the shape of each tensor by name."""
+    return {name: entry["shape"] for name, entry in _header_entries(files).items()}
 
 
 def tensor_bytes(files: Sequence[Path], itemsize: int) -> dict[str, float]:
-    """Bytes of each tensor by its name, once its numbers take `itemsize` bytes.
+    """Return the size of each tensor in bytes by name, with `itemsize` bytes per number.
 
-    Those of quantized weights stay as they are stored: whole numbers, and floats of 8 bits.
+    Integers and 8-bit floats hold quantized weights. They count with their stored size.
     """
-    found = {}
-    for name, entry in _entries(files).items():
+    sizes = {}
+    for name, entry in _header_entries(files).items():
         begin, end = entry["data_offsets"]
-        is_number = entry["dtype"] in ("F64", "F32", "F16", "BF16")
-        found[name] = math.prod(entry["shape"]) * itemsize if is_number else end - begin
-    return found
+        is_unquantized = entry["dtype"] in ("F64", "F32", "F16", "BF16")
+        sizes[name] = math.prod(entry["shape"]) * itemsize if is_unquantized else end - begin
+    return sizes
 
 
-def _entries(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _header_entries(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = {}
     for file in files:
         with file.open("rb") as f:
             (size,) = struct.unpack("<Q", f.read(8))
             header = json.loads(f.read(size))
-        found |= {n: entry for n, entry in header.items() if n != "__metadata__"}
-    return found
+        entries |= {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return entries

@@ -1,4 +1,4 @@
-"""Which model, how it is loaded, and how much it may hold at once."""
+"""The specification of a model: the checkpoint, how to load it, and how many requests it serves."""
 
 from __future__ import annotations
 
@@ -26,41 +26,45 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that makes two loaded models the same one."""
+    """Identifies a loaded model. Users with equal specs share one engine."""
 
     path: str
-    """Local folder or hub id."""
+    """Local folder, hub id, or server address (`openai:http://host:port/v1#model`)."""
     kind: Kind = "causal-lm"
-    """What sits on the model: a language head, a classifier's, or one of `heads`."""
+    """Head of the model: a language model head, a classification head, or one of `heads.HEADS`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     device: str = "auto"
-    """"auto" takes the GPU when there is one, else the CPU; or "cpu", "cuda", "cuda:1", "mps"."""
+    """"auto" uses a GPU if there is one, otherwise the CPU. Or "cpu", "cuda", "cuda:1", "mps"."""
     dtype: str = "auto"
-    """"auto" is float32 on the CPU and bfloat16 on a GPU; or float32, bfloat16, float16."""
+    """"auto" is float32 on a CPU and bfloat16 on a GPU. Or "float32", "bfloat16", "float16"."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint. Off: such code can do anything."""
+    """Run Python code in the checkpoint. Only enable this for checkpoints that you trust."""
     chat_template: str | None = None
-    """Jinja chat template for a checkpoint that has none of its own."""
+    """Jinja chat template for a checkpoint without one."""
     max_slots: int = 64
-    """Most sequences decoded at a time; slots are allocated as they are needed."""
+    """Maximum number of sequences decoded at a time. Slots are allocated when needed."""
     max_queue: int | None = None
-    """Most requests that wait for a slot; one more is refused. None: all wait."""
+    """Maximum number of requests that wait for a slot. Further requests are refused. None:
+    unlimited."""
     batch_invariant: bool = False
-    """Feed one sequence at a time, each read from its start: exact, whatever else is asked."""
+    """Run one sequence at a time and compute each from its start. Results are then bit-identical,
+    whatever other requests run."""
     threads: int | None = None
-    """Compute threads of a forward on a CPU; None chooses by the model and the batch."""
+    """Number of compute threads of a forward on a CPU. None: chosen by model size and batch."""
     engine: EngineName = "auto"
-    """"auto" runs sequences in batches where that agrees with a plain forward, and packs the
-    weights on a CPU; "eager" does not pack; "plain" runs one sequence at a time."""
+    """"auto" runs batches if their results agree with a plain forward, and packs the weights on a
+    CPU. "eager" does the same without packing. "plain" runs one sequence at a time."""
     cuda_graphs: bool = False
-    """Decode by CUDA graphs on a GPU, with a warning where the model cannot be captured."""
+    """Decode with CUDA graphs on a GPU. If the model cannot be captured, a warning says why."""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Further arguments of `from_pretrained`, such as a quantization config."""
+    """Further arguments of `from_pretrained`, such as `quantization_config`."""
 
     def __post_init__(self) -> None:
         if not self.path or not isinstance(self.path, str):
-            raise SettingsError(f"a model is a local folder or a hub id, not {self.path!r}")
+            raise SettingsError(
+                f"{self.path!r} is not a model: give a local folder, a hub id or a server address"
+            )
         if self.dtype not in DTYPES:
             raise SettingsError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         if self.engine not in ENGINES:
@@ -72,5 +76,5 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """A short name for messages: the hub id, or the folder's last part."""
+        """Short name for messages: the hub id or the last part of the folder."""
         return Path(self.path).name if Path(self.path).exists() else self.path

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by each model's own tokenizer and chat template."""
+"""Tokenizers and chat templates: text to token ids and back, thread-safe."""
 
 from __future__ import annotations
 
@@ -13,98 +13,114 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from langgraph_arbitrage.errors import ChatTemplateError, CheckpointError
 from langgraph_arbitrage.models.spec import ModelSpec
-from langgraph_arbitrage.remote.address import address_of
+from langgraph_arbitrage.remote.address import parse_address
 from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 __all__ = ["Tokenizer", "load_tokenizer"]
 
-AS_THE_FILE_SAYS = ("TokenizersBackend", "PreTrainedTokenizerFast")
-MARKS = ("<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", "[TOOL_CALLS]",
-         "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]")  # fmt: skip
-"""Special tokens that mark calls and thinking, in the formats that are known here."""
-# Text before a continuation, so that no tokenizer takes it for a sentence's start; it must not
-# be cut together with what follows.
-_ANCHOR, _ANCHOR_OF_LINES = "\n", "a"
+# Tokenizer classes that follow tokenizer.json exactly.
+GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+MARKERS = ("<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", "[TOOL_CALLS]",
+           "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]")  # fmt: skip
+"""Special tokens that mark tool calls or thinking in the supported formats."""
+# Text before a continuation, so that the tokenizer does not treat it as the start of a text. It
+# must not merge into one token with the continuation.
+_ANCHOR, _ANCHOR_BEFORE_NEWLINE = "\n", "a"
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer; safe to share between threads."""
+    """A checkpoint's tokenizer and chat template. Threads may share it.
+
+    Args:
+        hf: The transformers tokenizer.
+        name: Name of the checkpoint, for error messages.
+        chat_template: Jinja chat template, which replaces the tokenizer's own.
+
+    Raises:
+        ChatTemplateError: The tokenizer has several named templates, and none is the default.
+    """
 
     def __init__(self, hf: PreTrainedTokenizerBase, name: str, chat_template: str | None) -> None:
         self.hf = hf
         self.name = name
-        self.chat_template = hf.chat_template or chat_template
-        # A fast tokenizer raises "Already borrowed" when two threads encode at a time.
+        # Conversations with tools use the template named "tool_use", if there is one.
+        self.chat_template, self._tool_template = _templates(hf, name, chat_template)
+        # A fast tokenizer raises "Already borrowed" if two threads encode at the same time.
         self._lock = ForkLock()
-        if hf.is_fast:  # what the file may ask for, and transformers undoes at its first encoding
+        if hf.is_fast:  # tokenizer.json may enable these, and `_encode` bypasses transformers
             hf.backend_tokenizer.no_truncation()
             hf.backend_tokenizer.no_padding()
 
     def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
-        """Token ids of a conversation, up to where the assistant's answer begins.
+        """Render a conversation as token ids, up to the start of the assistant's answer.
+
+        Args:
+            messages: Messages as dicts with `role` and `content`.
+            **options: Further arguments of the chat template.
 
         Raises:
-            ChatTemplateError: There is no template, or it refuses these messages.
+            ChatTemplateError: The model has no chat template, or it rejects the messages.
         """
-        return self._encoded(self.render_text(messages, **options))
+        return self._encode(self.render_text(messages, **options))
 
     def render_text(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        """The same as text, special tokens and all.
+        """Render a conversation as text, including special tokens. See `render`.
 
         Raises:
-            ChatTemplateError: There is no template, or it refuses these messages.
+            ChatTemplateError: The model has no chat template, or it rejects the messages.
         """
-        text: str = self._rendered(messages, tokenize=False, **options)
+        text: str = self._apply_template(messages, tokenize=False, **options)
         return text
 
-    def _rendered(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+    def _apply_template(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         if not self.chat_template:
             raise ChatTemplateError(
-                f"{self.name} has no chat template. Give one: `chat_template=` with a Jinja "
-                "template, or use an instruction-tuned checkpoint, which brings its own."
+                f"{self.name} has no chat template. Set `chat_template=` to a Jinja template, or "
+                "use an instruction-tuned checkpoint, which includes one."
             )
         try:
             with self._lock:
                 return self.hf.apply_chat_template(
                     [dict(m) for m in messages],
-                    chat_template=self.chat_template,
+                    chat_template=(options.get("tools") and self._tool_template)
+                    or self.chat_template,
                     **{"add_generation_prompt": True} | options,
                 )
-        # A template is a program of the model's makers: it may fail in any of these ways.
+        # A template is a program in the checkpoint, which may raise any of these.
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
                 RecursionError) as error:  # fmt: skip
             raise ChatTemplateError(
-                f"the chat template of {self.name} cannot render this conversation "
+                f"The chat template of {self.name} cannot render this conversation "
                 f"(roles {[m.get('role') for m in messages]}): {error}"
             ) from error
 
     def frame(self, *messages: tuple[str, str | None]) -> list[str]:
-        """What the chat template puts around contents that are not known yet.
+        """Return the texts that the chat template puts around contents that are filled in later.
 
         Args:
-            messages: Role and content of each message, None for a content to come.
+            messages: Role and content of each message. None is a content to fill in.
 
         Returns:
-            The texts before, between and after the contents to come, up to where the assistant
-            speaks next. The first one lacks what the tokenizer puts before every text by itself.
+            The texts before, between and after the missing contents, up to the start of the
+            assistant's next message. The first text excludes the tokenizer's start tokens.
 
         Raises:
-            ChatTemplateError: There is no template, it refuses such messages, or it does not show
-                their contents.
+            ChatTemplateError: The model has no chat template, it rejects the messages, or it does
+                not render their contents.
         """
-        marks = [f"•{i}•" for i in range(len(messages))]
-        contents = [
-            {"role": role, "content": mark if content is None else content}
-            for mark, (role, content) in zip(marks, messages, strict=True)
+        placeholders = [f"•{i}•" for i in range(len(messages))]
+        rendered = [
+            {"role": role, "content": placeholder if content is None else content}
+            for placeholder, (role, content) in zip(placeholders, messages, strict=True)
         ]
-        rest, parts = self._rendered(contents, tokenize=False), []
-        for mark, (_, content) in zip(marks, messages, strict=True):
+        rest, parts = self._apply_template(rendered, tokenize=False), []
+        for placeholder, (_, content) in zip(placeholders, messages, strict=True):
             if content is None:
-                part, found, rest = rest.partition(mark)
-                if not found:
+                part, separator, rest = rest.partition(placeholder)
+                if not separator:
                     raise ChatTemplateError(
-                        f"the chat template of {self.name} does not show what stands in a "
-                        f"conversation of the roles {[role for role, _ in messages]}"
+                        f"The chat template of {self.name} does not render the contents of a "
+                        f"conversation with the roles {[role for role, _ in messages]}"
                     )
                 parts.append(part)
         parts.append(rest)
@@ -112,23 +128,23 @@ class Tokenizer:
         return parts
 
     def encode(self, text: str, *, begins: bool = False) -> list[int]:
-        """Token ids of `text` without special tokens around it.
+        """Encode text without adding special tokens.
 
         Args:
-            text: Any text.
-            begins: Whether it is the beginning of a text; else it goes on from another.
+            text: The text.
+            begins: Whether the text begins a document. Otherwise it continues one.
         """
         if begins:
-            return self._encoded(text)
-        before = _ANCHOR_OF_LINES if text.startswith("\n") else _ANCHOR
-        anchored, anchor = self._encoded(before + text), self._anchors[before]
-        if anchored[: len(anchor)] == anchor:
-            return anchored[len(anchor) :]
-        return self._encoded(text)
+            return self._encode(text)
+        before = _ANCHOR_BEFORE_NEWLINE if text.startswith("\n") else _ANCHOR
+        ids, anchor = self._encode(before + text), self._anchors[before]
+        if ids[: len(anchor)] == anchor:
+            return ids[len(anchor) :]
+        return self._encode(text)
 
-    def _encoded(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         with self._lock:
-            if self.hf.is_fast:  # transformers makes a batch of one: 5 times the time
+            if self.hf.is_fast:  # transformers encodes a batch of one, which takes 5 times as long
                 ids: list[int] = self.hf.backend_tokenizer.encode(
                     text, add_special_tokens=False
                 ).ids
@@ -138,42 +154,63 @@ class Tokenizer:
 
     @cached_property
     def _anchors(self) -> dict[str, list[int]]:
-        return {text: self._encoded(text) for text in (_ANCHOR, _ANCHOR_OF_LINES)}
+        return {text: self._encode(text) for text in (_ANCHOR, _ANCHOR_BEFORE_NEWLINE)}
 
     def choices(self, text: str, options: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Ids of `text` as a continuation, and of each option as the one token that follows it.
+        """Encode a text and its possible continuations of one token each.
 
-        A blank between the two goes where the tokenizer puts it, if that is the same for all.
+        A space between the two belongs to the text or to the options, depending on the tokenizer.
+
+        Args:
+            text: A text that continues another one.
+            options: Possible continuations of `text`.
+
+        Returns:
+            The token ids of `text` and the token id of each option.
 
         Raises:
-            CheckpointError: An option is not one token of its own.
+            CheckpointError: An option is not a single token, or two options are the same token.
         """
-        whole = [self.encode(text + option) for option in options]
-        start = whole[0][:-1]
-        if any(ids[:-1] != start for ids in whole):
-            start = self.encode(text)
-            whole = [start + self.encode(option) for option in options]
-        ends = [ids[-1] for ids in whole]
-        if any(len(ids) != len(start) + 1 for ids in whole) or len(set(ends)) < len(ends):
+        combined = [self.encode(text + option) for option in options]
+        prefix = combined[0][:-1]
+        if any(ids[:-1] != prefix for ids in combined):
+            prefix = self.encode(text)
+            combined = [prefix + self.encode(option) for option in options]
+        ends = [ids[-1] for ids in combined]
+        single = all(len(ids) == len(prefix) + 1 for ids in combined)
+        if not single or len(set(ends)) < len(ends):
             raise CheckpointError(
-                f"the tokenizer of {self.name} does not cut {', '.join(map(repr, options))} into "
-                "one token each, so they cannot be weighed against each other"
+                f"The tokenizer of {self.name} does not encode each of "
+                f"{', '.join(map(repr, options))} as a single, distinct token, so their "
+                "probabilities cannot be compared. Use other options or another model."
             )
-        return start, ends
+        return prefix, ends
+
+    def raw_token(self, token: int) -> str:
+        """A token as the vocabulary writes it."""
+        return str(self.hf.convert_ids_to_tokens(token))
+
+    def added_token_id(self, text: str) -> int | None:
+        """Id of the added token with this text, such as `<|im_end|>`. None if there is none."""
+        return self._added_tokens.get(text)
+
+    @cached_property
+    def _added_tokens(self) -> dict[str, int]:
+        return {str(token): index for index, token in self.hf.added_tokens_decoder.items()}
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens, but for the marks of calls and of thinking."""
-        if self.marks.isdisjoint(ids):
-            return self._decoded(ids)
+        """Decode token ids. Of the special tokens, only those in `visible_ids` are included."""
+        if self.visible_ids.isdisjoint(ids):
+            return self._decode(ids)
         text, start = "", 0
         for i, token in enumerate(ids):
-            if token in self.marks:
-                text += self._decoded(ids[start:i]) + self._special[token]
+            if token in self.visible_ids:
+                text += self._decode(ids[start:i]) + self._special_tokens[token]
                 start = i + 1
-        return text + self._decoded(ids[start:])
+        return text + self._decode(ids[start:])
 
-    def _decoded(self, ids: Sequence[int]) -> str:
-        if self.hf.is_fast:  # transformers looks at the type of each id first: 5 times the time
+    def _decode(self, ids: Sequence[int]) -> str:
+        if self.hf.is_fast:  # transformers checks the type of each id, which takes 5 times as long
             text: str = self.hf.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
             return text
         return self.hf.decode(  # type: ignore[return-value]
@@ -181,48 +218,51 @@ class Tokenizer:
         )
 
     @cached_property
-    def _special(self) -> dict[int, str]:
+    def _special_tokens(self) -> dict[int, str]:
         added = self.hf.added_tokens_decoder
         return {token: str(added[token]) for token in self.hf.all_special_ids if token in added}
 
     @cached_property
-    def marks(self) -> frozenset[int]:
-        """Special tokens that belong to an answer's text: they mark calls or thinking."""
+    def visible_ids(self) -> frozenset[int]:
+        """Ids of special tokens that are part of the decoded text: markers of calls and thinking.
+
+        These are `MARKERS` and the tokens in the checkpoint's response template.
+        """
         template = json.dumps(self.response_template or {}).replace("\\", "")
         return frozenset(
             token
-            for token, text in self._special.items()
-            if token != self.hf.eos_token_id and (text in MARKS or text in template)
+            for token, text in self._special_tokens.items()
+            if token != self.hf.eos_token_id and (text in MARKERS or text in template)
         )
 
     @cached_property
     def response_template(self) -> dict[str, Any] | None:
-        """The checkpoint's own description of how its answers are to be parsed."""
+        """The checkpoint's description of its response format, or None."""
         return getattr(self.hf, "response_template", None)
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """Text that `ids` add to the text of `before`.
+        """Decode the text that `ids` add to the text of `before`.
 
-        Decoded together: some tokenizers drop a space at the start of a text, and a character
-        may be spread over tokens.
+        Both are decoded together, since some tokenizers drop a space at the start of a text and a
+        character may span several tokens.
         """
         if not before:
             return self.decode(ids)
         return self.decode([*before, *ids])[len(self.decode(before)) :]
 
     def token_text(self, token: int) -> str:
-        """Text of one token in the middle of a text."""
-        return self.decode_after(self._anchors[_ANCHOR_OF_LINES], [token])
+        """Decode one token as part of a longer text."""
+        return self.decode_after(self._anchors[_ANCHOR_BEFORE_NEWLINE], [token])
 
     @cached_property
     def start_ids(self) -> list[int]:
-        """The special tokens that the tokenizer puts before a text, such as BOS."""
-        bare = self._encoded("a")
+        """Ids of the special tokens that the tokenizer adds before a text, such as BOS."""
+        bare = self._encode("a")
         with self._lock:
-            whole: list[int] = self.hf.encode("a", add_special_tokens=True)
-        for i in range(len(whole) - len(bare) + 1):
-            if whole[i : i + len(bare)] == bare:
-                return whole[:i]
+            full: list[int] = self.hf.encode("a", add_special_tokens=True)
+        for i in range(len(full) - len(bare) + 1):
+            if full[i : i + len(bare)] == bare:
+                return full[:i]
         return []
 
     @cached_property
@@ -230,18 +270,36 @@ class Tokenizer:
         return self.hf.get_vocab()
 
     def shares_vocabulary(self, other: Tokenizer) -> bool:
-        """Whether token ids of one mean the same text to the other."""
+        """Whether both tokenizers map the same token ids to the same tokens."""
         return self is other or self._vocabulary == other._vocabulary
 
 
+def _templates(
+    hf: PreTrainedTokenizerBase, name: str, replacement: str | None
+) -> tuple[str | None, str | None]:
+    """The default chat template and the one for conversations with tools, if it differs."""
+    if replacement is not None:
+        return replacement, None
+    own: Any = hf.chat_template
+    if not isinstance(own, Mapping):
+        return own, None
+    default = own.get("default")
+    if default is None:
+        raise ChatTemplateError(
+            f"{name} has the chat templates {', '.join(map(repr, own))}, and none is named "
+            "'default'. Set `chat_template=` to the one to use."
+        )
+    return default, own.get("tool_use")
+
+
 def load_tokenizer(spec: ModelSpec) -> Tokenizer:
-    """The tokenizer of a checkpoint, loaded once a process, whatever sits on the model.
+    """Load the tokenizer of a checkpoint. Specs that differ only in the model share it.
 
     Raises:
-        CheckpointError: The checkpoint has no loadable tokenizer.
+        CheckpointError: The checkpoint has no tokenizer, or it cannot be loaded.
     """
-    address = address_of(spec.path)
-    return _loaded(
+    address = parse_address(spec.path)
+    return _load(
         ModelSpec(
             address.tokenizer if address else spec.path,
             revision=spec.revision,
@@ -252,18 +310,17 @@ def load_tokenizer(spec: ModelSpec) -> Tokenizer:
 
 
 @lru_cache(maxsize=64)
-def _loaded(spec: ModelSpec) -> Tokenizer:
+def _load(spec: ModelSpec) -> Tokenizer:
     try:
         declared = get_tokenizer_config(spec.path, revision=spec.revision).get("tokenizer_class")
-        # The automatic choice goes by the architecture for some (Qwen2), and cuts text otherwise
-        # than a checkpoint's own tokenizer.json does.
-        plain = declared in AS_THE_FILE_SAYS
-        found: Any = PreTrainedTokenizerFast if plain else AutoTokenizer
-        hf = found.from_pretrained(
+        # AutoTokenizer chooses a class by architecture for some models (Qwen2), which may encode
+        # text differently from the checkpoint's own tokenizer.json.
+        tokenizer_class: Any = (
+            PreTrainedTokenizerFast if declared in GENERIC_CLASSES else AutoTokenizer
+        )
+        hf = tokenizer_class.from_pretrained(
             spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{spec.path} has no tokenizer that can be loaded: {error}"
-        ) from error
+        raise CheckpointError(f"The tokenizer of {spec.path} cannot be loaded: {error}") from error
     return Tokenizer(hf, spec.name, spec.chat_template)

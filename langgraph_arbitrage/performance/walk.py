@@ -36,11 +36,11 @@ async def walk(run: Run, questions: Sequence[str], max_steps: int) -> list[Walke
     """Answer by the run's policy, and have the target verify every step of the draft's."""
     found = []
     for question in questions:
-        prefix, index = Prefix.of(run, question), 0
+        prefix, index = Prefix.start(run, question), 0
         while not prefix.finished and index < max_steps:
-            draft = await prefix.write("draft")
-            verdict = await prefix.judged(draft)
-            target = await prefix.write("target", draft=draft)
+            draft = await prefix.generate("draft")
+            verdict = await prefix.decide(draft)
+            target = await prefix.generate("target", draft=draft)
             found.append(
                 Walked(
                     index,
@@ -52,7 +52,7 @@ async def walk(run: Run, questions: Sequence[str], max_steps: int) -> list[Walke
                 )
             )
             writer, step = ("target", target) if verdict["escalate"] else ("draft", draft)
-            prefix = await prefix.take(writer, step, verdict)  # type: ignore[arg-type]
+            prefix = await prefix.append(writer, step, verdict)  # type: ignore[arg-type]
             index += 1
     return found
 

@@ -1,4 +1,4 @@
-"""The name of a model that runs on a server: `openai:http://host:port/v1#model`."""
+"""Addresses of models on servers: `openai:http://host:port/v1#model`."""
 
 from __future__ import annotations
 
@@ -10,82 +10,89 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.models.identifiers import REMOTE, local_path
 
-__all__ = ["Address", "address_of"]
+__all__ = ["ServerAddress", "parse_address"]
 
-KEY = "ARBITRAGE_REMOTE_KEY"
-FORM = "openai:http://host:port/v1#model"
-PROMPTS = ("auto", "ids", "text")
+DEFAULT_KEY_VARIABLE = "ARBITRAGE_REMOTE_KEY"
+ADDRESS_FORMAT = "openai:http://host:port/v1#model"
+PROMPT_FORMATS = ("auto", "ids", "text")
 
 
 @dataclass(frozen=True)
-class Address:
-    """Where a model is served, and how it is asked."""
+class ServerAddress:
+    """A model on a server, with the options of the connection."""
 
     url: str
-    """The server's base URL, up to /v1."""
+    """Base URL of the server, up to and including /v1."""
     model: str
-    """What the server calls the model."""
+    """Model name that the server expects in a request."""
     tokenizer: str
-    """Folder or hub id of the model's tokenizer, which renders the prompts here; by default the
-    model's own name."""
+    """Local folder or hub id of the model's tokenizer, which renders prompts locally. Default: the
+    model name."""
     prompt: Literal["auto", "ids", "text"] = "auto"
-    """Whether prompts are sent as token ids, which are exact, or as text, which every server
-    takes; `auto` asks the server once."""
+    """Prompt format. `ids` sends token ids, which are exact. `text` works with every server. `auto`
+    probes the server once and uses `ids` if possible."""
     timeout: float = 60.0
-    """Seconds without a word from the server until it counts as gone."""
+    """Maximum number of seconds between two packets of a response. After that the request fails and
+    is retried."""
     retries: int = 4
-    """How often a request that broke off, or was told to come back, is made again; the waits
-    between grow from half a second on."""
-    key: str = KEY
-    """Environment variable that holds the server's key, if it wants one."""
+    """Number of retries after a transient failure. The delay between them grows from 0.5 seconds
+    to 8 seconds."""
+    key: str = DEFAULT_KEY_VARIABLE
+    """Environment variable that holds the server's API key."""
 
     def __str__(self) -> str:
         return f"{self.url} (model {self.model})"
 
 
-def address_of(path: str) -> Address | None:
-    """The address that a model's name is; None where it is a folder or a hub id.
+def parse_address(path: str) -> ServerAddress | None:
+    """Parse a model path as a server address.
+
+    Returns:
+        The address, or None if `path` is a local folder or a hub id.
 
     Example:
-        >>> address_of("Qwen/Qwen2.5-7B-Instruct") is None
+        >>> parse_address("Qwen/Qwen2.5-7B-Instruct") is None
         True
-        >>> found = address_of("openai:http://gpu:8000/v1?timeout=20#Qwen/Qwen2.5-7B-Instruct")
-        >>> found.url, found.model, found.timeout
+        >>> address = parse_address("openai:http://gpu:8000/v1?timeout=20#Qwen/Qwen2.5-7B-Instruct")
+        >>> address.url, address.model, address.timeout
         ('http://gpu:8000/v1', 'Qwen/Qwen2.5-7B-Instruct', 20.0)
 
     Raises:
-        SettingsError: It is an address that cannot be read.
+        SettingsError: The address or one of its options is invalid.
     """
-    return _parsed(path) if path.startswith(REMOTE) else None
+    return _parse(path) if path.startswith(REMOTE) else None
 
 
 @lru_cache(maxsize=64)
-def _parsed(path: str) -> Address:
+def _parse(path: str) -> ServerAddress:
     parts = urlsplit(path.removeprefix(REMOTE))
     if parts.scheme not in ("http", "https") or not parts.hostname or not parts.fragment:
-        raise SettingsError(f"{path!r} is no address of a served model: it has the form {FORM}")
-    found: dict[str, Any] = {}
+        raise SettingsError(
+            f"{path!r} is not a valid server address. The format is {ADDRESS_FORMAT}"
+        )
+    options: dict[str, Any] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         match name:
             case "tokenizer" | "key" if value:
-                found[name] = value
-            case "prompt" if value in PROMPTS:
-                found[name] = value
-            case "timeout" | "retries" if (number := _number(name, value)) is not None:
-                found[name] = number
+                options[name] = value
+            case "prompt" if value in PROMPT_FORMATS:
+                options[name] = value
+            case "timeout" | "retries" if (number := _parse_number(name, value)) is not None:
+                options[name] = number
             case _:
                 raise SettingsError(
-                    f"{name}={value} in {path!r} is no setting of an address: those are tokenizer="
-                    f"NAME, prompt={'|'.join(PROMPTS)}, timeout=SECONDS, retries=N, key=VARIABLE"
+                    f"{name}={value} in {path!r} is not a valid option of a server address. Valid "
+                    f"options: tokenizer=NAME, prompt={'|'.join(PROMPT_FORMATS)}, timeout=SECONDS, "
+                    "retries=N, key=VARIABLE"
                 )
     model = parts.fragment
-    found.setdefault("tokenizer", local_path(model))
-    found["tokenizer"] = local_path(found["tokenizer"])
+    options.setdefault("tokenizer", local_path(model))
+    options["tokenizer"] = local_path(options["tokenizer"])
     url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
-    return Address(url=url, model=model, **found)
+    return ServerAddress(url=url, model=model, **options)
 
 
-def _number(name: str, value: str) -> float | int | None:
+def _parse_number(name: str, value: str) -> float | int | None:
     try:
         number = float(value) if name == "timeout" else int(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is sent to a server of completions and what comes back, in the forms that servers have."""
+"""Requests to a completions endpoint and its responses, with the differences between servers."""
 
 from __future__ import annotations
 
@@ -8,126 +8,142 @@ from typing import Any
 
 from langgraph_arbitrage.engine.requests import GenerateRequest
 from langgraph_arbitrage.errors import ContextLengthError, EngineError
-from langgraph_arbitrage.remote.address import Address
+from langgraph_arbitrage.remote.address import ServerAddress
 
 __all__ = [
-    "EXACT",
-    "FAILED",
-    "NEUTRAL",
-    "Broken",
+    "FAILURE_REASONS",
+    "NEUTRAL_SAMPLING",
+    "TOKEN_ID_OPTIONS",
     "Chunk",
-    "Refused",
-    "chunk_of",
-    "options_of",
-    "said",
+    "RejectedError",
+    "TransientError",
+    "completion_options",
+    "error_text",
+    "parse_chunk",
 ]
 
-EXACT: dict[str, Any] = {
+TOKEN_ID_OPTIONS: dict[str, Any] = {
     "logprobs": 1,
     "extra_body": {"return_token_ids": True, "add_special_tokens": False},
 }
-"""What servers that take token ids tell, too: the ids and log-probabilities of what they write."""
-NEUTRAL: dict[str, Any] = {"min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
-"""What vLLM and SGLang would take from the model's generation_config, and llama.cpp (which has
-another name for the penalty) from defaults of its own: left unsaid, a server samples otherwise
-than asked, and some even at temperature 0."""
-MOST_STOPS = 4  # OpenAI and TGI refuse more; stop strings are looked for here anyway
-FAILED = ("abort", "error", "cancelled", "timeout", "content_filter")
-"""Reasons to end that are no end of an answer."""
+"""Fields that request token ids and log-probabilities of the generated text."""
+NEUTRAL_SAMPLING: dict[str, Any] = {
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "repeat_penalty": 1.0,
+}
+"""Sampling fields that must be sent explicitly to be switched off. vLLM and SGLang default to the
+model's generation config, and llama.cpp to values of its own (it calls the penalty
+`repeat_penalty`). Some of these defaults apply even at temperature 0."""
+MAX_STOP_STRINGS = 4  # OpenAI and TGI reject more. `RemoteStep` finds all stop strings itself.
+FAILURE_REASONS = ("abort", "error", "cancelled", "timeout", "content_filter")
+"""Finish reasons of an incomplete answer."""
 
 
-class Broken(Exception):  # noqa: N818 - it is caught in the engine: another try may mend it
-    """A request did not come to its end, and another try may."""
+class TransientError(Exception):
+    """A request failed, and a retry may succeed. Internal: callers get an `EngineError`."""
 
 
-class Refused(Exception):  # noqa: N818 - it is caught in the engine
-    """The server will not do what was asked, however often it is asked."""
+class RejectedError(Exception):
+    """The server rejected a request, and a retry would be rejected too. Internal.
 
-    def __init__(self, address: Address, status: int, said: str) -> None:
+    Attributes:
+        status: HTTP status code.
+        error: The error for the caller.
+    """
+
+    def __init__(self, address: ServerAddress, status: int, message: str) -> None:
         self.status = status
-        self.error = _kind(status, said)(f"{address} refuses: status {status}: {said}")
+        error_type = _error_type(status, message)
+        self.error = error_type(f"{address} rejected the request: status {status}: {message}")
 
     @property
-    def by_form(self) -> bool:
-        """Whether another form of the request may be taken."""
+    def is_format_error(self) -> bool:
+        """True if the server may accept the request in another format."""
         return self.status in (400, 422)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a completion."""
+    """A part of a streamed completion."""
 
     text: str
-    ids: Sequence[int] | None
-    """Its tokens, where the server tells them."""
+    token_ids: Sequence[int] | None
+    """Token ids of the text. None if the server does not report them."""
     logprobs: Sequence[float] | None
-    finish: str | None
-    """Why it ended, with the last part."""
-    cached: int | None
-    """Tokens of the prompt that the server had in its cache, where it tells."""
+    """Log-probability of each token. None if the server does not report them."""
+    finish_reason: str | None
+    """Why the completion ended. None before the last chunk."""
+    cached_tokens: int | None
+    """Number of prompt tokens in the server's cache. None if the server does not report it."""
 
 
-def options_of(
-    request: GenerateRequest, vocabulary: int, *, ids: bool, neutral: bool
+def completion_options(
+    request: GenerateRequest, vocab_size: int, *, token_ids: bool, extra_fields: bool
 ) -> dict[str, Any]:
-    """The fields of a request beside model, prompt and length.
+    """Build the fields of a completion request other than model, prompt and length.
 
     Args:
-        request: Its sampling and stop strings are used.
-        vocabulary: How many tokens there are.
-        ids: Whether the server takes token ids and is asked for them.
-        neutral: Whether it takes fields that OpenAI's interface has not.
+        request: Provides the sampling parameters and stop strings.
+        vocab_size: Size of the vocabulary, sent as `top_k` to disable it.
+        token_ids: Whether the server accepts and returns token ids.
+        extra_fields: Whether the server accepts fields that are not in the OpenAI API.
     """
     sampling = request.sampling
     options: dict[str, Any] = {"temperature": sampling.temperature}
-    extra: dict[str, Any] = dict(NEUTRAL) if neutral else {}
+    extra: dict[str, Any] = dict(NEUTRAL_SAMPLING) if extra_fields else {}
     if request.stop:
-        options["stop"] = list(request.stop[:MOST_STOPS])
+        options["stop"] = list(request.stop[:MAX_STOP_STRINGS])
     if sampling.temperature:
         options["seed"] = sampling.seed % 2**31
-        if sampling.top_p < 1 or neutral:
-            options["top_p"] = sampling.top_p  # TGI refuses a 1, which is its default
-        if neutral:
-            extra["top_k"] = sampling.top_k or vocabulary  # servers disagree on how to say "all"
-    if ids:
-        options["logprobs"] = EXACT["logprobs"]
-        extra |= EXACT["extra_body"]
+        if sampling.top_p < 1 or extra_fields:
+            options["top_p"] = sampling.top_p  # TGI rejects 1, its default
+        if extra_fields:
+            # Servers disagree on the value that disables top_k, but all accept the vocabulary size.
+            extra["top_k"] = sampling.top_k or vocab_size
+    if token_ids:
+        options["logprobs"] = TOKEN_ID_OPTIONS["logprobs"]
+        extra |= TOKEN_ID_OPTIONS["extra_body"]
     return options | {"extra_body": extra} if extra else options
 
 
-def chunk_of(part: Any) -> Chunk:
-    """A part of the stream, as the client parsed it.
+def parse_chunk(part: Any) -> Chunk:
+    """Convert a stream part of the openai client.
 
     Raises:
-        Broken: It tells of a failure.
+        TransientError: The part reports an error.
     """
     choices = getattr(part, "choices", None)
     if not choices:
         if getattr(part, "error", None):
-            raise Broken(str(part.error))
+            raise TransientError(str(part.error))
         return Chunk("", None, None, None, None)
     choice = choices[0]
     logprobs = getattr(choice, "logprobs", None)
     details = getattr(getattr(part, "usage", None), "prompt_tokens_details", None)
-    finish = getattr(choice, "finish_reason", None)
     return Chunk(
         text=getattr(choice, "text", None) or "",
-        ids=getattr(choice, "token_ids", None),
-        logprobs=getattr(logprobs, "token_logprobs", None),  # llama.cpp has those of a chat
-        finish=finish,
-        cached=getattr(details, "cached_tokens", None),
+        token_ids=getattr(choice, "token_ids", None),
+        # llama.cpp sends the chat format, which has no `token_logprobs`.
+        logprobs=getattr(logprobs, "token_logprobs", None),
+        finish_reason=getattr(choice, "finish_reason", None),
+        cached_tokens=getattr(details, "cached_tokens", None),
     )
 
 
-def said(error: Any) -> str:
-    """What the server said, in one line."""
+def error_text(error: Any) -> str:
+    """The server's error message in one line, at most 500 characters."""
     body = getattr(error, "body", None)
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body
     return " ".join(str(body or error).split())[:500]
 
 
-def _kind(status: int, told: str) -> type[EngineError | ContextLengthError]:
-    """Servers have no code in common for a prompt that is too long."""
-    long = "context" in told or "too long" in told or ("tokens" in told and "must be <=" in told)
-    return ContextLengthError if long and status in (400, 413, 422) else EngineError
+def _error_type(status: int, message: str) -> type[EngineError | ContextLengthError]:
+    """Recognize a prompt that is too long by its message: servers share no error code for it."""
+    too_long = (
+        "context" in message
+        or "too long" in message
+        or ("tokens" in message and "must be <=" in message)
+    )
+    return ContextLengthError if too_long and status in (400, 413, 422) else EngineError

@@ -1,4 +1,4 @@
-"""A server, met once: what it takes and tells; then asked for completions, with retries."""
+"""The client of one server: detects what the server accepts, then streams completions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Self
 from langgraph_arbitrage.engine.requests import GenerateRequest
 from langgraph_arbitrage.errors import CheckpointError, EngineError
 from langgraph_arbitrage.models.tokenizer import Tokenizer
-from langgraph_arbitrage.remote.address import Address
+from langgraph_arbitrage.remote.address import ServerAddress
 from langgraph_arbitrage.remote.protocol import (
-    EXACT,
-    NEUTRAL,
-    Broken,
+    NEUTRAL_SAMPLING,
+    TOKEN_ID_OPTIONS,
     Chunk,
-    Refused,
-    chunk_of,
-    options_of,
-    said,
+    RejectedError,
+    TransientError,
+    completion_options,
+    error_text,
+    parse_chunk,
 )
 
 if TYPE_CHECKING:
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 
     from openai import AsyncOpenAI
 
-__all__ = ["RemoteServer", "Tries"]
+__all__ = ["Backoff", "RemoteServer"]
 
 logger = logging.getLogger(__name__)
 
 PROBE = "Ann has 12 pens and 345 cups.\n\nSo 12 + 345 = 357; naïve, isn't it?"
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between two tries
-LATER = (408, 409, 425, 429)  # come back later, as 5xx are
+FIRST_DELAY, MAX_DELAY = 0.5, 8.0  # seconds before a retry
+RETRIED_STATUSES = (408, 409, 425, 429)  # retried like 5xx
 
 
 class RemoteServer:
-    """The client of one server, on one event loop.
+    """The client of one server. It belongs to one event loop.
 
     Args:
-        address: Where, and how it is asked.
-        tokenizer: The model's.
+        address: The server, the model and the connection options.
+        tokenizer: The model's tokenizer.
     """
 
-    def __init__(self, address: Address, tokenizer: Tokenizer) -> None:
+    def __init__(self, address: ServerAddress, tokenizer: Tokenizer) -> None:
         from openai import AsyncOpenAI, Timeout
 
         self.address = address
@@ -56,11 +56,11 @@ class RemoteServer:
             base_url=address.url,
             api_key=os.environ.get(address.key) or "none",
             timeout=Timeout(address.timeout, connect=min(10.0, address.timeout)),
-            max_retries=0,  # a broken stream has to be gone on with, which is done here
+            max_retries=0,  # `RemoteStep` retries, since it must continue an interrupted stream
         )
-        self._meeting = asyncio.Lock()
-        self._takes_ids: bool | None = None
-        self._takes_neutral = False
+        self._probe_lock = asyncio.Lock()
+        self._accepts_token_ids: bool | None = None  # None before the probe
+        self._accepts_extra_fields = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,175 +74,179 @@ class RemoteServer:
         await self._client.close()
 
     @property
-    def takes_ids(self) -> bool:
-        """Whether it is asked in token ids, and for them."""
-        return bool(self._takes_ids)
+    def accepts_token_ids(self) -> bool:
+        """Whether prompts and completions are exchanged as token ids."""
+        return bool(self._accepts_token_ids)
 
-    # --- getting to know it ---------------------------------------------------------------
+    # --- probe ----------------------------------------------------------------------------
 
-    async def meet(self) -> None:
-        """Find out, once, what the server takes, and that it has the tokenizer that we have.
+    async def probe(self) -> None:
+        """Detect what the server accepts, and compare its tokenizer with the local one. Runs once.
 
         Raises:
-            CheckpointError: It has another tokenizer.
-            EngineError: It does not answer, or is no server of completions.
+            CheckpointError: The server uses another tokenizer.
+            EngineError: The server does not respond, or has no completions endpoint.
         """
-        if self._takes_ids is None:
-            async with self._meeting:
-                if self._takes_ids is None:
-                    takes_ids = await self._told_whether_it_takes_ids()
+        if self._accepts_token_ids is None:
+            async with self._probe_lock:
+                if self._accepts_token_ids is None:
+                    accepts_token_ids = await self._detect_token_ids()
                     await self._check_tokenizer()
-                    self._takes_ids = takes_ids
+                    self._accepts_token_ids = accepts_token_ids
 
-    async def _told_whether_it_takes_ids(self) -> bool:
+    async def _detect_token_ids(self) -> bool:
         if self.address.prompt == "text":
             return False
         ids = self._tokenizer.encode(PROBE, begins=True)
-        extra = NEUTRAL | EXACT["extra_body"]
+        extra = NEUTRAL_SAMPLING | TOKEN_ID_OPTIONS["extra_body"]
         try:
-            await self._probed(prompt=ids, **EXACT | {"extra_body": extra})
-        except Refused as refused:
-            if self.address.prompt == "ids" or not refused.by_form:
-                raise refused.error from None
+            await self._send_probe(prompt=ids, **TOKEN_ID_OPTIONS | {"extra_body": extra})
+        except RejectedError as rejected:
+            if self.address.prompt == "ids" or not rejected.is_format_error:
+                raise rejected.error from None
             return False
         return True
 
     async def _check_tokenizer(self) -> None:
+        """Compare token counts of the probe text, and detect whether extra fields are accepted."""
         try:
-            found = await self._probed(prompt=PROBE, extra_body=NEUTRAL)
-            self._takes_neutral = True
-        except Refused as refused:
-            if not refused.by_form:
-                raise refused.error from None
-            found = await self._probed_plainly()
-        usage = getattr(found, "usage", None)
+            completion = await self._send_probe(prompt=PROBE, extra_body=NEUTRAL_SAMPLING)
+            self._accepts_extra_fields = True
+        except RejectedError as rejected:
+            if not rejected.is_format_error:
+                raise rejected.error from None
+            completion = await self._send_plain_probe()
+        usage = getattr(completion, "usage", None)
         if usage is None:
             return
-        own, start = len(self._tokenizer.encode(PROBE, begins=True)), self._tokenizer.start_ids
-        if usage.prompt_tokens not in (own, own + 1, own + len(start)):
+        count, start = len(self._tokenizer.encode(PROBE, begins=True)), self._tokenizer.start_ids
+        if usage.prompt_tokens not in (count, count + 1, count + len(start)):
             raise CheckpointError(
-                f"{self.address} has another tokenizer than {self.address.tokenizer}: it counts "
-                f"{usage.prompt_tokens} tokens in a text where that one counts {own}. Name the "
-                "tokenizer of its model: openai:URL?tokenizer=NAME#MODEL"
+                f"{self.address} does not use the tokenizer {self.address.tokenizer}: it counts "
+                f"{usage.prompt_tokens} tokens in a text that has {count} with that tokenizer. "
+                "Set the tokenizer of the served model: openai:URL?tokenizer=NAME#MODEL"
             )
 
-    async def _probed_plainly(self) -> Any:
+    async def _send_plain_probe(self) -> Any:
         try:
-            return await self._probed(prompt=PROBE)
-        except Refused as refused:
-            raise refused.error from None
+            return await self._send_probe(prompt=PROBE)
+        except RejectedError as rejected:
+            raise rejected.error from None
 
-    async def _probed(self, **what: Any) -> Any:
-        async def ask() -> Any:
-            async with self._errors():
-                return await self._client.completions.create(
-                    model=self.address.model, max_tokens=1, temperature=0, **what
-                )
-
-        tries = Tries(self.address)
+    async def _send_probe(self, **options: Any) -> Any:
+        """Request a completion of one token, with retries."""
+        backoff = Backoff(self.address)
         while True:
             try:
-                found = await ask()
-            except Broken as broken:
-                await tries.again(broken)
+                async with self._converted_errors():
+                    completion = await self._client.completions.create(
+                        model=self.address.model, max_tokens=1, temperature=0, **options
+                    )
+            except TransientError as error:
+                await backoff.wait(error)
                 continue
-            if not getattr(found, "choices", None):
-                raise EngineError(f"{self.address} answers something else than completions")
-            return found
+            if not getattr(completion, "choices", None):
+                raise EngineError(
+                    f"{self.address} did not return a completion. Check that the URL is the base "
+                    "URL of an OpenAI-compatible server, such as http://host:port/v1"
+                )
+            return completion
 
-    # --- asking ---------------------------------------------------------------------------
+    # --- completions ----------------------------------------------------------------------
 
     async def stream(
         self, ids: Sequence[int], max_tokens: int, request: GenerateRequest
     ) -> AsyncIterator[Chunk]:
-        """A completion's parts, as they come.
+        """Stream a completion.
 
         Args:
-            ids: All token ids so far.
-            max_tokens: Most tokens to write.
-            request: Its sampling and stop strings are used.
+            ids: Token ids of the prompt and the answer so far.
+            max_tokens: Maximum number of tokens to generate.
+            request: Provides the sampling parameters and stop strings.
 
         Raises:
-            Broken: It broke off, or the server is to be asked again later.
-            ContextLengthError: The server says that the prompt is too long.
-            EngineError: The server refuses it.
+            ContextLengthError: The server reports that the prompt is too long.
+            EngineError: The server rejects the request.
+            TransientError: The stream was interrupted, or the server asks for a retry.
         """
         try:
-            async with self._errors():
+            async with self._converted_errors():
                 parts = await self._client.completions.create(
                     model=self.address.model,
-                    prompt=list(ids) if self.takes_ids else self._text(ids),
+                    prompt=list(ids) if self.accepts_token_ids else self._prompt_text(ids),
                     max_tokens=max_tokens,
                     stream=True,
-                    **options_of(
+                    **completion_options(
                         request,
                         len(self._tokenizer.hf),
-                        ids=self.takes_ids,
-                        neutral=self._takes_neutral,
+                        token_ids=self.accepts_token_ids,
+                        extra_fields=self._accepts_extra_fields,
                     ),
                 )
-                # The client closes the response, not the generators that read it. Left to the
-                # collector they may be closed on any thread, in the middle of their work.
+                # The client closes the response but not the generators that read it. Garbage
+                # collection could close those on any thread while they run.
                 reader: Any = getattr(parts, "_iterator", parts)
                 async with parts, aclosing(reader):
                     async for part in reader:
-                        yield chunk_of(part)
-        except Refused as refused:
-            raise refused.error from None
+                        yield parse_chunk(part)
+        except RejectedError as rejected:
+            raise rejected.error from None
 
-    def _text(self, ids: Sequence[int]) -> str:
-        """The prompt as text, without what the server's tokenizer puts before every text."""
+    def _prompt_text(self, ids: Sequence[int]) -> str:
+        """The prompt as text, without the start tokens that the server's tokenizer adds."""
         start = self._tokenizer.start_ids
         if start and list(ids[: len(start)]) == start:
             ids = ids[len(start) :]
         return str(self._tokenizer.hf.decode(list(ids), skip_special_tokens=False))
 
     @asynccontextmanager
-    async def _errors(self) -> AsyncIterator[None]:
-        """The client's errors as ours."""
+    async def _converted_errors(self) -> AsyncIterator[None]:
+        """Convert errors of the openai client to `TransientError` and `RejectedError`."""
         import httpx
         import openai
 
         try:
             yield
         except openai.APITimeoutError:
-            raise Broken(f"no word within timeout={self.address.timeout:g} seconds") from None
+            raise TransientError(
+                f"no response within timeout={self.address.timeout:g} seconds"
+            ) from None
         except openai.APIConnectionError as error:
-            raise Broken(f"{error} ({error.__cause__ or 'connection lost'})") from None
+            raise TransientError(f"{error} ({error.__cause__ or 'connection lost'})") from None
         except openai.APIStatusError as error:
-            if error.status_code >= 500 or error.status_code in LATER:
-                raise Broken(f"status {error.status_code}: {said(error)}") from None
-            raise Refused(self.address, error.status_code, said(error)) from None
-        except openai.APIError as error:  # told within a stream
-            raise Broken(said(error)) from None
+            if error.status_code >= 500 or error.status_code in RETRIED_STATUSES:
+                raise TransientError(f"status {error.status_code}: {error_text(error)}") from None
+            raise RejectedError(self.address, error.status_code, error_text(error)) from None
+        except openai.APIError as error:  # reported within a stream
+            raise TransientError(error_text(error)) from None
         except (httpx.HTTPError, ConnectionError, ValueError) as error:
-            raise Broken(f"{type(error).__name__}: {error}") from None
+            raise TransientError(f"{type(error).__name__}: {error}") from None
 
 
-class Tries:
-    """How often a request was made, and how long to wait until it is made again."""
+class Backoff:
+    """Counts consecutive failures and waits before each retry."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: ServerAddress) -> None:
         self._address = address
-        self._failed = 0
+        self._failures = 0
 
-    def progress(self) -> None:
-        """Something came: the count begins anew."""
-        self._failed = 0
+    def reset(self) -> None:
+        """Start counting again, after progress."""
+        self._failures = 0
 
-    async def again(self, why: Broken) -> None:
-        """Wait, if there is another try.
+    async def wait(self, error: TransientError) -> None:
+        """Wait before the next retry. The delay doubles with each failure.
 
         Raises:
-            EngineError: There is none.
+            EngineError: No retries are left.
         """
-        self._failed += 1
-        if self._failed > self._address.retries:
+        self._failures += 1
+        if self._failures > self._address.retries:
             raise EngineError(
-                f"{self._address} has failed {self._failed} times, the last time by: {why}. The "
-                "answer so far is kept where a checkpointer keeps it: resume when the server is "
-                "back, or set more retries= or a longer timeout= in the address"
+                f"{self._address} failed (consecutive failures: {self._failures}, last: {error}). "
+                "With a checkpointer, the committed steps are saved: resume the thread once the "
+                "server is available, or set a larger retries= or timeout= in the address."
             ) from None
-        wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self._failed - 1))
-        logger.warning("%s: %s; asked again in about %g s", self._address, why, wait)
-        await asyncio.sleep(wait * random.uniform(0.75, 1.25))
+        delay = min(MAX_DELAY, FIRST_DELAY * 2 ** (self._failures - 1))
+        logger.warning("%s: %s. Retrying in about %g s", self._address, error, delay)
+        await asyncio.sleep(delay * random.uniform(0.75, 1.25))

@@ -1,4 +1,4 @@
-"""One thread a served model: many requests at a time on its event loop."""
+"""The thread of one remote model: runs its requests concurrently on an event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from langgraph_arbitrage.errors import (
 )
 from langgraph_arbitrage.models.spec import ModelSpec
 from langgraph_arbitrage.models.tokenizer import Tokenizer
-from langgraph_arbitrage.remote.address import Address
+from langgraph_arbitrage.remote.address import ServerAddress
 from langgraph_arbitrage.remote.server import RemoteServer
 from langgraph_arbitrage.remote.step import RemoteStep
 from langgraph_arbitrage.utils.fork_lock import ForkLock
@@ -32,54 +32,74 @@ __all__ = ["RemoteWorker", "import_openai"]
 
 logger = logging.getLogger(__name__)
 
-LOOK = 0.02  # seconds between two looks at who has cancelled
+CANCEL_CHECK_INTERVAL = 0.02  # seconds between two checks for cancelled requests
 
 
 class RemoteWorker:
-    """Takes tickets from any thread, as a local model's worker does."""
+    """Runs requests on its own thread, with the interface of a local `Worker`.
+
+    Args:
+        spec: The model.
+        address: The server, the model and the connection options.
+        tokenizer: The model's tokenizer.
+        end_ids: Token ids that end an answer.
+        context: Context length of the model in tokens. None: unlimited.
+    """
 
     def __init__(
         self,
         spec: ModelSpec,
-        address: Address,
+        address: ServerAddress,
         tokenizer: Tokenizer,
         end_ids: frozenset[int],
         context: int | None,
     ) -> None:
         self.spec = spec
+        self.tokenizer = tokenizer
+        self.end_ids = end_ids
+        self.context = context
         self.pid = os.getpid()
+        """Id of the process that owns the thread."""
         self.backend_name: str | None = None
         self._address = address
-        self._made = tokenizer, end_ids, context
         self._lock = ForkLock()
-        self._open = 0
+        self._open = 0  # requests without an output or error
         self._closed = False
         self._tasks: dict[RequestHandle[Any], asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def put(self, ticket: RequestHandle[Any], *, continues: bool = True) -> None:
-        """Hand over a ticket; starts the thread when there is none.
+    def put(self, handle: RequestHandle[Any], *, continues: bool = True) -> None:
+        """Queue a request. Starts the thread if necessary.
+
+        Args:
+            handle: The request.
+            continues: Whether the request continues an answer in progress.
 
         Raises:
-            EngineBusyError: The queue is full, and the ticket begins an answer.
+            EngineBusyError: The queue is full, and the request begins an answer.
             EngineClosedError: The worker was closed.
         """
         with self._lock:
             if self._closed:
                 raise EngineClosedError(f"{self.spec.name} was closed")
-            most = self.spec.max_queue
-            if not continues and most is not None and self._open >= self.spec.max_slots + most:
-                raise EngineBusyError(
-                    f"{self._open} requests run at {self._address} or wait for it, and max_slots="
-                    f"{self.spec.max_slots} and max_queue={most} allow no more. Ask again later."
-                )
+            if not continues:
+                self._check_queue()
             self._open += 1
             if self._loop is None:
                 self._start()
             assert self._loop is not None  # noqa: S101 - started above
-            self._loop.call_soon_threadsafe(self._begin, ticket)
-        ticket.future.add_done_callback(self._resolved)
+            self._loop.call_soon_threadsafe(self._begin, handle)
+        handle.future.add_done_callback(self._resolved)
+
+    def _check_queue(self) -> None:
+        limit, slots = self.spec.max_queue, self.spec.max_slots
+        if limit is not None and self._open >= slots + limit:
+            raise EngineBusyError(
+                f"{self._address} is busy: {self._open} requests are running or queued, and the "
+                f"limit is max_slots={slots} running plus max_queue={limit} queued. Retry later, "
+                "or raise max_queue (None: unlimited)."
+            )
 
     def _resolved(self, _: Future[Any]) -> None:
         with self._lock:
@@ -96,75 +116,78 @@ class RemoteWorker:
         ready.wait()
 
     def close(self) -> None:
-        """End the thread; whoever waits gets `EngineClosedError`."""
+        """Stop the thread. Pending requests fail with `EngineClosedError`."""
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
         if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(self._over.set)
+            loop.call_soon_threadsafe(self._closing.set)
             if thread is not threading.current_thread():
                 thread.join()
 
     # --- on the worker's thread ----------------------------------------------------------
 
     async def _run(self, ready: threading.Event) -> None:
-        self._over = asyncio.Event()
+        self._closing = asyncio.Event()
         self._slots = asyncio.Semaphore(self.spec.max_slots)
         self._loop = asyncio.get_running_loop()
         ready.set()
-        async with RemoteServer(self._address, self._made[0]) as server:
+        async with RemoteServer(self._address, self.tokenizer) as server:
             self._server = server
-            while not self._over.is_set():
-                for ticket, task in list(self._tasks.items()):
-                    if ticket.cancelled:
+            while not self._closing.is_set():
+                for handle, task in list(self._tasks.items()):
+                    if handle.cancelled:
                         task.cancel()
-                seconds = LOOK if self._tasks else None
+                timeout = CANCEL_CHECK_INTERVAL if self._tasks else None
                 self._wake = asyncio.Event()
-                waits = [asyncio.ensure_future(e.wait()) for e in (self._over, self._wake)]
-                await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                waits = [asyncio.ensure_future(e.wait()) for e in (self._closing, self._wake)]
+                await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 for wait in waits:
                     wait.cancel()
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        # Streams that were left in the middle close on the loop that they were read on, or fail.
+        # Unfinished streams can only be closed on this loop, so collect them while it runs.
         gc.collect()
         await asyncio.sleep(0)
 
-    def _begin(self, ticket: RequestHandle[Any]) -> None:
-        task = asyncio.ensure_future(self._serve(ticket))
-        self._tasks[ticket] = task
-        task.add_done_callback(lambda _: self._tasks.pop(ticket, None))
+    def _begin(self, handle: RequestHandle[Any]) -> None:
+        task = asyncio.ensure_future(self._serve(handle))
+        self._tasks[handle] = task
+        task.add_done_callback(lambda _: self._tasks.pop(handle, None))
         if len(self._tasks) == 1 and "_wake" in self.__dict__:
             self._wake.set()
 
-    async def _serve(self, ticket: RequestHandle[Any]) -> None:
-        tokenizer, end_ids, context = self._made
+    async def _serve(self, handle: RequestHandle[Any]) -> None:
         try:
             async with self._slots:
-                await self._server.meet()
+                await self._server.probe()
                 self.backend_name = "remote"
-                step = RemoteStep(ticket, tokenizer, end_ids, context)
-                ticket.resolve(await step.written(self._server))
+                step = RemoteStep(handle, self.tokenizer, self.end_ids, self.context)
+                handle.resolve(await step.generate(self._server))
         except asyncio.CancelledError:
             closed = EngineClosedError(f"{self.spec.name} was closed") if self._closed else None
-            ticket.fail(closed)
+            handle.fail(closed)
         except ArbitrageError as error:
-            ticket.fail(error)
-        except Exception as error:  # whoever waits would wait for ever
+            handle.fail(error)
+        except Exception as error:  # an unreported failure would leave the caller waiting
             logger.exception("%s failed", self._address)
             failure = EngineError(f"{self._address} failed: {type(error).__name__}: {error}")
             failure.__cause__ = error
-            ticket.fail(failure)
+            handle.fail(failure)
 
 
 def import_openai() -> ModuleType:
-    """The client, or an error that says how to install it."""
+    """Import the openai client.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         import openai
     except ImportError as error:
         raise MissingExtraError(
-            "models on a server need the openai client, which is not installed: "
+            "Models on a server need the openai client, which is not installed: "
             "pip install 'langgraph-arbitrage[remote]'"
         ) from error
     return openai

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import random
 import re
 import shutil
@@ -164,7 +165,10 @@ def make(
     """
     extras = [f"{name}={value}" for name, value in sorted(overrides.items())]
     flags = ["endless"] * endless + ["words"] * words + ["other"] * (template != CHAT_TEMPLATE)
-    path = ROOT / "-".join([kind, str(seed), str(vocabulary), head, *flags, *extras])
+    name = "-".join([kind, str(seed), str(vocabulary), head, *flags, *extras])
+    if len(name) > 150:  # file systems allow 255 bytes
+        name = f"{kind}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+    path = ROOT / name
     if path.exists():
         return str(path)
     tok = tokenizer(vocabulary, template)

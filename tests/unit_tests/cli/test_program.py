@@ -73,16 +73,14 @@ def test_what_is_not_here_is_told_in_one_line_before_anything_is_loaded(arbitrag
     for options, told in (
         (("--device", "cuda:77"), "device 'cuda:77' is not on this machine (CUDA devices: "),
         (("--draft-kwargs", '{"device_map": "cuda:77"}'), "device 'cuda:77' is not on this"),
-        (("--target-kwargs", int8), "needs the package torchao, and that is not installed: pip "),
+        (("--target-kwargs", int8), "needs the package torchao, which is not installed: pip "),
     ):
         status, _, err = arbitrage("ask", *options, "Hi")
         assert (status, told in " ".join(err.split())) == (2, True), err
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2**20)
     status, _, err = arbitrage("ask", "--dtype", "bfloat16", "Hi")  # so that none is loaded yet
     assert status == 2
-    assert "GiB on cpu in torch.bfloat16, and 0.00 GiB are free. What helps: " in " ".join(
-        err.split()
-    )
+    assert "GiB on cpu in torch.bfloat16, and 0.00 GiB are free. Options: " in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

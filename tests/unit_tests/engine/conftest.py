@@ -1,4 +1,4 @@
-"""Engines for the tests, loaded once a module."""
+"""Fixtures: engines, loaded once per module."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,11 +27,11 @@ def _engines() -> Iterator[Callable[..., Engine]]:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Callable[..., Engine]]:
-    """Engines by path and spec, shared by the tests of a module."""
+    """Create engines by path and settings, shared by the tests of a module."""
     yield from _engines()
 
 
 @pytest.fixture
 def fresh() -> Iterator[Callable[..., Engine]]:
-    """Engines of this test alone."""
+    """Create engines by path and settings, for one test."""
     yield from _engines()

@@ -1,4 +1,4 @@
-"""CUDA graphs of decoding, on a CPU: a tape of operations stands for the GPU's graph (`tape`)."""
+"""CUDA graphs on a CPU: a tape of recorded operations replaces the GPU's graph (see `tape`)."""
 
 import inspect
 import random
@@ -27,7 +27,7 @@ from langgraph_arbitrage.engine.cuda_graphs import (
     Shape,
 )
 from langgraph_arbitrage.engine.scheduler import Scheduler
-from langgraph_arbitrage.engine.transfer import packed, unpacked
+from langgraph_arbitrage.engine.transfer import join, split
 from langgraph_arbitrage.errors import EngineError
 from tape import no_capture, taped, tensors
 from tiny import generate, make, random_ids
@@ -40,12 +40,13 @@ WARNING = "decodes without CUDA graphs"
 @pytest.fixture(autouse=True)
 def graphs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CAPTURES, "cpu", lambda device: taped)
-    monkeypatch.setattr(cuda_graphs, "SEEN_BEFORE_CAPTURE", 6)  # more than the check at load runs
+    # More runs than the check at load needs.
+    monkeypatch.setattr(cuda_graphs, "EAGER_RUNS_BEFORE_CAPTURE", 6)
 
 
 @pytest.fixture
 def graphed(fresh: Make) -> Make:
-    """Engines that decode by graphs."""
+    """Create engines that decode with graphs."""
     return lambda path, **settings: fresh(path, **{"cuda_graphs": True, **settings})
 
 
@@ -57,98 +58,96 @@ def prompts(n: int) -> list[list[int]]:
     return [random_ids(8 + 3 * k, seed=k) for k in range(n)]
 
 
-def write_all(engine: Engine, asked: list[list[int]], new: int) -> list[list[int]]:
-    return [h.result().ids for h in [engine.submit(GenerateRequest(ids, new)) for ids in asked]]
+def generate_all(engine: Engine, inputs: list[list[int]], new: int) -> list[list[int]]:
+    return [h.result().ids for h in [engine.submit(GenerateRequest(ids, new)) for ids in inputs]]
 
 
 KINDS = ["llama", "qwen2", "qwen2-sliding", "qwen3_moe", "gpt2", "mistral", "gemma3_text"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_replay_writes_what_transformers_writes_alone_and_many_at_once(
+def test_replays_generate_the_same_as_transformers_alone_and_in_batches(
     kind: str, graphed: Make, schedulers: list[Scheduler], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = make(kind, endless=True)
     engine = graphed(path)
-    assert write_all(engine, [random_ids(20)], 30) == [generate(path, random_ids(20), 30)]
+    assert generate_all(engine, [random_ids(20)], 30) == [generate(path, random_ids(20), 30)]
     alone = graphs_of(schedulers).replays
     assert alone > 20
-    assert write_all(engine, prompts(6), 30) == [generate(path, p, 30) for p in prompts(6)]
+    assert generate_all(engine, prompts(6), 30) == [generate(path, p, 30) for p in prompts(6)]
     assert graphs_of(schedulers).replays > alone + 20
     assert WARNING not in caplog.text
 
 
-def test_sequences_that_join_and_leave_and_a_cache_that_grows_change_no_answer(
+def test_outputs_are_the_same_when_sequences_join_and_leave_and_the_cache_grows(
     graphed: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_graphs, "SEEN_BEFORE_CAPTURE", 0)
+    monkeypatch.setattr(cuda_graphs, "EAGER_RUNS_BEFORE_CAPTURE", 0)
     monkeypatch.setattr("langgraph_arbitrage.engine.kv_cache.FIRST_LENGTH", 32)
     engine = graphed(PATH, max_slots=20)
-    asked = prompts(14) + prompts(3)
-    lengths = [10 + 13 * (n % 4) for n in range(len(asked))]
-    requests = [GenerateRequest(p, new) for p, new in zip(asked, lengths, strict=True)]
+    inputs = prompts(14) + prompts(3)
+    lengths = [10 + 13 * (n % 4) for n in range(len(inputs))]
+    requests = [GenerateRequest(p, new) for p, new in zip(inputs, lengths, strict=True)]
     first = [engine.submit(r) for r in requests[:5]]
     first[0].result()  # the others arrive while these run
     handles = first + [engine.submit(r) for r in requests[5:]]
     found = [h.result().ids for h in handles]
-    assert found == [generate(PATH, p, n) for p, n in zip(asked, lengths, strict=True)]
+    assert found == [generate(PATH, p, n) for p, n in zip(inputs, lengths, strict=True)]
     shapes = list(graphs_of(schedulers).graphs)
     assert len({shape.rows for shape in shapes}) > 1
     assert len({shape.view for shape in shapes}) > 1
 
 
-def test_a_graph_whose_cache_has_moved_is_captured_again(
+def test_a_graph_is_captured_again_after_the_cache_has_moved(
     graphed: Make, schedulers: list[Scheduler]
 ) -> None:
     engine = graphed(PATH)
-    write_all(engine, [random_ids(20)], 20)
+    generate_all(engine, [random_ids(20)], 20)
     (before,) = graphs_of(schedulers).graphs.values()
     schedulers[-1].runner.cache.reserve(900)
-    asked = random_ids(9, seed=3)
-    assert write_all(engine, [asked], 20) == [generate(PATH, asked, 20)]
+    ids = random_ids(9, seed=3)
+    assert generate_all(engine, [ids], 20) == [generate(PATH, ids, 20)]
     (after,) = graphs_of(schedulers).graphs.values()
     assert before.shape == after.shape
     assert after is not before
 
 
-def test_padding_leaves_what_idle_slots_hold_unchanged(
-    graphed: Make, schedulers: list[Scheduler]
-) -> None:
-    engine, asked = graphed(PATH), prompts(4)
-    before = write_all(engine, asked, 12)
-    three = [asked[n] + before[n] for n in (0, 1, 2)]  # padded to four
+def test_padding_does_not_change_idle_slots(graphed: Make, schedulers: list[Scheduler]) -> None:
+    engine, inputs = graphed(PATH), prompts(4)
+    before = generate_all(engine, inputs, 12)
+    three = [inputs[n] + before[n] for n in (0, 1, 2)]  # padded to four
     replays = graphs_of(schedulers).replays
-    assert write_all(engine, three, 20) == [generate(PATH, p, 20) for p in three]
+    assert generate_all(engine, three, 20) == [generate(PATH, p, 20) for p in three]
     assert graphs_of(schedulers).replays > replays
-    held = asked[3] + before[3]
-    written = engine.submit(GenerateRequest(held, 20)).result()
-    assert written.cached_tokens >= len(held) - 1
-    assert written.ids == generate(PATH, held, 20)
+    cached = inputs[3] + before[3]
+    output = engine.submit(GenerateRequest(cached, 20)).result()
+    assert output.cached_tokens >= len(cached) - 1
+    assert output.ids == generate(PATH, cached, 20)
 
 
-def test_the_graphs_used_last_are_kept(
+def test_the_least_recently_used_graph_is_dropped(
     graphed: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
     engine = graphed(PATH)
-    assert write_all(engine, prompts(1), 150) == [generate(PATH, prompts(1)[0], 150)]
+    assert generate_all(engine, prompts(1), 150) == [generate(PATH, prompts(1)[0], 150)]
     assert [shape.view for shape in graphs_of(schedulers).graphs] == [128, 192]
 
 
-def test_a_seed_gives_the_same_answer_by_graphs_and_eagerly(fresh: Make, graphed: Make) -> None:
-    def written(engine: Engine) -> list[Any]:
-        asked = [
+def test_a_seed_gives_the_same_output_with_graphs_and_eagerly(fresh: Make, graphed: Make) -> None:
+    def outputs(engine: Engine) -> list[Any]:
+        requests = [
             GenerateRequest(
                 p, 20, sampling=SamplingParams(k % 2 * 0.9, top_p=0.9, top_k=30, seed=k)
             )
             for k, p in enumerate(prompts(5))
         ]
-        return [h.result() for h in [engine.submit(a) for a in asked]]
+        return [h.result() for h in [engine.submit(r) for r in requests]]
 
-    found, wanted = written(graphed(PATH)), written(fresh(PATH))
-    assert [f.ids for f in found] == [w.ids for w in wanted]
-    for f, w in zip(found, wanted, strict=True):
-        assert f.logprobs == pytest.approx(w.logprobs, abs=1e-4)
+    with_graphs, eager = outputs(graphed(PATH)), outputs(fresh(PATH))
+    assert [o.ids for o in with_graphs] == [o.ids for o in eager]
+    for a, b in zip(with_graphs, eager, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
 
 
 def test_prompts_drafts_and_scores_run_eagerly(graphed: Make, schedulers: list[Scheduler]) -> None:
@@ -166,12 +165,12 @@ def test_prompts_drafts_and_scores_run_eagerly(graphed: Make, schedulers: list[S
 
 
 def constant(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Repeats the output of the capture, whatever the input."""
+    """Return the output of the capture again, whatever the input."""
     output = work()
     return lambda: output
 
 
-def test_a_replay_that_differs_is_found_and_changes_no_answer(
+def test_a_wrong_replay_is_detected_and_does_not_change_the_output(
     graphed: Make,
     schedulers: list[Scheduler],
     monkeypatch: pytest.MonkeyPatch,
@@ -179,103 +178,101 @@ def test_a_replay_that_differs_is_found_and_changes_no_answer(
 ) -> None:
     monkeypatch.setitem(CAPTURES, "cpu", lambda device: constant)
     engine = graphed(PATH)
-    assert write_all(engine, prompts(4), 16) == [generate(PATH, p, 16) for p in prompts(4)]
+    assert generate_all(engine, prompts(4), 16) == [generate(PATH, p, 16) for p in prompts(4)]
     assert graphs_of(schedulers).disabled
     assert not graphs_of(schedulers).graphs
-    (told,) = [r.getMessage() for r in caplog.records if WARNING in r.getMessage()]
-    assert "standard deviations" in told
-    assert "cuda_graphs=False" in told
+    (warning,) = [r.getMessage() for r in caplog.records if WARNING in r.getMessage()]
+    assert "standard deviations" in warning
+    assert "cuda_graphs=False" in warning
 
 
-def test_not_a_number_does_not_agree(
+def test_a_replay_with_nan_is_detected(
     graphed: Make, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CAPTURES, "cpu", lambda device: lambda work: lambda: work() * torch.nan)
     engine = graphed(PATH)
-    assert write_all(engine, prompts(1), 16) == [generate(PATH, prompts(1)[0], 16)]
+    assert generate_all(engine, prompts(1), 16) == [generate(PATH, prompts(1)[0], 16)]
     assert "standard deviations" in (graphs_of(schedulers).disabled or "")
 
 
-def test_a_device_that_cannot_capture_decodes_eagerly_after_one_warning(
+def test_a_failed_capture_warns_once_and_decodes_eagerly(
     graphed: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(CAPTURES, "cpu", no_capture)
     engine = graphed(PATH)
-    assert write_all(engine, prompts(4), 30) == [generate(PATH, p, 30) for p in prompts(4)]
-    (told,) = [r.getMessage() for r in caplog.records if WARNING in r.getMessage()]
-    assert "RuntimeError: CUDA error: operation not permitted when stream is capturing. " in told
+    assert generate_all(engine, prompts(4), 30) == [generate(PATH, p, 30) for p in prompts(4)]
+    (warning,) = [r.getMessage() for r in caplog.records if WARNING in r.getMessage()]
+    assert "RuntimeError: CUDA error: operation not permitted when stream is capturing. " in warning
 
 
-def test_an_error_of_the_model_itself_still_fails_the_request(
+def test_an_error_of_the_model_fails_the_request(
     graphed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = graphed(PATH)
-    write_all(engine, [[7]], 1)
+    generate_all(engine, [[7]], 1)
 
     def failing(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("of its own")
+        raise RuntimeError("model error")
 
     with monkeypatch.context() as patched:
         patched.setattr(LlamaForCausalLM, "forward", failing)
-        with pytest.raises(EngineError, match="of its own"):
-            write_all(engine, [[8]], 3)
+        with pytest.raises(EngineError, match="model error"):
+            generate_all(engine, [[8]], 3)
 
 
-ROPE = {"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0}
 EAGER: dict[str, tuple[str, dict[str, Any], str]] = {
-    "dynamic rope": (make("llama", endless=True, rope_parameters=ROPE), {}, "waits for a value"),
-    "experts chosen by the host": (
+    "experts selected on the host": (
         make("qwen3_moe", endless=True),
         {"model_kwargs": {"experts_implementation": "eager"}},
-        r"waits for a value of the device \(nonzero\)",
+        r"waits for a value on the device \(nonzero\)",
     ),
 }
 
 
-@pytest.mark.parametrize("what", EAGER)
-def test_what_no_graph_can_repeat_runs_eagerly_with_the_reason(
-    what: str, graphed: Make, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("case", EAGER)
+def test_a_model_that_cannot_be_captured_runs_eagerly_and_the_warning_says_why(
+    case: str, graphed: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path, settings, reason = EAGER[what]
+    path, settings, reason = EAGER[case]
     engine, ids = graphed(path, **settings), random_ids(9)
-    assert write_all(engine, [ids], 10) == [generate(path, ids, 10)]
+    assert generate_all(engine, [ids], 10) == [generate(path, ids, 10)]
     assert engine.backend == "slot"
-    (told,) = [r.getMessage() for r in caplog.records if WARNING in r.getMessage()]
-    assert re.search(reason, told)
+    (warning,) = [r.getMessage() for r in caplog.records if WARNING in r.getMessage()]
+    assert re.search(reason, warning)
 
 
-def test_weights_that_accelerate_moves_run_eagerly(
+def test_models_whose_weights_accelerate_moves_are_not_captured(
     graphed: Make, schedulers: list[Scheduler]
 ) -> None:
     engine = graphed(PATH, model_kwargs={"device_map": {"": "cpu"}})
-    write_all(engine, [[7]], 1)
-    assert graphs_of(schedulers) is not None  # all on one device: nothing is moved
+    generate_all(engine, [[7]], 1)
+    assert graphs_of(schedulers) is not None  # with one device, nothing is moved
     model = schedulers[-1].runner.model  # type: ignore[attr-defined]
-    why = cuda_graphs._why_not
-    assert why(model) is None
+    problem = cuda_graphs._capture_problem
+    assert problem(model) is None
     model.hf_device_map = {"model": 0, "lm_head": 1}
-    assert "several devices" in (why(model) or "")
+    assert "several devices" in (problem(model) or "")
     model.hf_device_map = {"": 0}
     cpu_offload(model, execution_device=torch.device("cpu"))
-    assert "accelerate" in (why(model) or "")
+    assert "accelerate" in (problem(model) or "")
 
 
-def test_they_are_off_by_default_and_a_cpu_has_none(
+def test_graphs_are_off_by_default_and_not_available_on_a_cpu(
     fresh: Make,
     graphed: Make,
     schedulers: list[Scheduler],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    write_all(fresh(PATH), [[7]], 20)
+    generate_all(fresh(PATH), [[7]], 20)
     assert graphs_of(schedulers) is None
     monkeypatch.delitem(CAPTURES, "cpu")
-    write_all(graphed(PATH), [[7]], 20)
+    generate_all(graphed(PATH), [[7]], 20)
     assert graphs_of(schedulers) is None
     assert "decodes without CUDA graphs: it is on cpu" in caplog.text
 
 
-SEEN: dict[str, tuple[Callable[[Tensor], Any], bool]] = {
+OPERATIONS: dict[str, tuple[Callable[[Tensor], Any], bool]] = {
     "a value": (lambda t: bool(t.sum() > 2), True),
     "a value as a number": (lambda t: t[0].item(), True),
     "a mask as an index": (lambda t: t[t > 0], True),
@@ -287,22 +284,22 @@ SEEN: dict[str, tuple[Callable[[Tensor], Any], bool]] = {
 }
 
 
-@pytest.mark.parametrize("what", SEEN)
-def test_what_a_graph_cannot_repeat_is_detected(what: str) -> None:
-    work, refused = SEEN[what]
-    given = torch.ones(2)
-    with torch.inference_mode(), CaptureCheck(given.device):
-        if refused:
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operations_that_a_graph_cannot_replay_are_detected(operation: str) -> None:
+    work, is_rejected = OPERATIONS[operation]
+    tensor = torch.ones(2)
+    with torch.inference_mode(), CaptureCheck(tensor.device):
+        if is_rejected:
             with pytest.raises(RuntimeError, match="its forward"):
-                work(given)
+                work(tensor)
         else:
-            work(given)
+            work(tensor)
 
 
-# --- pieces ------------------------------------------------------------------------------
+# --- units -------------------------------------------------------------------------------
 
 
-def test_a_shape_holds_its_rows_and_tokens_with_little_to_spare() -> None:
+def test_a_shape_fits_its_rows_and_tokens_with_little_padding() -> None:
     rng = random.Random(0)
     seen: set[Shape] = set()
     for _ in range(3000):
@@ -313,44 +310,44 @@ def test_a_shape_holds_its_rows_and_tokens_with_little_to_spare() -> None:
         assert rows <= shape.rows < 2 * rows or rows == shape.rows == 1
         assert tokens <= shape.view <= length
         assert shape.view - tokens < max(64, tokens / 2)
-    assert len({s.view for s in seen}) < 24  # few enough to capture
+    assert len({s.view for s in seen}) < 24  # few enough to capture all of them
 
 
-def test_padding_rows_write_where_nothing_is_valid() -> None:
-    graph = Graph(Shape(4, 64), torch.device("cpu"), spare=511)
+def test_padding_rows_write_to_the_spare_position() -> None:
+    graph = Graph(Shape(4, 64), torch.device("cpu"), padding_position=511)
     assert graph.inputs[2].tolist() == [511] * 4
 
 
-def test_torch_has_what_a_capture_asks_of_it() -> None:
-    asked = inspect.signature(torch.cuda.graph.__init__).parameters
-    assert {"pool", "stream", "capture_error_mode"} <= set(asked)
+def test_torch_has_the_interface_that_a_capture_uses() -> None:
+    parameters = inspect.signature(torch.cuda.graph.__init__).parameters
+    assert {"pool", "stream", "capture_error_mode"} <= set(parameters)
     assert callable(torch.cuda.graph_pool_handle)
 
 
-def test_ids_and_logprobs_come_back_in_one_tensor_as_they_were() -> None:
+def test_joined_ids_and_logprobs_are_split_without_loss() -> None:
     ids = torch.tensor([0, 151_935, 2**31 - 1])
     logprobs = torch.tensor([-0.1, float("-inf"), -13.25])
-    both = packed(ids, logprobs)
-    assert both.dtype == torch.int32
-    assert unpacked(both) == (ids.tolist(), logprobs.tolist())
+    joined = join(ids, logprobs)
+    assert joined.dtype == torch.int32
+    assert split(joined) == (ids.tolist(), logprobs.tolist())
 
 
-def test_a_tape_repeats_work_on_the_memory_that_it_was_recorded_on() -> None:
-    """What the other tests stand on: a tape goes stale as a graph does."""
-    given, kept = torch.ones(3), torch.zeros(2, 3)
+def test_a_tape_replays_on_the_memory_that_it_was_recorded_with() -> None:
+    """The other tests rely on this: a tape becomes stale in the same way as a graph."""
+    source, buffer = torch.ones(3), torch.zeros(2, 3)
 
     def work() -> Tensor:
-        kept[1] = given * 2
-        return kept.sum(0) + given.view(1, 3)
+        buffer[1] = source * 2
+        return buffer.sum(0) + source.view(1, 3)
 
     replay = taped(work)
     output = replay()
-    given.fill_(5)
+    source.fill_(5)
     assert replay() is output
     assert output.tolist() == [[15.0] * 3]
-    recorded, kept = kept, torch.zeros(2, 3)  # an arena that has grown
-    given.fill_(1)
+    recorded, buffer = buffer, torch.zeros(2, 3)  # like a cache that has grown
+    source.fill_(1)
     replay()
-    assert not kept.any()
+    assert not buffer.any()
     assert recorded[1].tolist() == [2.0] * 3
-    assert len(tensors((recorded, {"a": [kept]}))) == 2
+    assert len(tensors((recorded, {"a": [buffer]}))) == 2

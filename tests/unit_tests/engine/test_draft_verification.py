@@ -1,4 +1,4 @@
-"""A draft step is accepted as far as the model would have written it, and changes no token."""
+"""Draft tokens are accepted up to the first wrong one, and never change the output."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Make = Callable[..., Engine]
         *((kind, at) for kind in ("qwen2-sliding", "gpt2", "mamba") for at in (7, None)),
     ],
 )
-def test_the_answer_is_what_the_model_writes_alone(
+def test_the_output_is_the_same_with_and_without_draft_tokens(
     kind: str, wrong_at: int | None, engine: Make
 ) -> None:
     model, ids = engine(make(kind, endless=True)), random_ids(30)
@@ -31,43 +31,43 @@ def test_the_answer_is_what_the_model_writes_alone(
     drafted = alone.ids[:12]
     if wrong_at is not None:
         drafted[wrong_at] = (drafted[wrong_at] + 1) % 50 + 3
-    other = random_ids(9, seed=5)  # so that the prompt is not cached whole
+    other = random_ids(9, seed=5)  # takes the slot, so that not the whole prompt is cached
     model.submit(GenerateRequest([*other, *ids], max_tokens=1)).result()
     found = model.submit(GenerateRequest(ids, max_tokens=20, draft_tokens=drafted)).result()
     assert found.ids == alone.ids
     assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     assert found.finish == alone.finish
-    agreed = 0 if model.backend == "plain" else 12 if wrong_at is None else wrong_at
-    assert (found.accepted_draft_tokens, alone.accepted_draft_tokens) == (agreed, 0)
+    accepted = 0 if model.backend == "plain" else 12 if wrong_at is None else wrong_at
+    assert (found.accepted_draft_tokens, alone.accepted_draft_tokens) == (accepted, 0)
 
 
-def test_rows_with_and_without_a_drafted_run_together(engine: Make) -> None:
+def test_sequences_with_and_without_draft_tokens_run_together(engine: Make) -> None:
     model = engine(make("llama", endless=True))
     prompts = [random_ids(10 + 7 * i, seed=i) for i in range(6)]
     alone = [model.submit(GenerateRequest(p, max_tokens=15)).result().ids for p in prompts]
-    tickets = [
+    handles = [
         model.submit(GenerateRequest(p, max_tokens=15, draft_tokens=ids[: 3 * i] + [7] * (i % 2)))
         for i, (p, ids) in enumerate(zip(prompts, alone, strict=True))
     ]
-    assert [t.result().ids for t in tickets] == alone
+    assert [h.result().ids for h in handles] == alone
 
 
-def test_a_step_that_both_would_write_costs_one_forward(fresh: Make, fed: Counter[int]) -> None:
+def test_a_fully_accepted_step_costs_one_forward(fresh: Make, fed: Counter[int]) -> None:
     model, ids = fresh(make("llama", endless=True)), random_ids(30)
     drafted = model.submit(GenerateRequest(ids, max_tokens=12)).result().ids
-    calls: list[int] = []
-    model.submit(GenerateRequest(ids, max_tokens=12, draft_tokens=drafted), calls.append).result()
-    assert calls == drafted
+    streamed: list[int] = []
+    request = GenerateRequest(ids, max_tokens=12, draft_tokens=drafted)
+    model.submit(request, streamed.append).result()
+    assert streamed == drafted
     fed.clear()
-    again = model.submit(GenerateRequest(ids, max_tokens=12, draft_tokens=drafted)).result()
-    assert (
-        fed[LAYERS] == again.computed_tokens == 12
-    )  # the prompt's last token, and all but the last proposed
-    follow = model.submit(GenerateRequest([*ids, *drafted, 9], max_tokens=1)).result()
-    assert follow.computed_tokens == 2  # what was kept is in the cache
+    again = model.submit(request).result()
+    # The prompt's last token, and all draft tokens except the last one.
+    assert fed[LAYERS] == again.computed_tokens == 12
+    next_step = model.submit(GenerateRequest([*ids, *drafted, 9], max_tokens=1)).result()
+    assert next_step.computed_tokens == 2  # the accepted draft tokens are cached
 
 
-def test_a_drafted_beyond_a_limit_is_cut_there(engine: Make) -> None:
+def test_draft_tokens_beyond_max_tokens_are_cut_off(engine: Make) -> None:
     model, ids = engine(make("llama", endless=True)), random_ids(30)
     alone = model.submit(GenerateRequest(ids, max_tokens=12)).result().ids
     found = model.submit(GenerateRequest(ids, max_tokens=5, draft_tokens=alone)).result()
@@ -79,18 +79,19 @@ def test_a_drafted_beyond_a_limit_is_cut_there(engine: Make) -> None:
     [(0.0, at) for at in (0, FIRST_CHUNK - 1, FIRST_CHUNK, FIRST_CHUNK + 1, 130, None)]
     + [(1.0, 130)],
 )
-def test_of_a_long_drafted_little_is_read_for_nothing(
+def test_a_rejection_in_a_long_draft_wastes_few_tokens(
     temperature: float, wrong_at: int | None, engine: Make
 ) -> None:
     model, ids = engine(make("llama", endless=True)), random_ids(30)
-    write = GenerateRequest(ids, max_tokens=300, sampling=SamplingParams(temperature, seed=5))
-    alone = model.submit(write).result()
+    request = GenerateRequest(ids, max_tokens=300, sampling=SamplingParams(temperature, seed=5))
+    alone = model.submit(request).result()
     drafted = list(alone.ids)
-    kept = 300 if wrong_at is None else wrong_at
-    drafted[kept : kept + 1] = [3] * (kept < 300)  # a token that no model writes
-    found = model.submit(replace(write, draft_tokens=drafted)).result()
-    assert (found.ids, found.accepted_draft_tokens, found.finish) == (alone.ids, kept, "length")
-    assert found.computed_tokens <= 30 + 300 + max(FIRST_CHUNK, kept)
+    accepted = 300 if wrong_at is None else wrong_at
+    drafted[accepted : accepted + 1] = [3] * (accepted < 300)  # a token that is never generated
+    found = model.submit(replace(request, draft_tokens=drafted)).result()
+    assert (found.ids, found.accepted_draft_tokens) == (alone.ids, accepted)
+    assert found.finish == "length"
+    assert found.computed_tokens <= 30 + 300 + max(FIRST_CHUNK, accepted)
     assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
 
 
@@ -105,47 +106,47 @@ SAMPLED = [
 @pytest.mark.parametrize(
     ("kind", "wrong_at"), [*(("llama", at) for at in (0, 1, 7, None)), ("qwen2-sliding", 7)]
 )
-def test_a_sampled_step_is_drawn_as_if_nothing_were_proposed(
+def test_sampled_output_is_the_same_with_and_without_draft_tokens(
     kind: str, sampling: SamplingParams, wrong_at: int | None, engine: Make
 ) -> None:
-    """Its stream gives each place the number that it gives without a drafted."""
+    """Each position consumes the same random number with and without draft tokens."""
     model, ids = engine(make(kind, endless=True)), random_ids(30)
     alone = model.submit(GenerateRequest(ids, max_tokens=20, sampling=sampling)).result()
     drafted = alone.ids[:12]
     if wrong_at is not None:
         drafted[wrong_at] = (drafted[wrong_at] + 1) % 50 + 3
-    write = GenerateRequest(ids, max_tokens=20, sampling=sampling, draft_tokens=drafted)
-    found = model.submit(write).result()
+    request = GenerateRequest(ids, max_tokens=20, sampling=sampling, draft_tokens=drafted)
+    found = model.submit(request).result()
     assert found.ids == alone.ids
     assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     assert found.accepted_draft_tokens == (12 if wrong_at is None else wrong_at)
 
 
-def test_verified_steps_follow_the_models_distribution_whatever_is_proposed(engine: Make) -> None:
-    """Pearson's chi-square over pairs of tokens, for two drafteds; p below 1e-4 fails."""
+def test_verified_steps_follow_the_models_distribution_for_any_draft(engine: Make) -> None:
+    """Pearson's chi-square test over pairs of tokens, for two drafts. Fails for p < 1e-4."""
     path, ids, n = make("llama", endless=True), random_ids(20), 600
-    warm = {"temperature": 6.0, "top_k": 4}
-    pairs = _pairs(path, ids, **warm)
+    sampling = {"temperature": 6.0, "top_k": 4}
+    pairs = _pairs(path, ids, **sampling)
     likely, unlikely = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
     limit = torch.distributions.Gamma((len(pairs) - 1) / 2, 0.5).sample((200_000,)).quantile(0.9999)
     for drafted in (likely, unlikely):
-        tickets = [
+        handles = [
             engine(path).submit(
                 GenerateRequest(
-                    ids, 2, sampling=SamplingParams(seed=seed, **warm), draft_tokens=drafted
+                    ids, 2, sampling=SamplingParams(seed=seed, **sampling), draft_tokens=drafted
                 )
             )
             for seed in range(n)
         ]
-        answers = [t.result() for t in tickets]
-        drawn = Counter(tuple(a.ids) for a in answers)
-        assert sum(a.accepted_draft_tokens for a in answers) > n / 10  # some were kept
+        outputs = [h.result() for h in handles]
+        drawn = Counter(tuple(o.ids) for o in outputs)
+        assert sum(o.accepted_draft_tokens for o in outputs) > n / 10
         assert set(drawn) <= set(pairs)
         assert sum((drawn[p] - n * e) ** 2 / (n * e) for p, e in pairs.items()) < limit
 
 
 def _pairs(path: str, ids: list[int], *, temperature: float, top_k: int) -> dict[Any, float]:
-    """Probability of each pair of tokens after `ids`, by the plain model."""
+    """Probability of each pair of tokens after `ids`, by a plain forward of the model."""
 
     def likely(prefix: list[int]) -> list[tuple[int, float]]:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Models that the batched runner does not compute correctly run on the plain one, visibly."""
+"""Models that the batched runner does not compute correctly fall back to the plain runner."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,11 +29,11 @@ PATH = make("llama")
 
 def assert_equals_generate(engine: Engine) -> None:
     prompts = [prompt(q) for q in QUESTIONS[:3]]
-    tickets = [engine.submit(GenerateRequest(p, 12)) for p in prompts]
-    assert [t.result().ids for t in tickets] == [generate(PATH, p, 12) for p in prompts]
+    handles = [engine.submit(GenerateRequest(p, 12)) for p in prompts]
+    assert [h.result().ids for h in handles] == [generate(PATH, p, 12) for p in prompts]
 
 
-def test_a_model_whose_masks_are_wrong_falls_back_to_plain(
+def test_a_runner_with_wrong_masks_falls_back_to_plain(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def all_visible(self: PackedLayout, n: int, offset: int, *_: Any) -> torch.Tensor:
@@ -45,7 +45,7 @@ def test_a_model_whose_masks_are_wrong_falls_back_to_plain(
     assert engine.backend == "plain"
 
 
-def test_a_model_that_refuses_the_slot_cache_falls_back_to_plain(
+def test_a_model_that_rejects_the_slot_cache_falls_back_to_plain(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: ModelRunner, batch: Any) -> torch.Tensor:
@@ -57,7 +57,9 @@ def test_a_model_that_refuses_the_slot_cache_falls_back_to_plain(
     assert engine.backend == "plain"
 
 
-def test_not_a_number_does_not_agree(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runner_that_returns_nan_falls_back_to_plain(
+    fresh: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forward = ModelRunner.forward
 
     def nan(self: ModelRunner, batch: Any) -> torch.Tensor:
@@ -69,7 +71,7 @@ def test_not_a_number_does_not_agree(fresh: Make, monkeypatch: pytest.MonkeyPatc
     assert engine.backend == "plain"
 
 
-def test_a_model_whose_own_cache_is_wrong_is_read_without_one(
+def test_a_model_whose_own_cache_is_wrong_runs_without_a_cache(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: ModelRunner, batch: Any) -> torch.Tensor:
@@ -77,10 +79,10 @@ def test_a_model_whose_own_cache_is_wrong_is_read_without_one(
 
     logits = PlainRunner._logits
 
-    def forgetful(self: PlainRunner, tokens: list[int], keep: int) -> torch.Tensor:
+    def forgetful(self: PlainRunner, tokens: list[int], logit_count: int) -> torch.Tensor:
         if self.cached:
             self.cache.model_cache = None
-        return logits(self, tokens, keep)
+        return logits(self, tokens, logit_count)
 
     monkeypatch.setattr(ModelRunner, "forward", refuse)
     monkeypatch.setattr(PlainRunner, "_logits", forgetful)
@@ -89,16 +91,16 @@ def test_a_model_whose_own_cache_is_wrong_is_read_without_one(
     assert engine.backend == "plain"
 
 
-def test_the_plain_engine_can_be_asked_for(fresh: Make) -> None:
+def test_the_plain_runner_can_be_selected(fresh: Make) -> None:
     engine = fresh(PATH, engine="plain")
     assert_equals_generate(engine)
     assert engine.backend == "plain"
 
 
-def test_a_sliding_window_is_passed_by_the_check(
+def test_the_check_at_load_covers_sliding_windows(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slot engine that forgot the window would agree on shorter texts."""
+    """A runner that ignores the window is only wrong for longer texts."""
     attend = PackedLayout.attend
 
     def without_window(self: PackedLayout, *args: Any, **options: Any) -> torch.Tensor:
@@ -111,7 +113,7 @@ def test_a_sliding_window_is_passed_by_the_check(
 
 
 @pytest.mark.parametrize("kind", ["llama", "mamba"])
-def test_the_plain_engine_goes_back_and_on_as_generate(kind: str, fresh: Make) -> None:
+def test_the_plain_runner_rolls_back_and_continues_as_generate(kind: str, fresh: Make) -> None:
     path, engine = make(kind, endless=True), fresh(make(kind, endless=True), engine="plain")
     ids = random_ids(20)
     own = engine.submit(GenerateRequest(ids, 10)).result().ids
@@ -125,19 +127,19 @@ def test_the_plain_engine_goes_back_and_on_as_generate(kind: str, fresh: Make) -
         assert engine.submit(GenerateRequest(prefix, 8)).result().ids == generate(path, prefix, 8)
 
 
-def test_the_plain_engine_answers_cancelled_and_waiting_calls(fresh: Make) -> None:
+def test_the_plain_runner_serves_waiting_requests_after_a_cancelled_one(fresh: Make) -> None:
     engine = fresh(make("llama", endless=True), engine="plain")
-    ids, tickets = random_ids(10), []
+    ids, handles = random_ids(10), []
 
     def on_token(_: int) -> None:
-        tickets[0].cancel()
+        handles[0].cancel()
 
-    tickets.append(engine.submit(GenerateRequest(ids, 500), on_token))
-    tickets += [engine.submit(GenerateRequest(random_ids(9, seed=n), 3)) for n in range(3)]
-    for n, ticket in enumerate(tickets[1:]):
-        want = generate(make("llama", endless=True), random_ids(9, seed=n), 3)
-        assert ticket.result().ids == want
-    assert tickets[0].future.exception() is not None
+    handles.append(engine.submit(GenerateRequest(ids, 500), on_token))
+    handles += [engine.submit(GenerateRequest(random_ids(9, seed=n), 3)) for n in range(3)]
+    for n, handle in enumerate(handles[1:]):
+        expected = generate(make("llama", endless=True), random_ids(9, seed=n), 3)
+        assert handle.result().ids == expected
+    assert handles[0].future.exception() is not None
 
 
 # --- encoders ----------------------------------------------------------------------------
@@ -157,7 +159,7 @@ WORDS = [
 
 @pytest.fixture(scope="module", params=HEADS)
 def bert(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A tiny encoder with a tokenizer of its own: its folder and its head."""
+    """A tiny encoder with its own tokenizer: its folder, head and model."""
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(
@@ -185,7 +187,7 @@ def bert(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return path, request.param, model
 
 
-def test_an_encoder_scores_on_the_plain_engine(bert: tuple[Path, str, Any], engine: Make) -> None:
+def test_an_encoder_scores_on_the_plain_runner(bert: tuple[Path, str, Any], engine: Make) -> None:
     path, head, model = bert
     scorer = engine(str(path), kind=head)
     start = scorer.tokenizer.start_ids
@@ -195,41 +197,41 @@ def test_an_encoder_scores_on_the_plain_engine(bert: tuple[Path, str, Any], engi
         ids = [*start, *scorer.tokenizer.encode(text)]
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0]
-        want = logits if logits.dim() == 1 else logits[-1]
+        expected = logits if logits.dim() == 1 else logits[-1]
         found = scorer.submit(ScoreRequest(ids)).result()
-        assert found.logits == pytest.approx(want.tolist(), abs=1e-4)
+        assert found.logits == pytest.approx(expected.tolist(), abs=1e-4)
         assert (found.computed_tokens, found.cached_tokens) == (len(ids), 0)
     assert scorer.backend == "plain"
 
 
-def test_the_engine_is_chosen_once_and_taken_again_after_a_failure(
+def test_the_runner_is_chosen_once_and_used_again_after_a_failure(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A check that an ailing model fails would leave it with the slow engine for good."""
+    """A failed check after a failure would leave the model on the slow runner."""
     engine, ids = fresh(make("llama")), random_ids(9)
-    want = engine.submit(GenerateRequest(ids, 3)).result().ids
+    expected = engine.submit(GenerateRequest(ids, 3)).result().ids
 
     def on_token(_: int) -> None:
-        raise RuntimeError("the model falls over")
+        raise RuntimeError("the model fails")
 
     monkeypatch.setattr(LoadCheck, "passes", lambda *_: False)
     with pytest.raises(EngineError):
         engine.submit(GenerateRequest(ids, 3), on_token).result()
-    assert engine.submit(GenerateRequest(ids, 3)).result().ids == want
+    assert engine.submit(GenerateRequest(ids, 3)).result().ids == expected
     assert engine.backend == "slot"
 
 
-def test_a_check_that_broke_off_is_made_again(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has not agreed yet is not taken by the thread that comes after."""
+def test_an_interrupted_check_is_repeated(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next thread does not use a runner whose check did not finish."""
     passes, checks = LoadCheck.passes, []
 
-    def breaks_off(self: LoadCheck, scheduler: Scheduler) -> bool:
+    def interrupted(self: LoadCheck, scheduler: Scheduler) -> bool:
         checks.append(scheduler.runner.name)
         if len(checks) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return passes(self, scheduler)
 
-    monkeypatch.setattr(LoadCheck, "passes", breaks_off)
+    monkeypatch.setattr(LoadCheck, "passes", interrupted)
     engine = fresh(PATH)
     with pytest.raises(EngineError, match="out of memory"):
         engine.submit(GenerateRequest([7], 1)).result()

@@ -1,4 +1,4 @@
-"""A forked child has none of its parent's threads: it works all the same."""
+"""Engines work in a forked process, which does not inherit threads."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ PATH = make("llama", endless=True)
 
 
 def in_child(work: Callable[[], bool]) -> bool:
-    """Whether the work returns True in a forked child, within half a minute."""
+    """Whether `work` returns True in a forked process within 30 seconds."""
     child = os.fork()
     if not child:
         signal.alarm(30)
@@ -30,27 +30,27 @@ def in_child(work: Callable[[], bool]) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def test_an_engine_that_was_running_starts_a_worker_of_its_own_in_the_child() -> None:
+def test_a_running_engine_starts_its_own_worker_in_the_child() -> None:
     engine, ids = Engine(ModelSpec(PATH)), random_ids(9)
     busy = threading.Event()
-    ticket = engine.submit(GenerateRequest(ids, 400), lambda _: busy.set())
+    handle = engine.submit(GenerateRequest(ids, 400), lambda _: busy.set())
     assert busy.wait(60)
     assert in_child(
         lambda: engine.submit(GenerateRequest(ids, 5)).result().ids == generate(PATH, ids, 5)
     )
-    assert ticket.result().ids == generate(PATH, ids, 400)  # the parent goes on
+    assert handle.result().ids == generate(PATH, ids, 400)  # the parent continues
     engine.close()
 
 
-def test_a_chat_model_that_has_answered_answers_in_the_child() -> None:
+def test_a_used_chat_model_answers_in_the_child() -> None:
     llm = ChatArbitrage(**pair(endless=True), router=AlwaysTarget(), max_tokens=5)
-    want = llm.invoke("How many?").text
-    assert in_child(lambda: llm.invoke("How many?").text == want)
-    assert llm.invoke("How many?").text == want
+    expected = llm.invoke("How many?").text
+    assert in_child(lambda: llm.invoke("How many?").text == expected)
+    assert llm.invoke("How many?").text == expected
     llm.close()
 
 
-def test_engines_are_given_back_in_the_child_as_in_the_parent() -> None:
+def test_engines_are_released_in_the_child_as_in_the_parent() -> None:
     engine, ids = acquire(ModelSpec(PATH)), random_ids(9)
     engine.submit(GenerateRequest(ids, 2)).result()
 
@@ -66,7 +66,7 @@ def test_engines_are_given_back_in_the_child_as_in_the_parent() -> None:
     release(engine)
 
 
-def test_a_lock_that_another_thread_holds_is_free_in_the_child() -> None:
+def test_a_lock_held_by_another_thread_is_free_in_the_child() -> None:
     lock, held, done = ForkLock(), threading.Event(), threading.Event()
 
     def hold() -> None:

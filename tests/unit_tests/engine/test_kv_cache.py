@@ -1,12 +1,14 @@
-"""The KV cache: slots grow, are reused by prefix, and are shared out fairly."""
+"""The KV cache: slots grow, are reused by prefix, and are evicted in order of use."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from langgraph_arbitrage.engine import Engine, GenerateRequest
+from langgraph_arbitrage.engine.attention import PackedLayout
 from langgraph_arbitrage.engine.kv_cache import FIRST_LENGTH, KVCache, common_prefix
 from langgraph_arbitrage.engine.scheduler import Scheduler
 from langgraph_arbitrage.engine.sequence import Batch
@@ -28,8 +30,8 @@ def test_a_sequence_that_outgrows_its_slot_continues_as_generate(
 ) -> None:
     path = make("llama", **LONG)
     ids = random_ids(prompt_length)
-    written = engine(path).submit(GenerateRequest(ids, max_tokens=60)).result()
-    assert written.ids == generate(path, ids, 60)
+    output = engine(path).submit(GenerateRequest(ids, max_tokens=60)).result()
+    assert output.ids == generate(path, ids, 60)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "gemma3_text", "gpt2"])
@@ -57,7 +59,7 @@ def test_sequences_of_all_lengths_run_in_one_forward_and_equal_generate(
 def test_prompts_are_computed_beside_decoding_sequences(
     fresh: Make, schedulers: list[Scheduler]
 ) -> None:
-    """A long prompt does not hold up the others: it comes in chunks, in the same forwards."""
+    """A long prompt does not block other sequences: its chunks share their forwards."""
     path = make("llama", **LONG)
     engine = fresh(path)
     engine.submit(GenerateRequest([7], 1)).result()
@@ -100,7 +102,7 @@ def test_more_requests_than_slots_all_complete(fresh: Make, schedulers: list[Sch
     assert max(most) == 3
 
 
-def test_the_slot_left_first_is_overwritten_first() -> None:
+def test_the_least_recently_released_slot_is_overwritten_first() -> None:
     cache = KVCache(1, max_slots=8, context=None)
     slots = [cache.allocate(random_ids(30, seed=n), 1000) for n in range(8)]
     left = [*slots[1:], slots[0]]
@@ -111,7 +113,7 @@ def test_the_slot_left_first_is_overwritten_first() -> None:
     assert [cache.allocate(random_ids(30, seed=n), 1000) for n in range(20, 28)] == left
 
 
-def test_a_slot_used_again_is_not_the_oldest() -> None:
+def test_reusing_a_slot_makes_it_the_most_recent() -> None:
     cache = KVCache(1, max_slots=2, context=None)
     sequences = [random_ids(40, seed=n) for n in range(3)]
     for ids in (*sequences[:2], [*sequences[0], 1], sequences[2]):
@@ -122,7 +124,7 @@ def test_a_slot_used_again_is_not_the_oldest() -> None:
     assert [cache.cached([*s, 7]) for s in sequences] == [40, 0, 40]
 
 
-def test_the_only_slot_serves_a_fork_of_what_it_holds() -> None:
+def test_a_single_slot_serves_a_fork_of_its_contents() -> None:
     cache, long = KVCache(1, max_slots=1, context=None), random_ids(100)
     slot = cache.allocate(long, 1000)
     assert slot is not None
@@ -133,7 +135,7 @@ def test_the_only_slot_serves_a_fork_of_what_it_holds() -> None:
     assert fork.tokens == long[:20]
 
 
-def test_no_slot_is_given_twice() -> None:
+def test_a_busy_slot_is_not_assigned_again() -> None:
     cache = KVCache(1, max_slots=4, context=None)
     slots = [cache.allocate(random_ids(20, seed=n), 1000) for n in range(4)]
     assert len({slot.index for slot in slots if slot}) == 4
@@ -153,7 +155,7 @@ def test_a_slot_has_room_for_its_tokens_and_a_spare_one(context: int | None) -> 
     assert context is None or cache.length <= context + 1
 
 
-def test_what_slots_hold_survives_growth() -> None:
+def test_slot_contents_survive_growth() -> None:
     cache = KVCache(2, max_slots=16, context=None)
     states = torch.randn(1, 2, 5, 4)
 
@@ -191,3 +193,31 @@ def test_an_empty_pool_of_memory_is_not_committed_before_it_is_written() -> None
     assert cache.room(torch.zeros(1, 2, 1, 4)).is_contiguous()
     zeroed = KVCache(1, max_slots=64, context=None, zeroed=True)
     assert not zeroed.room(torch.ones(1, 2, 1, 4)).any()
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("slots", [[0, 1, 2, 3], [5, 1, 4, 2]], ids=["in order", "with a gap"])
+def test_one_kernel_call_for_decoding_sequences_gives_the_same(
+    slots: list[int], window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    starts = [7, 11, 9, 8]
+    query = torch.randn(1, 6, len(slots), 16)
+    keys, values = torch.randn(2, 6, 32, 2, 16)
+    options: dict[str, Any] = {"window": window, "scale": None, "softcap": None, "sinks": None}
+    dense = PackedLayout(slots, starts, [1] * len(slots), length=32)
+    assert dense._dense is not None
+    found = dense.attend(query, keys, values, **options)
+    monkeypatch.setattr("langgraph_arbitrage.engine.attention.MIN_DENSE", 99)
+    single = PackedLayout(slots, starts, [1] * len(slots), length=32)
+    assert single._dense is None
+    assert torch.allclose(found, single.attend(query, keys, values, **options), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("starts", "counts"), [([900, 3, 4, 5], [1, 1, 1, 1]), ([5, 5, 5, 5], [1, 1, 1, 2])]
+)
+def test_very_different_lengths_and_prompts_get_a_call_each(
+    starts: list[int], counts: list[int]
+) -> None:
+    assert PackedLayout([0, 1, 2, 3], starts, counts, length=1024)._dense is None

@@ -1,4 +1,4 @@
-"""Cancellation, failure, closing, sharing: nobody waits for ever, nobody else is harmed."""
+"""Cancellation, failures, closing and sharing: each request ends, without affecting others."""
 
 import gc
 import shutil
@@ -43,7 +43,7 @@ LONG = 800
 def cancel_after(
     n: int, engine: Engine, request: GenerateRequest
 ) -> tuple[RequestHandle[Any], list[int]]:
-    """Submit a request that is cancelled from the worker's own thread at its n-th token."""
+    """Submit a request that is cancelled on the worker's thread at its n-th token."""
     tokens: list[int] = []
     ready = threading.Event()
 
@@ -51,21 +51,21 @@ def cancel_after(
         ready.wait()
         tokens.append(token)
         if len(tokens) == n:
-            ticket.cancel()
+            handle.cancel()
 
-    ticket = engine.submit(request, on_token)
+    handle = engine.submit(request, on_token)
     ready.set()
-    return ticket, tokens
+    return handle, tokens
 
 
-def test_a_cancelled_row_writes_no_further_token(fresh: Make) -> None:
-    ticket, tokens = cancel_after(3, fresh(PATH), GenerateRequest(random_ids(9), LONG))
+def test_a_cancelled_request_generates_no_further_token(fresh: Make) -> None:
+    handle, tokens = cancel_after(3, fresh(PATH), GenerateRequest(random_ids(9), LONG))
     with pytest.raises(RequestCancelledError):
-        ticket.result()
+        handle.result()
     assert len(tokens) == 3
 
 
-def test_cancelling_frees_the_slot_and_leaves_the_others_alone(
+def test_cancelling_frees_the_slot_and_does_not_affect_other_requests(
     fresh: Make, schedulers: list[Scheduler]
 ) -> None:
     engine = fresh(PATH)
@@ -104,29 +104,29 @@ def test_a_cancelled_request_leaves_the_queue(fresh: Make) -> None:
         waiting[0].result()
 
 
-def test_giving_up_waiting_cancels_the_request(fresh: Make) -> None:
-    ticket = fresh(PATH).submit(GenerateRequest(random_ids(9), LONG))
+def test_a_timeout_of_the_caller_cancels_the_request(fresh: Make) -> None:
+    handle = fresh(PATH).submit(GenerateRequest(random_ids(9), LONG))
     with pytest.raises(TimeoutError):
-        ticket.result(timeout=0)
+        handle.result(timeout=0)
     with pytest.raises(RequestCancelledError):
-        ticket.future.result()
+        handle.future.result()
 
 
-def test_cancelling_an_answered_request_changes_nothing(fresh: Make) -> None:
-    ticket = fresh(PATH).submit(GenerateRequest(random_ids(9), 3))
-    answer = ticket.result()
-    ticket.cancel()
-    assert ticket.result() is answer
+def test_cancelling_a_finished_request_has_no_effect(fresh: Make) -> None:
+    handle = fresh(PATH).submit(GenerateRequest(random_ids(9), 3))
+    output = handle.result()
+    handle.cancel()
+    assert handle.result() is output
 
 
 # --- failure -----------------------------------------------------------------------------
 
 
-class OutOfLuckError(RuntimeError):
+class DeviceError(RuntimeError):
     pass
 
 
-def test_a_failing_model_fails_every_waiting_call_and_serves_the_next(
+def test_a_failure_fails_all_pending_requests_and_the_next_one_is_served(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = fresh(PATH, max_slots=2)
@@ -138,58 +138,57 @@ def test_a_failing_model_fails_every_waiting_call_and_serves_the_next(
         inside.set()
         may_fail.wait()
         monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
-        raise OutOfLuckError("the device is gone")
+        raise DeviceError("the device is gone")
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
-    tickets = [engine.submit(GenerateRequest(random_ids(5 + n), 5)) for n in range(2)]
+    handles = [engine.submit(GenerateRequest(random_ids(5 + n), 5)) for n in range(2)]
     assert inside.wait(60)
-    tickets += [
-        engine.submit(GenerateRequest(random_ids(9 + n), 5)) for n in range(3)
-    ]  # no slot for these
+    # No slot is free for these.
+    handles += [engine.submit(GenerateRequest(random_ids(9 + n), 5)) for n in range(3)]
     may_fail.set()
-    for ticket in tickets:
+    for handle in handles:
         name = Path(PATH).name
-        with pytest.raises(EngineError, match=f"{name}.*OutOfLuckError.*the device is gone") as e:
-            ticket.result()
-        assert isinstance(e.value.__cause__, OutOfLuckError)
+        with pytest.raises(EngineError, match=f"{name}.*DeviceError.*the device is gone") as e:
+            handle.result()
+        assert isinstance(e.value.__cause__, DeviceError)
     again = engine.submit(GenerateRequest(random_ids(30), 5)).result()
     assert again.ids == generate(PATH, random_ids(30), 5)
 
 
-def test_a_thread_that_is_ended_from_inside_is_told_and_followed_by_another(fresh: Make) -> None:
-    """Not an `Exception`, so that nothing else catches it."""
+def test_a_thread_that_exits_reports_it_and_is_replaced(fresh: Make) -> None:
+    """`SystemExit` is not an `Exception`."""
 
     def on_token(_: int) -> None:
-        raise SystemExit("somebody calls exit()")
+        raise SystemExit("exit() was called")
 
     engine = fresh(PATH)
-    with pytest.raises(EngineError, match="SystemExit: somebody calls exit"):
+    with pytest.raises(EngineError, match=r"SystemExit: exit\(\) was called"):
         engine.submit(GenerateRequest(random_ids(5), 5), on_token).result(60)
     ids = random_ids(9)
     assert engine.submit(GenerateRequest(ids, 5)).result(60).ids == generate(PATH, ids, 5)
 
 
-def test_one_who_asks_again_as_soon_as_the_model_failed_is_answered(
+def test_a_request_submitted_from_the_failed_requests_callback_is_served(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the failed future's own callback, which runs on the thread that is about to end."""
+    """The callback runs on the thread that is about to end."""
     engine, ids = fresh(PATH), random_ids(9)
     engine.submit(GenerateRequest([7], 1)).result()
     forward, again = LlamaForCausalLM.forward, []
 
     def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
         monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
-        raise OutOfLuckError("the device is gone")
+        raise DeviceError("the device is gone")
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
-    ticket = engine.submit(GenerateRequest(ids, 5), lambda _: None)
-    ticket.future.add_done_callback(lambda _: again.append(engine.submit(GenerateRequest(ids, 5))))
+    handle = engine.submit(GenerateRequest(ids, 5), lambda _: None)
+    handle.future.add_done_callback(lambda _: again.append(engine.submit(GenerateRequest(ids, 5))))
     with pytest.raises(EngineError, match="the device is gone"):
-        ticket.result(60)
+        handle.result(60)
     assert again[0].result(60).ids == generate(PATH, ids, 5)
 
 
-def test_an_error_that_is_kept_does_not_keep_the_model(
+def test_a_stored_error_does_not_keep_the_model_alive(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = fresh(PATH)
@@ -199,45 +198,43 @@ def test_an_error_that_is_kept_does_not_keep_the_model(
 
     def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
         monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
-        raise OutOfLuckError("the device is gone")
+        raise DeviceError("the device is gone")
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", failing)
-    with pytest.raises(EngineError) as kept:
+    with pytest.raises(EngineError) as stored:
         engine.submit(GenerateRequest([8], 1)).result()
     engine._started._thread and engine._started._thread.join(60)
     gc.collect()
-    assert kept.value.__cause__ is not None
+    assert stored.value.__cause__ is not None
     assert model() is None
 
 
-def test_a_failing_listener_does_not_hang_its_caller(fresh: Make) -> None:
+def test_a_failing_listener_fails_its_request(fresh: Make) -> None:
     def on_token(_: int) -> None:
-        raise OutOfLuckError("nobody listens")
+        raise DeviceError("the listener fails")
 
-    with pytest.raises(EngineError, match="nobody listens"):
+    with pytest.raises(EngineError, match="the listener fails"):
         fresh(PATH).submit(GenerateRequest(random_ids(5), 5), on_token).result()
 
 
-def test_a_request_that_cannot_be_begun_fails_alone(
-    fresh: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begin = Scheduler._sequence
+def test_an_invalid_request_fails_alone(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = Scheduler._sequence
 
-    def failing(self: Scheduler, ticket: Any) -> Any:
-        if len(ticket.request.ids) == 6:
+    def failing(self: Scheduler, handle: Any) -> Any:
+        if len(handle.request.ids) == 6:
             raise LookupError("no such pattern")
-        return begin(self, ticket)
+        return create(self, handle)
 
     monkeypatch.setattr(Scheduler, "_sequence", failing)
     engine = fresh(PATH)
-    tickets = [engine.submit(GenerateRequest(random_ids(n), 5)) for n in (5, 6, 7)]
+    handles = [engine.submit(GenerateRequest(random_ids(n), 5)) for n in (5, 6, 7)]
     with pytest.raises(LookupError, match="no such pattern"):
-        tickets[1].future.result(20)
+        handles[1].future.result(20)
     for n in (5, 7):
-        assert tickets[n - 5].result().ids == generate(PATH, random_ids(n), 5)
+        assert handles[n - 5].result().ids == generate(PATH, random_ids(n), 5)
 
 
-def test_a_load_that_fails_is_told_and_tried_again(fresh: Make, tmp_path: Path) -> None:
+def test_a_failed_load_is_reported_and_retried(fresh: Make, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(PATH, folder)
     engine = fresh(str(folder))
@@ -254,21 +251,21 @@ def test_a_load_that_fails_is_told_and_tried_again(fresh: Make, tmp_path: Path) 
 # --- closing and sharing -----------------------------------------------------------------
 
 
-def test_closing_ends_running_and_waiting_calls(fresh: Make) -> None:
+def test_closing_fails_running_and_waiting_requests(fresh: Make) -> None:
     engine = fresh(PATH, max_slots=1)
     started = threading.Event()
-    tickets = [engine.submit(GenerateRequest(random_ids(9), LONG), lambda _: started.set())]
-    tickets += [engine.submit(GenerateRequest(random_ids(5 + n), 5)) for n in range(2)]
+    handles = [engine.submit(GenerateRequest(random_ids(9), LONG), lambda _: started.set())]
+    handles += [engine.submit(GenerateRequest(random_ids(5 + n), 5)) for n in range(2)]
     assert started.wait(60)
     engine.close()
-    for ticket in tickets:
+    for handle in handles:
         with pytest.raises(EngineClosedError, match=f"{Path(PATH).name} was closed"):
-            ticket.result(timeout=0)
+            handle.result(timeout=0)
     with pytest.raises(EngineClosedError):
         engine.submit(GenerateRequest([7], 1))
 
 
-def test_closing_ends_the_thread_and_drops_the_model() -> None:
+def test_closing_stops_the_thread() -> None:
     def threads() -> list[str]:
         return [t.name for t in threading.enumerate() if t.name == f"arbitrage-{name}"]
 
@@ -279,10 +276,10 @@ def test_closing_ends_the_thread_and_drops_the_model() -> None:
     assert len(threads()) == 1
     engine.close()
     assert not threads()
-    engine.close()  # twice is once
+    engine.close()  # closing again has no effect
 
 
-def test_closing_an_engine_that_never_ran_loads_nothing(loads: list[str]) -> None:
+def test_closing_an_unused_engine_does_not_load_the_model(loads: list[str]) -> None:
     engine = Engine(ModelSpec(PATH))
     engine.close()
     with pytest.raises(EngineClosedError):
@@ -290,8 +287,8 @@ def test_closing_an_engine_that_never_ran_loads_nothing(loads: list[str]) -> Non
     assert not loads
 
 
-def test_the_same_spec_shares_one_model_until_its_last_user_leaves(loads: list[str]) -> None:
-    spec = ModelSpec(PATH, max_slots=6)  # which no other test holds
+def test_users_of_a_spec_share_one_model_until_the_last_release(loads: list[str]) -> None:
+    spec = ModelSpec(PATH, max_slots=6)  # not used by other tests
     first, second = acquire(spec), acquire(spec)
     other = acquire(ModelSpec(PATH, max_slots=5))
     assert first is second is not other
@@ -301,7 +298,7 @@ def test_the_same_spec_shares_one_model_until_its_last_user_leaves(loads: list[s
     release(first)
     assert second.submit(GenerateRequest([7], 1)).result().ids
     release(second)
-    release(second)  # once too often is harmless
+    release(second)  # an extra release has no effect
     with pytest.raises(EngineClosedError):
         second.submit(GenerateRequest([7], 1))
     release(other)
@@ -311,14 +308,14 @@ def test_the_same_spec_shares_one_model_until_its_last_user_leaves(loads: list[s
     release(after)
 
 
-def test_first_calls_from_many_threads_load_one_model(
+def test_first_requests_from_many_threads_load_one_model(
     loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_ends = engine_module.end_ids
+    end_ids = engine_module.end_ids
 
     def slow(*args: Any) -> frozenset[int]:
-        time.sleep(0.05)  # so that all threads come in while the first one prepares
-        return find_ends(*args)
+        time.sleep(0.05)  # so that all threads arrive while the first one prepares
+        return end_ids(*args)
 
     monkeypatch.setattr(engine_module, "end_ids", slow)
     engine, ids = Engine(ModelSpec(PATH, max_slots=6)), random_ids(9)
@@ -329,32 +326,32 @@ def test_first_calls_from_many_threads_load_one_model(
         return engine.submit(GenerateRequest(ids, 3)).result().ids
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(call, range(8)))
+        outputs = list(pool.map(call, range(8)))
     engine.close()
-    assert answers == [generate(PATH, ids, 3)] * 8
+    assert outputs == [generate(PATH, ids, 3)] * 8
     assert loads == [PATH]
 
 
 def test_models_are_loaded_one_after_another(fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loader of `transformers` changes what all threads see, and breaks in several at once."""
-    load, inside, most = AutoModelForCausalLM.from_pretrained, [], []
+    """Loading with `transformers` changes global state and is not thread-safe."""
+    load, inside, counts = AutoModelForCausalLM.from_pretrained, [], []
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         inside.append(args)
         time.sleep(0.02)
-        most.append(len(inside))
+        counts.append(len(inside))
         model = load(*args, **kwargs)
         inside.remove(args)
         return model
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
     engines = [fresh(PATH, max_slots=50 + n) for n in range(3)]
-    for ticket in [engine.submit(GenerateRequest([7], 1)) for engine in engines]:
-        ticket.result()
-    assert most == [1, 1, 1]
+    for handle in [engine.submit(GenerateRequest([7], 1)) for engine in engines]:
+        handle.result()
+    assert counts == [1, 1, 1]
 
 
-def test_calls_from_many_threads_get_their_own_answers(fresh: Make) -> None:
+def test_requests_from_many_threads_get_their_own_outputs(fresh: Make) -> None:
     engine = fresh(PATH)
     prompts = [random_ids(3 + n, seed=n) for n in range(24)]
 

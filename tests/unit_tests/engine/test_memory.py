@@ -1,4 +1,4 @@
-"""Memory: without room for another slot, fewer sequences run, and no request is lost."""
+"""Memory shortage: fewer sequences run at a time, and no request is lost."""
 
 import logging
 import subprocess
@@ -27,7 +27,7 @@ def prompts(n: int) -> list[list[int]]:
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Has the allocator fail beyond so many slots or positions, as torch does on a CPU."""
+    """Make allocations fail beyond a number of slots or positions, as torch does on a CPU."""
     room = KVCache.room
 
     def refuse(slots: int = 1 << 30, length: int = 1 << 30, while_: Any = lambda: True) -> None:
@@ -41,7 +41,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return refuse
 
 
-def test_without_memory_for_a_slot_fewer_sequences_run_and_a_warning_says_what_to_set(
+def test_without_memory_for_a_slot_fewer_sequences_run_and_a_warning_suggests_settings(
     fresh: Make,
     refusing: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
@@ -50,44 +50,44 @@ def test_without_memory_for_a_slot_fewer_sequences_run_and_a_warning_says_what_t
     engine = fresh(PATH)
     engine.submit(GenerateRequest([7], 1)).result()
     refusing(slots=8)
-    most: list[int] = []
+    busy_slots: list[int] = []
     cache: Any = schedulers[-1].runner.cache
 
     def on_token(_: int) -> None:
-        most.append(sum(slot.busy for slot in cache.slots))
+        busy_slots.append(sum(slot.busy for slot in cache.slots))
 
     with caplog.at_level(logging.WARNING):
         handles = [engine.submit(GenerateRequest(p, NEW), on_token) for p in prompts(20)]
         found = [h.result().ids for h in handles]
     assert found == [generate(PATH, p, NEW) for p in prompts(20)]
-    assert max(most) == 8
-    assert cache.max_slots == 64  # tried again once all are free
-    (told,) = [r.getMessage() for r in caplog.records if "max_slots" in r.getMessage()]
-    assert "8 sequences at a time" in told
-    assert "max_slots=8" in told
+    assert max(busy_slots) == 8
+    assert cache.max_slots == 64  # reset once all are free
+    (warning,) = [r.getMessage() for r in caplog.records if "max_slots" in r.getMessage()]
+    assert "8 sequences at a time" in warning
+    assert "max_slots=8" in warning
 
 
-def test_free_memory_is_checked_before_it_is_taken(
+def test_free_memory_is_checked_before_allocating(
     fresh: Make, monkeypatch: pytest.MonkeyPatch, schedulers: list[Scheduler]
 ) -> None:
-    """A CPU hands out memory that it does not have, and ends the process later."""
+    """Linux overcommits memory and kills the process later."""
     engine = fresh(PATH)
     engine.submit(GenerateRequest([7], 1)).result()
     cache: Any = schedulers[-1].runner.cache
     slot_bytes = cache.token_bytes * FIRST_LENGTH
 
     monkeypatch.setattr(memory, "free_bytes", lambda device: int(5.5 * slot_bytes))
-    most: list[int] = []
+    busy_slots: list[int] = []
 
     def on_token(_: int) -> None:
-        most.append(sum(slot.busy for slot in cache.slots))
+        busy_slots.append(sum(slot.busy for slot in cache.slots))
 
     handles = [engine.submit(GenerateRequest(p, NEW), on_token) for p in prompts(12)]
     assert [h.result().ids for h in handles] == [generate(PATH, p, NEW) for p in prompts(12)]
-    assert 1 < max(most) <= 6  # slots that nothing is written to yet count too
+    assert 1 < max(busy_slots) <= 6  # includes slots without any content yet
 
 
-def test_a_sequence_that_cannot_grow_waits_for_the_others(
+def test_a_sequence_that_cannot_grow_waits_for_others_to_finish(
     fresh: Make, refusing: Callable[..., None]
 ) -> None:
     engine = fresh(PATH, max_slots=7)
@@ -95,8 +95,8 @@ def test_a_sequence_that_cannot_grow_waits_for_the_others(
     long, running = random_ids(FIRST_LENGTH - 26), []
     refusing(length=FIRST_LENGTH, while_=lambda: len(running) < 100)
     other = engine.submit(GenerateRequest(random_ids(9), 110), running.append)
-    written = engine.submit(GenerateRequest(long, 60)).result()
-    assert written.ids == generate(PATH, long, 60)
+    output = engine.submit(GenerateRequest(long, 60)).result()
+    assert output.ids == generate(PATH, long, 60)
     assert other.result().ids == generate(PATH, random_ids(9), 110)
 
 
@@ -110,7 +110,7 @@ def test_a_sequence_without_memory_fails_alone(fresh: Make, refusing: Callable[.
     assert engine.submit(GenerateRequest(ids, 3)).result().ids == generate(PATH, ids, 3)
 
 
-def test_a_model_that_runs_out_of_memory_itself_is_told_and_started_afresh(
+def test_a_forward_that_runs_out_of_memory_is_reported_and_the_model_is_reloaded(
     fresh: Make, monkeypatch: pytest.MonkeyPatch, loads: list[str]
 ) -> None:
     from transformers import LlamaForCausalLM
@@ -130,7 +130,7 @@ def test_a_model_that_runs_out_of_memory_itself_is_told_and_started_afresh(
     assert loads == [PATH] * 2
 
 
-RUNS_SHORT = """
+LOW_MEMORY_PROGRAM = """
 import resource, sys
 import psutil
 from langgraph_arbitrage.engine import Engine, ModelSpec, GenerateRequest
@@ -139,18 +139,21 @@ engine = Engine(ModelSpec(path))
 alone = [engine.submit(GenerateRequest(p, 10)).result().ids for p in prompts[:4]]
 used = psutil.Process().memory_info().vms
 resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20, -1))
-together = [t.result().ids for t in [engine.submit(GenerateRequest(p, 10)) for p in prompts]]
+together = [h.result().ids for h in [engine.submit(GenerateRequest(p, 10)) for p in prompts]]
 assert together[:4] == alone and all(map(len, together))
-print("all answered")
+print("all served")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
-def test_a_process_that_really_runs_out_of_memory_answers_all() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="uses a memory limit of Linux")
+def test_all_requests_are_served_under_a_real_memory_limit() -> None:
     path = make("llama", endless=True, max_position_embeddings=8192, hidden_size=256)
     done = subprocess.run(
-        [sys.executable, "-c", RUNS_SHORT, path], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LOW_MEMORY_PROGRAM, path],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.stdout == "all answered\n", done.stderr
+    assert done.stdout == "all served\n", done.stderr
     assert "max_slots=" in done.stderr

@@ -1,4 +1,4 @@
-"""Packed weights of linear layers: the same numbers, and only where they are faster."""
+"""Packed weights: the same results, and only used if they are faster."""
 
 import logging
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from langgraph_arbitrage.engine import (
     cpu,
     worker,
 )
-from langgraph_arbitrage.engine.cpu import PackedLinear, is_packed, parameters
-from langgraph_arbitrage.engine.cpu import pack as pack_if
+from langgraph_arbitrage.engine.cpu import PackedLinear, is_packed, parameter_count
+from langgraph_arbitrage.engine.cpu import pack as pack_model
 from langgraph_arbitrage.engine.footprint import footprint
 from langgraph_arbitrage.engine.load_check import plain_logits
 from langgraph_arbitrage.engine.scheduler import Scheduler
@@ -34,15 +34,15 @@ IDS = torch.tensor([random_ids(9)])
 
 
 @pytest.fixture
-def pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny layers, which gain nothing, are worth it too."""
+def always_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pack tiny layers too, although they are not faster."""
     monkeypatch.setattr(cpu, "PACK_FROM", 0)
     monkeypatch.setattr(cpu, "LAYER_FROM", 0)
     monkeypatch.setattr(cpu, "MAX_RATIO", float("inf"))
 
 
 def pack(model: Any, spec: ModelSpec) -> bool:
-    return pack_if(model, spec, lambda: plain_logits(model))
+    return pack_model(model, spec, lambda: plain_logits(model))
 
 
 def loaded(path: str = PATH, **options: Any) -> Any:
@@ -53,41 +53,41 @@ def linears(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if type(m) is nn.Linear]
 
 
-@pytest.mark.usefixtures("pays")
+@pytest.mark.usefixtures("always_faster")
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3_moe", "gemma3_text", "phi3", "gpt2"])
 @torch.inference_mode()
-def test_a_packed_model_computes_what_it_did(kind: str) -> None:
+def test_a_packed_model_computes_the_same(kind: str) -> None:
     model = loaded(make(kind))
-    before, size = model(IDS).logits, footprint(model)
+    before, sizes = model(IDS).logits, footprint(model)
     assert pack(model, SPEC)
     assert is_packed(model)
     assert not linears(model)
     assert torch.allclose(model(IDS).logits, before, atol=1e-3, rtol=1e-4)
     after = footprint(model)
-    assert (after.parameters, after.operations) == (size.parameters, size.operations)
+    assert (after.parameters, after.operations) == (sizes.parameters, sizes.operations)
 
 
-@pytest.mark.usefixtures("pays")
+@pytest.mark.usefixtures("always_faster")
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_is_packed_where_the_cpu_can(dtype: torch.dtype) -> None:
+def test_half_precision_is_packed_if_the_cpu_supports_it(dtype: torch.dtype) -> None:
     try:
         PackedLinear(torch.ones(8, 8, dtype=dtype))(torch.ones(1, 8, dtype=dtype))
     except RuntimeError:
-        can = False
+        supported = False
     else:
-        can = True
+        supported = True
     model = loaded(dtype=dtype)
     before = model(IDS).logits
-    assert pack(model, SPEC) is can
-    assert is_packed(model) is can
+    assert pack(model, SPEC) is supported
+    assert is_packed(model) is supported
     assert torch.allclose(model(IDS).logits, before, atol=0.5, rtol=0.05)
 
 
-@pytest.mark.usefixtures("pays")
+@pytest.mark.usefixtures("always_faster")
 @torch.inference_mode()
-def test_small_numbers_are_compared_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those of a value head may be."""
+def test_small_logits_are_compared_relative_to_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of a value head may be small."""
     model = loaded(dtype=torch.bfloat16)
     model.lm_head.weight *= 1e-3
     weights = {name: p.clone() for name, p in model.named_parameters()}
@@ -101,67 +101,69 @@ def test_small_numbers_are_compared_by_their_size(monkeypatch: pytest.MonkeyPatc
         assert torch.equal(parameter, weights[name])
 
 
-@pytest.mark.usefixtures("pays")
-def test_the_engine_writes_and_scores_the_same_alone_and_many_at_once(
+@pytest.mark.usefixtures("always_faster")
+def test_packed_engines_generate_and_score_the_same(
     fresh: Make, schedulers: list[Scheduler]
 ) -> None:
     packed, plain = fresh(PATH), fresh(PATH, engine="eager")
-    asked = [random_ids(5 + 7 * n, seed=n) for n in range(6)]
-    tickets = [packed.submit(GenerateRequest(ids, 20)) for ids in asked]
-    assert [t.result().ids for t in tickets] == [generate(PATH, ids, 20) for ids in asked]
-    found, wanted = (
-        [t.result().logprobs for t in [engine.submit(ScoreRequest(ids)) for ids in asked]]
+    inputs = [random_ids(5 + 7 * n, seed=n) for n in range(6)]
+    handles = [packed.submit(GenerateRequest(ids, 20)) for ids in inputs]
+    assert [h.result().ids for h in handles] == [generate(PATH, ids, 20) for ids in inputs]
+    with_packing, without = (
+        [h.result().logprobs for h in [engine.submit(ScoreRequest(ids)) for ids in inputs]]
         for engine in (packed, plain)
     )
-    for one, other in zip(found, wanted, strict=True):
-        assert torch.allclose(torch.tensor(one), torch.tensor(other), atol=1e-3)
+    for a, b in zip(with_packing, without, strict=True):
+        assert torch.allclose(torch.tensor(a), torch.tensor(b), atol=1e-3)
     models = [s.runner.model for s in schedulers]  # type: ignore[attr-defined]
     assert [is_packed(model) for model in models] == [True, False]
     assert packed.backend == "slot"
 
 
-@pytest.mark.usefixtures("pays")
-def test_a_shared_output_head_is_packed_only_where_memory_is_plenty(
+@pytest.mark.usefixtures("always_faster")
+def test_a_shared_output_head_is_only_packed_with_enough_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    small = {"num_hidden_layers": 1, "intermediate_size": 32}  # the head is most of it
+    small = {"num_hidden_layers": 1, "intermediate_size": 32}  # most weights are in the head
     path = make("llama", tie_word_embeddings=True, **small)
     model = loaded(path)
     head = model.lm_head.weight
-    size = footprint(model)
+    sizes = footprint(model)
     assert pack(model, SPEC)
     assert isinstance(model.lm_head, PackedLinear)
-    assert model.num_parameters() == size.parameters + head.numel()
-    assert footprint(model).parameters == parameters(model) == size.parameters
-    assert footprint(model).operations == size.operations
+    assert model.num_parameters() == sizes.parameters + head.numel()
+    assert footprint(model).parameters == parameter_count(model) == sizes.parameters
+    assert footprint(model).operations == sizes.operations
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * head.nbytes - 1)
     model = loaded(path)
     assert pack(model, SPEC)
     assert type(model.lm_head) is nn.Linear
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert is_packed(model)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)  # too little for the rest, too
+    monkeypatch.setattr(
+        memory, "free_bytes", lambda device: 1000
+    )  # not enough for the other layers
     assert not pack(loaded(path), SPEC)
 
 
-@pytest.mark.usefixtures("pays")
+@pytest.mark.usefixtures("always_faster")
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_an_output_head_is_tried_only_where_there_is_nothing_else(
+def test_the_output_head_is_only_timed_if_there_are_no_other_layers(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[nn.Linear] = []
-    monkeypatch.setattr(cpu, "_is_faster", tried.append)  # None: it does not
+    timed: list[nn.Linear] = []
+    monkeypatch.setattr(cpu, "_is_faster", timed.append)  # returns None: not faster
     model = loaded(make(kind))
     assert not pack(model, SPEC)
-    # GPT-2's own layers are no linear ones.
-    wanted = model.lm_head if kind == "gpt2" else model.model.layers[0].mlp.gate_proj
-    assert tried == [wanted]
+    # The layers of GPT-2 are not nn.Linear.
+    expected = model.lm_head if kind == "gpt2" else model.model.layers[0].mlp.gate_proj
+    assert timed == [expected]
 
 
-@pytest.mark.usefixtures("pays")
+@pytest.mark.usefixtures("always_faster")
 @pytest.mark.parametrize("tied", [False, True])
 @torch.inference_mode()
-def test_a_model_that_reads_a_layers_weights_itself_keeps_them(
+def test_a_model_whose_own_code_reads_weights_keeps_them(
     tied: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = loaded(make("llama", tie_word_embeddings=tied))
@@ -185,8 +187,8 @@ def test_a_model_that_reads_a_layers_weights_itself_keeps_them(
     assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
 
 
-@pytest.mark.usefixtures("pays")
-def test_a_model_that_would_compute_something_else_keeps_its_weights(
+@pytest.mark.usefixtures("always_faster")
+def test_a_model_whose_logits_would_differ_keeps_its_weights(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = loaded()
@@ -208,7 +210,7 @@ def _quantized() -> Any:
     return model
 
 
-@pytest.mark.usefixtures("pays")
+@pytest.mark.usefixtures("always_faster")
 @pytest.mark.parametrize(
     ("make_model", "settings"),
     [
@@ -219,15 +221,17 @@ def _quantized() -> Any:
     ],
     ids=["eager", "plain", "offloaded", "quantized"],
 )
-def test_what_is_not_packed(make_model: Callable[[], Any], settings: dict[str, Any]) -> None:
+def test_other_engines_and_modified_models_are_not_packed(
+    make_model: Callable[[], Any], settings: dict[str, Any]
+) -> None:
     model = make_model()
     assert not pack(model, ModelSpec(PATH, **settings))
     assert not is_packed(model)
 
 
-@pytest.mark.usefixtures("pays")
+@pytest.mark.usefixtures("always_faster")
 @torch.inference_mode()
-def test_layers_that_somebody_watches_or_changed_stay_as_they_are() -> None:
+def test_layers_with_hooks_or_changes_are_not_packed() -> None:
     model = loaded()
     layers = model.model.layers
     seen: list[int] = []
@@ -236,19 +240,19 @@ def test_layers_that_somebody_watches_or_changed_stay_as_they_are() -> None:
     own = layers[2].mlp.up_proj.forward
     layers[2].mlp.up_proj.forward = lambda x: (seen.append(3), own(x))[1]
     nn.utils.parametrizations.weight_norm(layers[0].mlp.gate_proj)
-    layers[1].mlp.gate_proj.weight = layers[2].mlp.gate_proj.weight  # of two layers
+    layers[1].mlp.gate_proj.weight = layers[2].mlp.gate_proj.weight  # shared by two layers
     before = model(IDS).logits
     seen.clear()
     assert pack(model, SPEC)
     seen.clear()
     assert torch.allclose(model(IDS).logits, before, atol=1e-3, rtol=1e-4)
     assert seen == [1, 2, 3]
-    stayed = {name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    assert stayed == {f"model.layers.{n}.mlp.{m}_proj" for n in range(3) for m in ("up", "gate")}
+    unpacked = {name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    assert unpacked == {f"model.layers.{n}.mlp.{m}_proj" for n in range(3) for m in ("up", "gate")}
 
 
-@pytest.mark.usefixtures("pays")
-def test_a_product_that_fails_leaves_the_model_and_the_threads(
+@pytest.mark.usefixtures("always_faster")
+def test_a_failing_packed_layer_changes_neither_model_nor_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(self: PackedLinear, x: torch.Tensor) -> torch.Tensor:
@@ -264,29 +268,29 @@ def test_a_product_that_fails_leaves_the_model_and_the_threads(
         torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("pays")
+@pytest.mark.usefixtures("always_faster")
 def test_packing_draws_no_random_numbers() -> None:
     model = loaded()
     torch.manual_seed(1)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(1)
     assert pack(model, SPEC)
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.rand(3), expected)
 
 
-def test_where_it_is_not_faster_or_cannot_be_done_nothing_changes(
+def test_nothing_is_packed_if_it_is_not_faster_or_not_supported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert not pack(loaded(), SPEC)  # tiny
+    assert not pack(loaded(), SPEC)  # a small model
     monkeypatch.setattr(cpu, "PACK_FROM", 0)
-    assert not pack(loaded(), SPEC)  # no layer is worth it
+    assert not pack(loaded(), SPEC)  # small layers
     monkeypatch.setattr(cpu, "LAYER_FROM", 0)
     monkeypatch.setattr(cpu, "MAX_RATIO", 0.0)
     assert not pack(loaded(), SPEC)
     monkeypatch.setattr(cpu, "MAX_RATIO", float("inf"))
 
     def refuse(*_: object) -> None:
-        raise RuntimeError("this CPU cannot")
+        raise RuntimeError("not supported by this CPU")
 
     with monkeypatch.context() as patched:
         patched.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
@@ -294,17 +298,17 @@ def test_where_it_is_not_faster_or_cannot_be_done_nothing_changes(
     assert pack(loaded(), SPEC)
 
 
-def test_a_worker_that_follows_one_that_died_does_not_try_again_what_was_of_no_use(
+def test_a_new_thread_does_not_try_packing_again_if_it_did_not_help(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(worker, "pack", lambda model, spec, logits: bool(asked.append(spec.path)))
+    tried: list[str] = []
+    monkeypatch.setattr(worker, "pack", lambda model, spec, logits: bool(tried.append(spec.path)))
     engine = fresh(PATH)
     ids = random_ids(9)
-    wanted = engine.submit(GenerateRequest(ids, 5)).result().ids
+    expected = engine.submit(GenerateRequest(ids, 5)).result().ids
     with monkeypatch.context() as patched:
         patched.setattr(Scheduler, "step", lambda *_: 1 / 0)
         with pytest.raises(EngineError):
             engine.submit(GenerateRequest(ids, 5)).result()
-    assert engine.submit(GenerateRequest(ids, 5)).result().ids == wanted
-    assert asked == [PATH]
+    assert engine.submit(GenerateRequest(ids, 5)).result().ids == expected
+    assert tried == [PATH]

@@ -1,4 +1,4 @@
-"""What was read once is not read again: counted on the model itself."""
+"""Cached tokens are not computed again, counted at the model."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Make = Callable[..., Engine]
 
 @pytest.fixture
 def llama(fresh: Make, fed: Counter[int]) -> Engine:
-    """A loaded engine; what its capability check fed is not counted."""
+    """A loaded engine. Tokens of its check at load are not counted."""
     engine = fresh(make("llama", endless=True))
     engine.submit(GenerateRequest([7], max_tokens=1)).result()
     fed.clear()
@@ -24,16 +24,16 @@ def llama(fresh: Make, fed: Counter[int]) -> Engine:
 
 
 @pytest.mark.parametrize("kind", ["llama", "mamba"])
-def test_a_follow_up_feeds_only_what_is_new(kind: str, fresh: Make, fed: Counter[int]) -> None:
+def test_a_follow_up_only_computes_new_tokens(kind: str, fresh: Make, fed: Counter[int]) -> None:
     engine, ids = fresh(make(kind, endless=True)), random_ids(40)
     first = engine.submit(GenerateRequest(ids, max_tokens=10)).result()
     fed.clear()
     second = engine.submit(GenerateRequest([*ids, *first.ids, 11, 12, 13], max_tokens=1)).result()
-    assert fed[LAYERS] == 4  # the last written token was never fed, and three are new
+    assert fed[LAYERS] == 4  # the last generated token, and three new ones
     assert (second.computed_tokens, second.cached_tokens) == (4, 49)
 
 
-def test_the_same_request_again_feeds_one_token(llama: Engine, fed: Counter[int]) -> None:
+def test_a_repeated_request_computes_one_token(llama: Engine, fed: Counter[int]) -> None:
     ids = random_ids(60)
     first = llama.submit(GenerateRequest(ids, max_tokens=1)).result()
     assert fed[LAYERS] == 60
@@ -42,13 +42,15 @@ def test_the_same_request_again_feeds_one_token(llama: Engine, fed: Counter[int]
     assert fed[LAYERS] == 1
 
 
-def test_writing_feeds_each_token_once(llama: Engine, fed: Counter[int]) -> None:
-    written = llama.submit(GenerateRequest(random_ids(20), max_tokens=30)).result()
-    assert fed[LAYERS] == 20 + 30 - 1  # the last token is not fed
-    assert (written.computed_tokens, written.cached_tokens) == (49, 0)
+def test_generation_computes_each_token_once(llama: Engine, fed: Counter[int]) -> None:
+    output = llama.submit(GenerateRequest(random_ids(20), max_tokens=30)).result()
+    assert fed[LAYERS] == 20 + 30 - 1  # the last token is not computed
+    assert (output.computed_tokens, output.cached_tokens) == (49, 0)
 
 
-def test_a_rejected_step_costs_no_more_than_itself(llama: Engine, fed: Counter[int]) -> None:
+def test_after_a_rejected_step_only_the_new_step_is_computed(
+    llama: Engine, fed: Counter[int]
+) -> None:
     ids = random_ids(50)
     llama.submit(GenerateRequest(ids, max_tokens=8)).result()
     fed.clear()
@@ -56,7 +58,7 @@ def test_a_rejected_step_costs_no_more_than_itself(llama: Engine, fed: Counter[i
     assert fed[LAYERS] == 3
 
 
-def test_a_fork_does_not_wreck_the_long_sequence(llama: Engine, fed: Counter[int]) -> None:
+def test_a_fork_does_not_overwrite_the_long_sequence(llama: Engine, fed: Counter[int]) -> None:
     long = random_ids(200)
     llama.submit(GenerateRequest(long, max_tokens=1)).result()
     fed.clear()
@@ -68,7 +70,7 @@ def test_a_fork_does_not_wreck_the_long_sequence(llama: Engine, fed: Counter[int
     assert fed[LAYERS] == 1
 
 
-def test_a_short_common_beginning_does_not_wreck_the_long_sequence(
+def test_a_short_common_prefix_does_not_overwrite_the_long_sequence(
     llama: Engine, fed: Counter[int]
 ) -> None:
     long = random_ids(200)
@@ -82,45 +84,48 @@ def test_a_short_common_beginning_does_not_wreck_the_long_sequence(
     assert fed[LAYERS] == 1
 
 
-def test_a_burst_reads_its_common_beginning_once(llama: Engine, fed: Counter[int]) -> None:
+def test_a_common_prefix_of_concurrent_requests_is_computed_once(
+    llama: Engine, fed: Counter[int]
+) -> None:
     common = random_ids(300)
     prompts = [[*common, *random_ids(5, seed=n)] for n in range(1, 13)]
-    tickets = [llama.submit(GenerateRequest(p, max_tokens=2)) for p in prompts]
-    found = [t.result() for t in tickets]
-    assert fed[LAYERS] < 300 + 12 * 30  # one by one without reuse: 12 * 306
-    assert sum(w.cached_tokens == 300 for w in found) == 11
+    handles = [llama.submit(GenerateRequest(p, max_tokens=2)) for p in prompts]
+    outputs = [h.result() for h in handles]
+    assert fed[LAYERS] < 300 + 12 * 30  # without reuse: 12 * 306
+    assert sum(o.cached_tokens == 300 for o in outputs) == 11
     path = make("llama", endless=True)
-    assert [w.ids for w in found] == [generate(path, p, 2) for p in prompts]
+    assert [o.ids for o in outputs] == [generate(path, p, 2) for p in prompts]
 
 
-def test_what_a_running_row_has_read_is_copied(llama: Engine, fed: Counter[int]) -> None:
+def test_the_prefix_of_a_running_sequence_is_copied(llama: Engine, fed: Counter[int]) -> None:
     ids = random_ids(100)
     second = []
 
     def on_token(token: int) -> None:
-        if not second:  # while the first runs, on the worker's thread
+        if not second:  # on the worker's thread, while the first request runs
             second.append(llama.submit(GenerateRequest([*ids, 33], max_tokens=5)))
 
     llama.submit(GenerateRequest(ids, max_tokens=40), on_token).result()
-    found = second[0].result()
-    assert found.cached_tokens == 100
-    assert found.ids == generate(make("llama", endless=True), [*ids, 33], 5)
+    output = second[0].result()
+    assert output.cached_tokens == 100
+    assert output.ids == generate(make("llama", endless=True), [*ids, 33], 5)
 
 
-def test_scores_and_steps_share_what_is_cached(llama: Engine, fed: Counter[int]) -> None:
+def test_scores_and_steps_share_the_cache(llama: Engine, fed: Counter[int]) -> None:
     ids = random_ids(80)
-    written = llama.submit(GenerateRequest(ids, max_tokens=6)).result()
+    step = llama.submit(GenerateRequest(ids, max_tokens=6)).result()
     fed.clear()
-    reading = llama.submit(ScoreRequest([*ids, *written.ids], start=80)).result()
-    # The first token is judged at the last one before it, which is fed again; the last is not fed.
-    assert fed[LAYERS] == reading.computed_tokens == 6
-    assert reading.logprobs == pytest.approx(written.logprobs, abs=1e-4)
+    score = llama.submit(ScoreRequest([*ids, *step.ids], start=80)).result()
+    # The logits at a token score the next one: the last prompt token is computed again, and the
+    # last token of the step is not computed.
+    assert fed[LAYERS] == score.computed_tokens == 6
+    assert score.logprobs == pytest.approx(step.logprobs, abs=1e-4)
 
 
-def test_slots_become_as_many_as_conversations_that_take_turns(
+def test_the_number_of_idle_slots_grows_to_the_number_of_conversations(
     llama: Engine, fed: Counter[int]
 ) -> None:
-    """More than are kept at first: what is missed once is kept from then on."""
+    """After a miss caused by an eviction, the cache keeps one more idle slot."""
     texts = {n: random_ids(40, seed=n) for n in range(1, 2 * FIRST_SLOTS + 5)}
     for turn in range(4):
         fed.clear()
@@ -130,7 +135,7 @@ def test_slots_become_as_many_as_conversations_that_take_turns(
     assert fed[LAYERS] == 5 * len(texts)
 
 
-def test_requests_that_never_come_back_get_no_more_slots(
+def test_unrelated_requests_do_not_increase_the_number_of_slots(
     fresh: Make, schedulers: list[Scheduler]
 ) -> None:
     engine = fresh(make("llama", endless=True))

@@ -1,4 +1,4 @@
-"""Models that a quantization config shrinks at load."""
+"""Models quantized at load, and checkpoints that are quantized already."""
 
 import sys
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from langgraph_arbitrage import ChatArbitrage, embedded
 from langgraph_arbitrage.engine import Engine, GenerateRequest, ModelSpec
 from langgraph_arbitrage.errors import MissingExtraError, NotEnoughMemoryError
 from langgraph_arbitrage.models import checkpoint, memory
-from langgraph_arbitrage.models.quantization import bits_of
+from langgraph_arbitrage.models.quantization import bits_per_weight
 from tiny import make, random_ids
 
 BITS4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-WAYS: dict[str, tuple[str, dict[str, Any], float]] = {
-    # The module it needs, the config, and most of the bytes of float32 that are left.
+METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
+    # Required module, config, and maximum size relative to float32.
     "4 bits": ("bitsandbytes", BITS4, 0.25),
     "8 bits": ("bitsandbytes", {"load_in_8bit": True}, 0.4),
     "int8 of torchao": (
@@ -30,7 +30,7 @@ WAYS: dict[str, tuple[str, dict[str, Any], float]] = {
         },
         0.4,
     ),
-    "int8 of torchao, activations too": (
+    "int8 of torchao with quantized activations": (
         "torchao",
         {
             "quant_method": "torchao",
@@ -47,11 +47,11 @@ WAYS: dict[str, tuple[str, dict[str, Any], float]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_quantized_model_runs_on_the_slot_engine_and_moves_fewer_bytes(
-    way: str, fresh: Callable[..., Engine]
+@pytest.mark.parametrize("method", METHODS)
+def test_a_quantized_model_runs_in_batches_and_is_smaller(
+    method: str, fresh: Callable[..., Engine]
 ) -> None:
-    module, config, left = WAYS[way]
+    module, config, max_ratio = METHODS[method]
     pytest.importorskip(module, reason=f"needs {module}")
     path = embedded.TARGET
     whole, quantized = fresh(path), fresh(path, model_kwargs={"quantization_config": config})
@@ -59,15 +59,15 @@ def test_a_quantized_model_runs_on_the_slot_engine_and_moves_fewer_bytes(
     for engine in (whole, quantized):
         engine.submit(GenerateRequest(random_ids(20), 4)).result()
         assert engine.backend == "slot"
-        size = engine.footprint
-        assert size is not None
-        sizes.append(size.weights)
-    assert sizes[1] < left * sizes[0]
-    told = checkpoint.weight_bytes(quantized.spec, torch.float32)
-    assert told == pytest.approx(sizes[1], rel=0.15)
+        footprint = engine.footprint
+        assert footprint is not None
+        sizes.append(footprint.weights)
+    assert sizes[1] < max_ratio * sizes[0]
+    estimate = checkpoint.weight_bytes(quantized.spec, torch.float32)
+    assert estimate == pytest.approx(sizes[1], rel=0.15)
 
 
-def test_a_copy_of_the_target_in_4_bits_is_its_draft() -> None:
+def test_a_4_bit_copy_of_the_target_can_be_its_draft() -> None:
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
     target = embedded.TARGET
     model = ChatArbitrage(draft=target, target=target, draft_kwargs={"quantization_config": BITS4})
@@ -81,7 +81,7 @@ def test_a_copy_of_the_target_in_4_bits_is_its_draft() -> None:
     assert draft.weights < 0.25 * whole.weights
 
 
-def test_what_is_said_for_one_model_goes_to_it_alone() -> None:
+def test_draft_kwargs_and_target_kwargs_apply_to_one_model() -> None:
     model = ChatArbitrage(
         model_kwargs={"attn_implementation": "eager"},
         draft_kwargs={"attn_implementation": "sdpa"},
@@ -103,7 +103,7 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("config", "module", "install"), MISSING)
-def test_a_package_that_is_missing_is_told_with_the_command_that_installs_it(
+def test_a_missing_package_is_reported_with_its_install_command(
     config: dict[str, Any], module: str, install: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
@@ -111,7 +111,7 @@ def test_a_package_that_is_missing_is_told_with_the_command_that_installs_it(
         Engine(ModelSpec(embedded.DRAFT, model_kwargs={"quantization_config": config}))
 
 
-def test_a_checkpoint_that_is_quantized_itself_is_told_too(
+def test_a_missing_package_of_a_quantized_checkpoint_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoConfig
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_is_quantized_itself_is_told_too(
         Engine(ModelSpec(str(tmp_path)))
 
 
-def test_a_checkpoint_that_is_quantized_itself_is_loaded_as_it_is(
+def test_a_quantized_checkpoint_is_loaded_as_stored(
     tmp_path: Path, fresh: Callable[..., Engine]
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
@@ -137,16 +137,16 @@ def test_a_checkpoint_that_is_quantized_itself_is_loaded_as_it_is(
     AutoTokenizer.from_pretrained(embedded.TARGET).save_pretrained(tmp_path)
     at_load = fresh(embedded.TARGET, model_kwargs={"quantization_config": BITS4})
     stored = fresh(str(tmp_path))
-    found = [
+    outputs = [
         engine.submit(GenerateRequest(random_ids(20), 8)).result().ids
         for engine in (at_load, stored)
     ]
-    assert found[0] == found[1]
+    assert outputs[0] == outputs[1]
     size = (tmp_path / "model.safetensors").stat().st_size
     assert checkpoint.weight_bytes(stored.spec, torch.float32) == pytest.approx(size, rel=0.2)
 
 
-def test_memory_is_asked_for_as_little_as_quantized_weights_take(
+def test_the_memory_check_uses_the_quantized_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("langgraph_arbitrage.engine.engine.check_quantization", lambda *_: None)
@@ -158,11 +158,11 @@ def test_memory_is_asked_for_as_little_as_quantized_weights_take(
         Engine(ModelSpec(path))
     Engine(ModelSpec(path, model_kwargs={"quantization_config": BITS4}))
     monkeypatch.setattr(memory, "free_bytes", lambda device: whole // 20)
-    with pytest.raises(NotEnoughMemoryError, match=r"float32, quantized.* What helps: (?!.*4 or)"):
+    with pytest.raises(NotEnoughMemoryError, match=r"float32, quantized.* Options: (?!.*4 or)"):
         Engine(ModelSpec(path, model_kwargs={"quantization_config": BITS4}))
 
 
-def test_weights_that_are_stored_in_few_bits_are_not_counted_as_floats(tmp_path: Path) -> None:
+def test_stored_quantized_weights_count_with_their_stored_size(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     path = make("llama")
@@ -172,14 +172,18 @@ def test_weights_that_are_stored_in_few_bits_are_not_counted_as_floats(tmp_path:
     assert checkpoint.weight_bytes(ModelSpec(str(tmp_path)), torch.float32) == 100 + 40
 
 
-def test_bits_are_read_from_objects_as_from_dicts() -> None:
+def test_bits_are_read_from_config_objects_and_dicts() -> None:
     from transformers import BitsAndBytesConfig
 
-    assert bits_of(BitsAndBytesConfig(load_in_4bit=True)) == bits_of({"load_in_4bit": True}) == 4
-    assert bits_of(BitsAndBytesConfig(load_in_8bit=True)) == 8
+    assert (
+        bits_per_weight(BitsAndBytesConfig(load_in_4bit=True))
+        == bits_per_weight({"load_in_4bit": True})
+        == 4
+    )
+    assert bits_per_weight(BitsAndBytesConfig(load_in_8bit=True)) == 8
     kinds = ({"_type": "Int4WeightOnlyConfig"}, {"_type": "Int8WeightOnlyConfig"})
     one = {"quant_method": "torchao", "quant_type": {"default": kinds[0]}}
     two = {"quant_method": "torchao", "quant_type": dict(zip("ab", kinds, strict=True))}
-    assert bits_of(one) == 4
-    assert bits_of(two) is None
-    assert bits_of({"quant_method": "hqq"}) is None
+    assert bits_per_weight(one) == 4
+    assert bits_per_weight(two) is None
+    assert bits_per_weight({"quant_method": "hqq"}) is None

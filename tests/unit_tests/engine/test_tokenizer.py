@@ -1,4 +1,4 @@
-"""Text to ids and back, by each model's own tokenizer and template."""
+"""Tokenizers and chat templates of checkpoints."""
 
 import random
 import shutil
@@ -19,7 +19,7 @@ TEXTS = [
     "",
     "naïve café。😀",
     "  two  blanks ",
-    "<user>is no message",
+    "<user>is not a message",
 ]
 
 
@@ -34,30 +34,30 @@ def test_render_gives_the_ids_of_the_models_own_template(tokens: Tokenizer) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_is_cut_as_the_checkpoints_own_file_says_whatever_the_architecture(kind: str) -> None:
-    """The automatic choice of `transformers` takes another tokenizer for Qwen2."""
+def test_text_is_encoded_as_in_tokenizer_json_for_every_architecture(kind: str) -> None:
+    """AutoTokenizer chooses another tokenizer for Qwen2."""
     found = load_tokenizer(ModelSpec(make(kind)))
     for question in QUESTIONS:
         assert found.render([{"role": "user", "content": question}]) == prompt(question)
 
 
-def test_render_takes_the_given_template_where_the_model_has_none(tmp_path: Path) -> None:
+def test_render_uses_the_specs_template_if_the_model_has_none(tmp_path: Path) -> None:
     spec = ModelSpec(str(_without_template(tmp_path)), chat_template=CHAT_TEMPLATE)
     found = load_tokenizer(spec).render([{"role": "user", "content": QUESTIONS[0]}])
     assert found == prompt(QUESTIONS[0])
 
 
-def test_a_model_without_template_is_told_how_to_get_one(tmp_path: Path) -> None:
+def test_a_missing_template_is_reported_with_a_solution(tmp_path: Path) -> None:
     folder = _without_template(tmp_path)
     with pytest.raises(ChatTemplateError, match=r"plain has no chat template.*chat_template="):
         load_tokenizer(ModelSpec(str(folder))).render([{"role": "user", "content": "Hello"}])
 
 
-def test_a_template_that_refuses_a_conversation_is_named(tmp_path: Path) -> None:
+def test_a_template_that_rejects_a_conversation_is_reported(tmp_path: Path) -> None:
     template = "{{ raise_exception('only the user may speak') }}"
     spec = ModelSpec(str(_without_template(tmp_path)), chat_template=template)
-    told = r"chat template of plain cannot .*\['system', 'user'\].*only the user may speak"
-    with pytest.raises(ChatTemplateError, match=told):
+    message = r"chat template of plain cannot .*\['system', 'user'\].*only the user may speak"
+    with pytest.raises(ChatTemplateError, match=message):
         load_tokenizer(spec).render(
             [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
         )
@@ -70,18 +70,18 @@ def _without_template(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_encoded_text_is_decoded_to_itself(tokens: Tokenizer, text: str) -> None:
+def test_decoding_encoded_text_returns_the_text(tokens: Tokenizer, text: str) -> None:
     assert tokens.decode(tokens.encode(text)) == text.replace("<user>", "")
 
 
 @pytest.mark.parametrize("before", TEXTS)
-def test_decode_after_gives_what_the_new_ids_add(tokens: Tokenizer, before: str) -> None:
+def test_decode_after_returns_the_added_text(tokens: Tokenizer, before: str) -> None:
     for text in TEXTS:
         found = tokens.decode_after(tokens.encode(before), tokens.encode(text))
         assert found == text.replace("<user>", "")
 
 
-def test_every_cut_of_a_text_adds_up(tokens: Tokenizer) -> None:
+def test_texts_of_both_parts_add_up_for_every_split(tokens: Tokenizer) -> None:
     ids = tokens.encode("She adds 3 to 4.\n\nSo 7, naïve or not.")
     whole = tokens.decode(ids)
     for cut in range(len(ids)):
@@ -89,11 +89,11 @@ def test_every_cut_of_a_text_adds_up(tokens: Tokenizer) -> None:
             assert first + tokens.decode_after(ids[:cut], ids[cut:]) == whole
 
 
-def test_the_same_tokens_share_a_vocabulary_and_others_do_not(tokens: Tokenizer) -> None:
-    twin = load_tokenizer(ModelSpec(make("llama", seed=1)))
+def test_equal_vocabularies_are_shared_and_others_are_not(tokens: Tokenizer) -> None:
+    same = load_tokenizer(ModelSpec(make("llama", seed=1)))
     other = load_tokenizer(ModelSpec(make("llama", vocabulary=330)))
     assert tokens.shares_vocabulary(tokens)
-    assert tokens.shares_vocabulary(twin)
+    assert tokens.shares_vocabulary(same)
     assert not tokens.shares_vocabulary(other)
     assert not other.shares_vocabulary(tokens)
 
@@ -103,41 +103,41 @@ def test_tokenizers_are_loaded_once(tokens: Tokenizer) -> None:
     assert load_tokenizer(ModelSpec(make("llama"), kind="value-head", max_slots=1)) is tokens
 
 
-def test_a_frame_is_what_stands_around_contents_to_come(tokens: Tokenizer) -> None:
+def test_a_frame_contains_the_texts_around_missing_contents(tokens: Tokenizer) -> None:
     frame = tokens.frame(("user", None), ("assistant", "+"), ("user", None))
     assert frame == ["<user>", "<end>\n<assistant>+<end>\n<user>", "<end>\n<assistant>"]
-    blind = Tokenizer(tokenizer(), "blind", None)
-    blind.chat_template = "{{ messages[0]['role'] }}"
-    with pytest.raises(ChatTemplateError, match="blind does not show what stands"):
-        blind.frame(("user", None))
+    without_contents = Tokenizer(tokenizer(), "tiny", None)
+    without_contents.chat_template = "{{ messages[0]['role'] }}"
+    with pytest.raises(ChatTemplateError, match="tiny does not render the contents"):
+        without_contents.frame(("user", None))
 
 
-def test_choices_are_one_token_each_wherever_the_blank_belongs(tokens: Tokenizer) -> None:
+def test_choices_are_single_tokens_with_or_without_the_space(tokens: Tokenizer) -> None:
     hf = tokenizer()
     assert tokens.choices("So ", ["3", "4"]) == (hf.encode("So"), hf.encode(" 3 4"))
     digits = tokens.choices("So ", list("0123456789"))  # " 0" is two tokens
     assert digits == (hf.encode("So "), hf.convert_tokens_to_ids(list("0123456789")))
-    with pytest.raises(CheckpointError, match="does not cut 'yes', 'no' into one token each"):
+    with pytest.raises(CheckpointError, match="does not encode each of 'yes', 'no' as a single"):
         tokens.choices("So ", ["yes", "no"])
 
 
-def test_lines_that_go_on_are_cut_as_in_the_middle_of_a_text() -> None:
-    """A tokenizer that puts a blank before a text puts none before a line that goes on."""
+def test_a_continuation_is_encoded_as_in_the_middle_of_a_text() -> None:
+    """A tokenizer that adds a space before a text adds none before a continuation."""
     shepherd = load_tokenizer(ModelSpec(math_shepherd()))
     assert shepherd.encode("\nShe") == shepherd.encode("So\nShe", begins=True)[1:]
     assert shepherd.encode("She", begins=True) == shepherd.hf.encode("She")[1:]
     assert shepherd.encode(" She") == shepherd.encode("She", begins=True)
 
 
-def test_many_threads_may_encode_at_a_time() -> None:
-    """A fast tokenizer alone raises `Already borrowed`."""
+def test_threads_can_encode_concurrently() -> None:
+    """A fast tokenizer without a lock raises `Already borrowed`."""
     shared, rng = Tokenizer(tokenizer(), "tiny", None), random.Random(0)
     texts = [" ".join(rng.choices(TEXTS, k=50)) for _ in range(64)]
-    want = [shared.encode(t) for t in texts]
+    expected = [shared.encode(t) for t in texts]
 
     def work(text: str) -> list[int]:
         shared.render([{"role": "user", "content": text}])
         return shared.encode(text)
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(work, texts)) == want
+        assert list(pool.map(work, texts)) == expected

@@ -137,7 +137,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_any_work(
     chat: Chat, loads: list[str]
 ) -> None:
     room = pair(endless=True, max_position_embeddings=63)
-    told = r"prompt has \d+ tokens for the draft llama.*, which reads 63 .*Shorten"
+    told = r"prompt has \d+ tokens for the target llama.*, which reads 63 .*Shorten"
     with pytest.raises(ContextLengthError, match=told):
         chat(**room).invoke(QUESTIONS[3] * 3)
     assert not loads

@@ -1,4 +1,4 @@
-"""A server of the tiny models, and a front of it."""
+"""Fixtures: a server of the tiny models, and a front that observes and changes its requests."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def front() -> Front:
 
 @pytest.fixture
 def server(front: Front) -> Iterator[Served]:
-    found = Served(front, grace=0)
-    yield found
-    found.stop()
+    running = Served(front, grace=0)
+    yield running
+    running.stop()

@@ -177,7 +177,7 @@ def test_a_step_holds_a_whole_call() -> None:
         ids: list[int] = []
         for token in hf.encode(text):
             ids.append(token)
-            if ends.found(None, ids, ""):
+            if ends.match(None, ids, ""):
                 break
         return hf.decode(ids)
 

@@ -1,0 +1,49 @@
+"""Rotary embeddings whose frequencies depend on the length of a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+__all__ = ["depends_on_history", "reset_dynamic_rope", "rope_switch"]
+
+
+def rope_switch(config: PreTrainedConfig) -> int | None:
+    """Length beyond which all positions of a sequence use other frequencies (longrope).
+
+    Transformers chooses the frequencies by the highest position of a forward, so a forward must not
+    mix shorter and longer sequences, and a sequence that grows beyond it is computed again. None:
+    the model has no such length.
+    """
+    lengths = {
+        parameters.get("original_max_position_embeddings")
+        for parameters in _rope_parameters(config)
+        if parameters.get("rope_type") == "longrope"
+    }
+    found = [length for length in lengths if isinstance(length, int)]
+    return min(found, default=None)
+
+
+def depends_on_history(config: PreTrainedConfig) -> bool:
+    """True for dynamic NTK scaling: the frequencies follow the longest sequence so far."""
+    return any("dynamic" in str(p.get("rope_type")) for p in _rope_parameters(config))
+
+
+def reset_dynamic_rope(model: nn.Module) -> None:
+    """Let the next forward choose the frequencies by its own length alone."""
+    for module in model.modules():
+        if "dynamic" in str(getattr(module, "rope_type", "")):
+            module.register_buffer("inv_freq", module.original_inv_freq, persistent=False)  # type: ignore[arg-type]
+            module.max_seq_len_cached = module.original_max_seq_len
+
+
+def _rope_parameters(config: PreTrainedConfig) -> Iterator[Mapping[str, Any]]:
+    """The rope parameters of a model: one set, or one for each type of layer."""
+    found = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    if "rope_type" in found:
+        yield found
+    else:
+        yield from (value for value in found.values() if isinstance(value, Mapping))

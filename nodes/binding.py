@@ -1,8 +1,7 @@
 """Turns node bodies into graph nodes for `invoke` and `ainvoke` alike.
 
 A body is one coroutine for both. LangGraph runs plain synchronous functions of an asynchronous run
-on a small thread pool, which would bound the answers in progress; a `RunnableLambda` of two
-functions has no such bound.
+on a small thread pool, which would bound the answers in progress. So a node has two functions.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.runtime import get_runtime
@@ -29,10 +28,39 @@ from langgraph_arbitrage.state import ArbitrageState
 __all__ = ["Chat", "chat_node", "loop_node"]
 
 Update = dict[str, Any]
+NodeFunction = Callable[[Any, RunnableConfig], Any]
 LoopBody = Callable[[ArbitrageState, Run], Coroutine[Any, Any, Update]]
 
 
-def loop_node(body: LoopBody, models: Models) -> RunnableLambda[Any, Any]:
+class Node(Runnable[Any, Update]):
+    """A synchronous and an asynchronous function as one node.
+
+    langchain-core's `RunnableLambda` does the same, but starts a traced run of its own inside of
+    the node's run: 0.16 ms a node, a quarter of the graph's time, and every node twice in a trace.
+    """
+
+    def __init__(self, name: str, function: NodeFunction, async_function: NodeFunction) -> None:
+        self.name = name
+        self._function = function
+        self._async_function = async_function
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Update:  # noqa: A002
+        """Run the synchronous function."""
+        update: Update = self._function(input, config or {})
+        return update
+
+    async def ainvoke(
+        self,
+        input: Any,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Update:
+        """Run the asynchronous function."""
+        update: Update = await self._async_function(input, config or {})
+        return update
+
+
+def loop_node(body: LoopBody, models: Models) -> Node:
     """A node of the reasoning graph.
 
     The body receives a state that the run's models can continue: a run may be resumed at any node.
@@ -48,16 +76,16 @@ def loop_node(body: LoopBody, models: Models) -> RunnableLambda[Any, Any]:
             update["steps"] = Overwrite([*migration["steps"].value, *update["steps"]])
         return {**migration, **update}
 
-    def sync_node(state: ArbitrageState) -> Update:
+    def sync_node(state: ArbitrageState, config: RunnableConfig) -> Update:
         return run_blocking(complete(state, Run.of_node(models, blocking=True)))
 
-    async def async_node(state: ArbitrageState) -> Update:
+    async def async_node(state: ArbitrageState, config: RunnableConfig) -> Update:
         run = Run.of_node(models, blocking=False)
         if not models.ready:
             await asyncio.to_thread(models.prepare, run.policy)
         return await complete(state, run)
 
-    return RunnableLambda(sync_node, async_node, name=body.__name__)
+    return Node(body.__name__, sync_node, async_node)
 
 
 class Chat:
@@ -92,7 +120,7 @@ class Chat:
 ChatBody = Callable[[Any, Chat], Coroutine[Any, Any, Update]]
 
 
-def chat_node(body: ChatBody, name: str) -> RunnableLambda[Any, Any]:
+def chat_node(body: ChatBody, name: str) -> Node:
     """A node of a graph around the chat model."""
 
     def sync_node(state: Mapping[str, Any], config: RunnableConfig) -> Update:
@@ -101,4 +129,4 @@ def chat_node(body: ChatBody, name: str) -> RunnableLambda[Any, Any]:
     async def async_node(state: Mapping[str, Any], config: RunnableConfig) -> Update:
         return await body(state, Chat(config, blocking=False))
 
-    return RunnableLambda(sync_node, async_node, name=name)
+    return Node(name, sync_node, async_node)

@@ -15,6 +15,8 @@ from langgraph_arbitrage.state import ArbitrageState, StepRecord
 
 __all__ = ["commit"]
 
+PENDING = ("draft_step", "target_step", "decision")
+
 
 async def commit(state: ArbitrageState, run: Run) -> dict[str, Any]:
     """Append the accepted draft step, or the target's in its place; end the answer if it ends."""
@@ -35,17 +37,15 @@ async def commit(state: ArbitrageState, run: Run) -> dict[str, Any]:
     text = joined_text(steps)
     assembler = run.assembler(state, record["text"])
     run.push(state, assembler.feed(text[len(assembler.text) :]))
-    update: dict[str, Any] = {
-        "steps": [record],
-        "draft_step": None,
-        "target_step": None,
-        "decision": None,
-    }
+    update: dict[str, Any] = {"steps": [record]}
+    # Each key that is written costs LangGraph time, so only what changes is written.
+    update |= {key: None for key in PENDING if state.get(key) is not None}
     reason = _finish_reason(step_finish, steps, state, run)
     if reason is None:
         run.models.keep_assembler(answer_id(state), assembler)
         before: ArbitrageState = {**state, **update, "steps": steps}  # type: ignore[typeddict-item]
-        return {**update, "next_node": run.first_writer(before)}
+        successor = run.first_writer(before)
+        return update if successor == state["next_node"] else {**update, "next_node": successor}
     message = _finish(reason, text, steps, assembler, state, run)
     return {**update, "finish_reason": reason, "messages": [message], "next_node": None}
 

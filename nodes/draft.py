@@ -28,10 +28,7 @@ async def draft(state: ArbitrageState, run: Run) -> dict[str, Any]:
             seconds=step["seconds"],
         )
     )
-    compares = run.policy.needs_target_step and not run.draft_alone(state)
-    return {
-        "draft_step": step,
-        "target_step": None,
-        "decision": None,
-        "next_node": "regenerate" if compares else "route",
-    }
+    update: dict[str, Any] = {"draft_step": step}
+    if run.policy.needs_target_step:  # it compares both steps, unless the draft finishes alone
+        update["next_node"] = "route" if run.draft_alone(state) else "regenerate"
+    return update

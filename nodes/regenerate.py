@@ -45,6 +45,8 @@ def _streamer(state: ArbitrageState, run: Run) -> Callable[[int], None]:
         new, streamed = text[len(streamed) :], text
         event = StepEvent(type="target_delta", step=len(state["steps"]), writer="target", text=new)
         run.emit(event | {"tokens": len(ids)})
+        if not run.streams_messages:
+            return
         assembler = run.assembler(state, text)
         run.push(state, assembler.feed((committed + text)[len(assembler.text) :]))
         run.models.keep_assembler(answer_id(state), assembler)

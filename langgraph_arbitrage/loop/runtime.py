@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk
+from langgraph.config import get_config
 from langgraph.graph.message import push_message
 from langgraph.runtime import Runtime, get_runtime
 from langgraph.types import Overwrite
@@ -137,9 +139,16 @@ class Run:
             found.feed(committed)
         return found
 
+    @cached_property
+    def streams_messages(self) -> bool:
+        """True if the graph's message stream may have a reader: LangGraph's is a callback."""
+        if self._runtime is None or self.context.quiet:
+            return False
+        return bool(get_config()["callbacks"].handlers)  # type: ignore[union-attr]
+
     def push(self, state: ArbitrageState, chunks: Sequence[AIMessageChunk]) -> None:
         """Write message chunks to the graph's message stream."""
-        if self._runtime is not None:
+        if self.streams_messages:
             for chunk in chunks:
                 chunk.id = answer_id(state)
                 push_message(chunk, state_key=None)

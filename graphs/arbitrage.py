@@ -17,6 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph_arbitrage.config.context import Context
 from langgraph_arbitrage.config.run_settings import RunSettings
 from langgraph_arbitrage.config.settings import ArbitrageSettings
+from langgraph_arbitrage.embedded.notice import warn_once
 from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.nodes import approve, commit, draft, prepare, regenerate, route
 from langgraph_arbitrage.nodes.binding import loop_node
@@ -50,7 +51,10 @@ def create_arbitrage_graph(models: Models | None = None, /, **settings: Any) -> 
     Raises:
         SettingsError: A setting is unknown or outside its range.
     """
-    models = models or Models(ArbitrageSettings(**settings))
+    if models is None:
+        models = Models(ArbitrageSettings(**settings))
+        if not {"draft", "target"} & settings.keys():
+            warn_once()
     compares = models.settings.policy.needs_target_step
     graph: ArbitrageGraph = StateGraph(
         ArbitrageState, context_schema=Context, input_schema=MessagesInput

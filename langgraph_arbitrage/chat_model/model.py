@@ -22,6 +22,7 @@ from langgraph_arbitrage.chat_model.invocation import Invocation
 from langgraph_arbitrage.chat_model.profile import PROVIDER, profile_of
 from langgraph_arbitrage.config.run_options import MAX_TOKENS
 from langgraph_arbitrage.config.settings import ArbitrageSettings
+from langgraph_arbitrage.embedded.notice import warn_once
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph
 from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.prompts.messages import check_conversation, template_messages
@@ -218,6 +219,8 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
 
     @cached_property
     def _models(self) -> Models:
+        if not {"draft", "target"} & self.model_fields_set:
+            warn_once()
         return Models(self)
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -24,6 +25,7 @@ from langgraph_arbitrage.cli import (
     train,
 )
 from langgraph_arbitrage.config.removed import refuse_removed
+from langgraph_arbitrage.embedded.notice import DemoModelsWarning
 from langgraph_arbitrage.errors import ArbitrageError
 
 __all__ = ["main"]
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    warnings.simplefilter("ignore", DemoModelsWarning)  # commands have their own notice
     try:
         args = _parser().parse_args(argv)
         return args.run(args) or 0

@@ -1,4 +1,4 @@
-"""Policies: one file each; `base` holds the protocol that one's own policy follows."""
+"""Escalation policies, one per file. Subclass `base.Policy` to write your own."""
 
 from langgraph_arbitrage.policies.always import AlwaysDraft, AlwaysTarget
 from langgraph_arbitrage.policies.base import (

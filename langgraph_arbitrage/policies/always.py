@@ -1,4 +1,4 @@
-"""The two ends of the scale: all by the draft, all by the target."""
+"""The two single-model baselines: draft only and target only."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ __all__ = ["AlwaysDraft", "AlwaysTarget"]
 
 @dataclass(frozen=True)
 class AlwaysDraft(Policy):
-    """Accepts every step: the draft model alone. The target is never loaded."""
+    """Accepts every draft step. The target is never loaded."""
 
     needs_target: ClassVar[bool] = False
 
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> None:
-        """There is nothing to judge."""
+        """Return None: this policy uses no score."""
         return
 
     def escalates(self, score: float | None) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
 
 @dataclass(frozen=True)
 class AlwaysTarget(Policy):
-    """The target writes every step, alone. The draft is never loaded."""
+    """Generates every step with the target. The draft is never loaded."""
 
     needs_draft: ClassVar[bool] = False
 
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> None:
-        """There is nothing to judge."""
+        """Return None: this policy uses no score."""
         return
 
     def escalates(self, score: float | None) -> bool:
-        """Always."""
+        """Return True."""
         return True

@@ -1,4 +1,4 @@
-"""The protocol of a policy: what it reads, what it asks, when it escalates."""
+"""The policy protocol: scorer requests, scores and the escalation rule."""
 
 from __future__ import annotations
 
@@ -32,107 +32,115 @@ Kind = Literal[
     "value-head",
     "process-reward",
 ]
-"""What sits on a scorer's model, as the engine has it."""
+"""Type of head on a scorer's model."""
 
 
 @dataclass(frozen=True)
 class PastStep:
-    """A step that is part of the answer."""
+    """A committed step of the answer."""
 
     writer: Writer
     text: str
     tokens: int
     policy_state: tuple[float, ...] = ()
-    """What the policy noted when it judged the step."""
+    """`Decision.policy_state` of this step."""
 
 
 @dataclass(frozen=True)
 class StepText:
-    """A step that a model wrote."""
+    """A step written by a model."""
 
     text: str
     tokens: int
     logprobs: tuple[float, ...] = ()
-    """Log-probability of each token under the model that wrote it, in nats."""
+    """Log-probability of each token under the model that wrote it, in nats. Empty if the model's
+    server does not return log-probabilities."""
 
 
 @dataclass(frozen=True)
 class StepView:
-    """All that a policy may look at. Plain data: the same view gives the same decision."""
+    """The policy's input for one step.
+
+    Decisions must depend only on the view and the scorer outputs, so that a resumed run repeats
+    them.
+    """
 
     question: str
     """Text of the last human message."""
     history: tuple[PastStep, ...]
-    """The steps so far."""
+    """Committed steps, in order."""
     seed: int
-    """The run's seed, for policies that draw numbers."""
+    """Seed of the run, for policies that draw random numbers."""
     draft: StepText | None = None
-    """The draft's step; None before it is written."""
+    """The draft's step; None before it is generated."""
     target: StepText | None = None
-    """The target's step from the same prefix, for policies that need it before they decide."""
+    """The target's step from the same prefix. Set only if `Policy.needs_target_step` is True."""
 
     @property
     def index(self) -> int:
-        """Number of the step, from 0."""
+        """Zero-based index of the step."""
         return len(self.history)
 
 
 @dataclass(frozen=True)
 class ScorerRequest:
-    """A question to a scorer, answered with an engine's `ScoreOutput`."""
+    """Input for one scorer forward, which returns a `ScoreOutput`."""
 
     model: str
     """Checkpoint of the scorer."""
     pieces: tuple[str, ...]
-    """The text, in pieces that are tokenized one by one: a later ask that begins with the same
-    pieces goes on from the cache."""
+    """The text, split into pieces that are tokenized separately. A later request that starts with
+    the same pieces reuses their KV cache."""
     kind: Kind = "token-classification"
-    """What sits on the model: a language head, a classifier's, or a PRM's own."""
+    """Type of head on the model."""
     scored: int = 1
-    """With a causal LM: how many pieces at the end have their tokens scored."""
+    """Causal LM only: number of trailing pieces whose tokens are scored."""
     choices: tuple[str, ...] = ()
-    """With a causal LM: texts of one token each that are weighed against each other as what comes
-    next; then `ScoreOutput.logits` has one number for each, and no tokens are scored."""
+    """Causal LM only: single-token texts to compare as the next token. `ScoreOutput.logits` then
+    holds one logit per choice, and no tokens are scored."""
 
 
 @dataclass(frozen=True)
 class TargetQuestion:
-    """A question to the target itself about the draft's step.
+    """A question to the target about the draft's step.
 
-    It is asked behind the step, as the next turn of the conversation, so that the target reads
-    the step and the question only.
+    The question follows the step as the next turn of the conversation. With a cached prefix, the
+    target computes only the step and the question.
     """
 
     question: str
-    """What the user says after the step."""
+    """Text of the user turn after the step."""
     reply: str
-    """How the target's reply begins."""
+    """Text that opens the target's reply."""
     choices: tuple[str, ...]
-    """How it may go on, a token each; `ScoreOutput.logits` has one number for each."""
+    """Single-token continuations of the reply to compare. `ScoreOutput.logits` holds one logit per
+    choice."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a policy decided on a draft's step."""
+    """A policy's decision on a draft step."""
 
     score: float | None
+    """The score the rule was applied to; None if the step was not scored."""
     escalate: bool
+    """True if the target must regenerate the step."""
     policy_state: tuple[float, ...] = ()
-    """Numbers to find again in `PastStep.memory` at the steps that follow."""
+    """Numbers stored with the step. Later steps read them from `PastStep.policy_state`."""
 
 
 @dataclass(frozen=True)
 class Policy(ABC):
-    """Decides, for each draft step, whether the target writes it again.
+    """Decides for each draft step whether the target regenerates it.
 
-    A policy of one's own is a frozen dataclass with a `score` and an `escalates`:
+    Subclass it as a frozen dataclass that implements `score` and `escalates`.
 
     Example:
         >>> from dataclasses import dataclass
         >>> from langgraph_arbitrage import Policy
         >>> @dataclass(frozen=True)
         ... class LongSteps(Policy):
-        ...     '''Escalates iff the draft's step has more than `limit` characters.'''
+        ...     '''Escalates if the draft step has more than `limit` characters.'''
         ...     limit: int = 200
         ...     def score(self, view, answers):
         ...         return len(view.draft.text)
@@ -141,77 +149,79 @@ class Policy(ABC):
     """
 
     needs_draft: ClassVar[bool] = True
-    """Whether the draft model is ever used."""
+    """True if the policy can use the draft model."""
     needs_target: ClassVar[bool] = True
-    """Whether the target model is ever used."""
+    """True if the policy can use the target model."""
     needs_target_step: ClassVar[bool] = False
-    """Whether `score` reads the target's step, so that the target writes every step."""
+    """True if `score` reads the target's step. The target then generates every step."""
     threshold_field: ClassVar[str | None] = None
-    """The field that `threshold=` of the chat model sets; None where there is none."""
+    """Name of the field that the chat model's `threshold=` sets; None if the policy has no
+    threshold."""
 
     def skips_draft(self, view: StepView) -> bool:
-        """Whether the target writes this step at once, without a draft."""
+        """Return True if the target generates this step without a draft."""
         return not self.needs_draft
 
     def scorers(self) -> Sequence[tuple[str, Kind]]:
-        """Checkpoint and kind of each scorer that is asked; all are checked before work begins."""
+        """Return the checkpoint and kind of each scorer, so that they can be checked at startup."""
         return ()
 
-    def validate_pair(self, draft: str, target: str) -> None:  # noqa: B027 - most have nothing against it
-        """Look at the pair of models before work begins; raise where the policy is not for it.
+    def validate_pair(self, draft: str, target: str) -> None:  # noqa: B027 - optional
+        """Raise if the policy does not support this pair of models. Called once at startup.
 
         Args:
-            draft: The draft, as in the settings.
-            target: The target.
+            draft: Draft checkpoint, as in the settings.
+            target: Target checkpoint, as in the settings.
         """
 
     def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest | TargetQuestion]:
-        """What scorers, or the target, are to read before `score` is called."""
+        """Return the requests whose outputs `score` receives, in order."""
         return ()
 
     def tokens_left(self, view: StepView) -> int | None:
-        """Most tokens that the target may write of this step; None leaves it to the limits."""
+        """Maximum number of tokens the target may generate for this step. Default: None, no limit."""
         return None
 
     def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
-        """Judge a step: the score, and the rule applied to it.
+        """Score the draft step and apply the escalation rule.
 
         Args:
-            view: The step in its context; `view.draft` is there.
-            outputs: One for each of `scorer_requests`, in order.
+            view: The step and its context; `view.draft` is set.
+            outputs: One output for each of `scorer_requests`, in the same order.
         """
         score = self.score(view, outputs)
         return Decision(score, self.escalates(score))
 
     @abstractmethod
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float | None:
-        """The number that decides; None where the policy does not go by a number."""
+        """Compute the score of the draft step; None if the policy uses no score."""
 
     @abstractmethod
     def escalates(self, score: float | None) -> bool:
-        """The rule: whether a step with this score goes to the target."""
+        """Return True if a step with this score is escalated to the target."""
 
     def with_threshold(self, threshold: float | str) -> Self:
-        """This policy with another threshold.
+        """Return a copy of this policy with another threshold.
 
         Raises:
-            SettingsError: The policy has no threshold, or this one is outside its range.
+            SettingsError: The policy has no threshold, or the value is outside its range.
         """
         if self.threshold_field is None:
             raise SettingsError(
-                f"threshold={threshold} was given, but {type(self).__name__} has no threshold"
+                f"threshold={threshold!r} was set, but {type(self).__name__} has no threshold. Remove it "
+                "or use another policy"
             )
         if isinstance(threshold, str):
             parse(threshold)
             raise SettingsError(
-                f"threshold {threshold!r} is found in a router's calibration, and "
-                f"{type(self).__name__} has none: give a number"
+                f"threshold {threshold!r} requires a calibrated router, which {type(self).__name__} "
+                "does not use. Pass a number instead"
             )
         return replace(self, **{self.threshold_field: threshold})
 
 
 def check_range(policy: Policy, field: str, low: float = 0, high: float = 1) -> None:
-    """Raise unless a field is a number from `low` to `high`."""
+    """Raise `SettingsError` unless the field is a number in [low, high]."""
     value = getattr(policy, field)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise SettingsError(

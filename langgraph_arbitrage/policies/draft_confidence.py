@@ -1,4 +1,4 @@
-"""The policy that needs no router: how sure was the draft of what it wrote?"""
+"""Draft confidence: a policy based on the draft's own token probabilities."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ __all__ = ["DraftConfidence"]
 
 @dataclass(frozen=True)
 class DraftConfidence(Policy):
-    """Escalates iff the mean token probability of the draft's step is below `threshold`.
+    """Escalates if the mean token probability of the draft step is below `threshold`.
 
-    Costs nothing: the probabilities are by-products of writing. It knows how hard the draft
-    found the step, not whether the target would do better, so it also escalates what neither
-    model knows.
+    It needs no scorer and adds no compute: the draft's probabilities are available after
+    generation. They measure the draft's uncertainty, not whether the target would do better, so
+    the policy also escalates steps that neither model can solve.
     """
 
     threshold_field: ClassVar[str | None] = "threshold"
 
     threshold: float = 0.99
-    """In [0, 1]: 0 accepts everything, 1 escalates nearly everything.
+    """Threshold in [0, 1]. 0 accepts every step; 1 escalates almost every step.
 
-    The default is measured on the embedded pair, over 160 held-out problems
-    (`benchmarks/confidence_default.py`): 31 % of the steps escalated, which closes nine tenths
-    of the way from the draft's accuracy to the target's. Other pairs are sure of themselves to
-    other degrees: find the threshold of yours on questions of yours.
+    The default was measured on the embedded pair with 160 held-out problems
+    (`benchmarks/confidence_default.py`). It escalates 31 % of the steps and closes 90 % of the gap
+    between the draft's and the target's accuracy. Confidence differs between model pairs: choose
+    the threshold for your pair on your own questions.
     """
 
     def __post_init__(self) -> None:
         check_range(self, "threshold")
 
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
-        """Mean over the step's tokens of exp(log-probability), under the draft itself."""
+        """Compute the mean of exp(log-probability) over the step's tokens, in [0, 1]."""
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
         logprobs = view.draft.logprobs
         if not logprobs:
             raise SettingsError(
-                "DraftConfidence goes by the log-probabilities of the draft's tokens, and the "
-                "server of the draft tells none: take another policy, or a draft that is here"
+                "DraftConfidence requires the log-probabilities of the draft's tokens, but the "
+                "draft's server returns none. Use another policy or a local draft"
             )
         return sum(map(math.exp, logprobs)) / len(logprobs)
 
     def escalates(self, score: float | None) -> bool:
-        """Score < threshold."""
+        """Return True if score < threshold."""
         return score is not None and score < self.threshold

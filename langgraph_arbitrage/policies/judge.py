@@ -1,4 +1,4 @@
-"""SpecReason: the target itself grades the draft's step, in one forward pass."""
+"""SpecReason: the target grades each draft step in one forward pass."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ DIGITS = tuple("0123456789")
 
 @dataclass(frozen=True)
 class Judge(Policy):
-    """Escalates iff the target grades the draft's step below `threshold`, from 0 to 9.
+    """Escalates if the target grades the draft step below `threshold`, on a scale from 0 to 9.
 
-    The answer so far, the step, and the source's question as the user's next turn; the grade is
-    the mean of the digits 0 to 9, each weighed by its probability as the next token of the
-    target's reply. The target reads each step once and keeps it; the question is forgotten again.
-    No other model is needed, but the target works at every step, and must be able to judge.
-    Source: arXiv 2504.07891.
+    The target reads the answer so far, the draft step and the grading question from SpecReason
+    (arXiv 2504.07891) as the next user turn. The grade is the mean of the digits 0 to 9, weighted
+    by their probabilities as the next token of the reply. The step stays in the target's KV cache;
+    the question is removed from it. The policy needs no scorer, but it runs the target on every
+    step and works only if the target can grade steps.
     """
 
     threshold_field: ClassVar[str | None] = "threshold"
 
     threshold: float = 7
-    """In [0, 9]: 0 accepts everything. The default is the source's."""
+    """Minimum grade to accept, in [0, 9]. 0 accepts every step. The default is from SpecReason."""
 
     def __post_init__(self) -> None:
         check_range(self, "threshold", 0, 9)
 
     def scorer_requests(self, view: StepView) -> Sequence[TargetQuestion]:
-        """One, to the target."""
+        """Return the grading question for the target."""
         return [TargetQuestion(QUESTION, REPLY, DIGITS)]
 
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
-        """The expected grade, in [0, 9]."""
-        logits = outputs[0].logits
+        """Compute the expected grade, in [0, 9]."""
+        logits = outputs[0].logits  # [10]
         highest = max(logits)
         weights = [math.exp(logit - highest) for logit in logits]
         return sum(grade * w for grade, w in enumerate(weights)) / sum(weights)
 
     def escalates(self, score: float | None) -> bool:
-        """Score < threshold."""
+        """Return True if score < threshold."""
         return score is not None and score < self.threshold

@@ -1,4 +1,4 @@
-"""Policies by the names that the command line and results give them."""
+"""Policy names used on the command line and in result files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICIES: dict[str, type[Policy]] = {
     "draft": AlwaysDraft,
     "target": AlwaysTarget,
 }
-"""Every policy that ships."""
+"""Maps each built-in policy's name to its class."""
 
 SCORED = {"router": "router", "rsd": "prm", "oracle": "prm"}
-"""Policies that go by a checkpoint, and of what kind it is."""
+"""Maps each policy that requires a scorer checkpoint to the scorer's role."""

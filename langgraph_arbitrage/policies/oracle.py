@@ -1,4 +1,4 @@
-"""The upper bound: both models write every step, and a PRM compares them."""
+"""The oracle policy: both models generate every step, and a PRM compares the two."""
 
 from __future__ import annotations
 
@@ -18,49 +18,56 @@ __all__ = ["Oracle"]
 
 @dataclass(frozen=True)
 class Oracle(ScoredPolicy):
-    """Escalates iff Δ = s_t − s_d > threshold: a PRM finds the target's step better by that much.
+    """Escalates if the PRM advantage of the target's step exceeds the threshold.
 
-    It needs the target's step to decide, so it saves nothing: what a router could reach at best.
+    The advantage is Δ = s_t − s_d, the PRM score of the target's step minus that of the draft's.
+    The target generates every step, so the policy saves no target compute. It is an upper bound
+    for a learned router.
     """
 
     needs_target_step: ClassVar[bool] = True
     role: ClassVar[Role] = "prm"
 
     prm: str
-    """The PRM: a local folder or a hub id, as for RSD."""
+    """PRM checkpoint: a local folder or a Hub id, as for `RSD`."""
     threshold: float = 0.0
-    """In [−1, 1]: 0 takes the better step, a higher one only a step that is so much better."""
+    """Minimum advantage, in [−1, 1]. 0 selects the step with the higher score; a higher threshold
+    escalates fewer steps."""
 
     def __post_init__(self) -> None:
         check_range(self, "threshold", -1)
 
     @property
     def checkpoint_name(self) -> str:
-        """The PRM."""
+        """The PRM checkpoint."""
         return self.prm
 
     def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest]:
-        """The draft's step and the target's, at a time; one where they are the same."""
-        assert view.draft is not None  # noqa: S101 - both have written
+        """Return one request for each of the two steps, or a single one if their texts are equal."""
+        assert view.draft is not None  # noqa: S101 - both steps exist by now
         assert view.target is not None  # noqa: S101
         texts = dict.fromkeys((view.draft.text, view.target.text))
         return [self.scorer.request(view.question, view.history, text) for text in texts]
 
     def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
-        """Compare, and note what the scorer notes of the step that is taken."""
-        ours, theirs = self._both(view, outputs)
-        advantage = theirs.value - ours.value
+        """Compare the two steps and keep the scorer's state for the selected one."""
+        draft, target = self._step_scores(view, outputs)
+        advantage = target.value - draft.value
         escalate = self.escalates(advantage)
-        return Decision(advantage, escalate, theirs.policy_state if escalate else ours.policy_state)
+        return Decision(advantage, escalate, (target if escalate else draft).policy_state)
 
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
-        """Δ in [−1, 1]."""
-        ours, theirs = self._both(view, outputs)
-        return theirs.value - ours.value
+        """Compute Δ = s_t − s_d, in [−1, 1]."""
+        draft, target = self._step_scores(view, outputs)
+        return target.value - draft.value
 
-    def _both(self, view: StepView, outputs: Sequence[ScoreOutput]) -> tuple[StepScore, StepScore]:
+    def _step_scores(
+        self, view: StepView, outputs: Sequence[ScoreOutput]
+    ) -> tuple[StepScore, StepScore]:
+        """Return the scores of the draft's and the target's step."""
+        # With equal texts, the single output is both the first and the last.
         return self._score(view, outputs[0]), self._score(view, outputs[-1])
 
     def escalates(self, score: float | None) -> bool:
-        """Δ > threshold."""
+        """Return True if Δ > threshold."""
         return score is not None and score > self.threshold

@@ -1,4 +1,4 @@
-"""The control: escalate blindly, at a given rate."""
+"""The control policy: escalate at a fixed rate, independent of the step's content."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ __all__ = ["Random"]
 
 @dataclass(frozen=True)
 class Random(Policy):
-    """Escalates a step with probability `rate`, whatever it says.
+    """Escalates each step with probability `rate`, independent of its content.
 
-    What any judgement has to beat. The draw depends on the seed, the question and the step's
-    index alone, so a resumed run decides as the unbroken one.
+    A baseline for policies that score the step. The draw depends only on `seed`, the question and
+    the step's index, so a resumed run makes the same decisions.
     """
 
     threshold_field: ClassVar[str | None] = "rate"
 
     rate: float = 0.5
-    """Share of the steps to escalate, in [0, 1]."""
+    """Fraction of steps to escalate, in [0, 1]."""
     seed: int = 0
-    """Another seed is another pattern."""
+    """Seed of the random draws."""
 
     def __post_init__(self) -> None:
         check_range(self, "rate")
 
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
-        """A number drawn uniformly from [0, 1)."""
+        """Draw a number uniformly from [0, 1)."""
         return random.Random(f"{self.seed}/{view.question}/{view.index}").random()
 
     def escalates(self, score: float | None) -> bool:
-        """Score < rate."""
+        """Return True if score < rate."""
         return score is not None and score < self.rate

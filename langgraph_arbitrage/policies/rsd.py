@@ -1,4 +1,4 @@
-"""Reward-guided speculative decoding: the baseline that looks at the draft's step alone."""
+"""Reward-guided speculative decoding (RSD): a baseline that scores only the draft step."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ __all__ = ["RSD"]
 
 @dataclass(frozen=True)
 class RSD(ScoredPolicy):
-    """Escalates iff s_d < threshold: a PRM finds the draft's step bad.
+    """Escalates if the PRM score of the draft step is below the threshold.
 
-    Also where the target would do no better, which is what a learned router spares. Source:
-    arXiv 2501.19324.
+    The rule is s_d < threshold. It also escalates steps that the target would not improve; a
+    learned router avoids these escalations. Source: arXiv 2501.19324.
     """
 
     role: ClassVar[Role] = "prm"
 
     prm: str
-    """The PRM: a local folder or a hub id. A kind that its files do not tell stands before it, as
-    in `math-shepherd:my-prm`."""
+    """PRM checkpoint: a local folder or a Hub id. If the kind cannot be detected from its files,
+    prefix it, as in `math-shepherd:my-prm`."""
     threshold: float = 0.7
-    """In [0, 1]: 0 accepts everything, 1 escalates nearly everything. The default is the
-    source's."""
+    """Minimum PRM score to accept, in [0, 1]. 0 accepts every step; 1 escalates almost every step.
+    The default is from the RSD paper."""
 
     def __post_init__(self) -> None:
         check_range(self, "threshold")
 
     @property
     def checkpoint_name(self) -> str:
-        """The PRM."""
+        """The PRM checkpoint."""
         return self.prm
 
     def escalates(self, score: float | None) -> bool:
-        """Score < threshold."""
+        """Return True if s_d < threshold."""
         return score is not None and score < self.threshold

@@ -1,4 +1,4 @@
-"""What policies that go by a step scorer have in common."""
+"""Base class of the policies that use a step scorer."""
 
 from __future__ import annotations
 
@@ -19,52 +19,53 @@ __all__ = ["ScoredPolicy"]
 
 @dataclass(frozen=True)
 class ScoredPolicy(Policy):
-    """Goes by what a scorer says of the draft's step."""
+    """Scores the draft step with a step scorer's checkpoint."""
 
     threshold_field: ClassVar[str | None] = "threshold"
     role: ClassVar[Role]
-    """What the scorer must be."""
+    """Required role of the scorer."""
 
     @property
     @abstractmethod
     def checkpoint_name(self) -> str:
-        """The scorer: a local folder or a hub id, with its kind before it where need be."""
+        """Scorer checkpoint: a local folder or a Hub id, with an optional `kind:` prefix."""
 
     @cached_property
     def scorer(self) -> StepScorer:
-        """The checkpoint's scorer.
+        """The scorer of the checkpoint, loaded once.
 
         Raises:
-            CheckpointError: Its format is not known, or it is a scorer of another role.
+            CheckpointError: The format is unknown, or the scorer has another role.
         """
         from langgraph_arbitrage.scorers import load_scorer
 
         return load_scorer(self.checkpoint_name, role=self.role)
 
     def scorers(self) -> Sequence[tuple[str, Kind]]:
-        """The one."""
+        """Return the checkpoint and kind of the scorer."""
         return [(self.scorer.base_model, self.scorer.kind)]
 
     def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest]:
-        """One: the question, the steps so far, the draft's step."""
+        """Return one request with the question, the committed steps and the draft step."""
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
         return [self.scorer.request(view.question, view.history, view.draft.text)]
 
     def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
-        """Judge, and note for later steps what the scorer notes."""
-        judged = self._score(view, outputs[0])
-        return Decision(judged.value, self.escalates(judged.value), judged.policy_state)
+        """Score the step, apply the rule and keep the scorer's state for later steps."""
+        step_score = self._score(view, outputs[0])
+        value = step_score.value
+        return Decision(value, self.escalates(value), step_score.policy_state)
 
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
-        """The scorer's value in [0, 1]."""
+        """Compute the scorer's value, in [0, 1]."""
         return self._score(view, outputs[0]).value
 
     def _score(self, view: StepView, output: ScoreOutput) -> StepScore:
         return self.scorer.read(view.history, output)
 
     def with_threshold(self, threshold: float | str) -> Self:
-        """This policy with another threshold; its checkpoint is not looked at again."""
-        other = super().with_threshold(threshold)
+        """Return a copy with another threshold that shares the loaded scorer."""
+        policy = super().with_threshold(threshold)
         if "scorer" in self.__dict__:
-            other.__dict__["scorer"] = self.scorer
-        return other
+            policy.__dict__["scorer"] = self.scorer
+        return policy

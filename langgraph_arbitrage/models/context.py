@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["declared_context"]
 
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length")
-SCALED = ("yarn", "linear", "dynamic")
+SCALED = ("yarn", "deepseek_yarn", "linear", "dynamic")
 """Rope scalings that extend the context by their factor. Others (longrope, llama3) declare the
 extended length."""
 
@@ -33,4 +33,4 @@ def declared_context(config: Mapping[str, Any]) -> int | None:
         return limit
     original = rope.get("original_max_position_embeddings")
     # YaRN configs name the original length, or the extended one, as max_position_embeddings.
-    return int((original if kind == "yarn" and original else limit) * factor)
+    return int((original if "yarn" in kind and original else limit) * factor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
@@ -71,8 +70,7 @@ def generation_defaults(spec: ModelSpec, config: PreTrainedConfig) -> Generation
     return _read(spec.path, spec.revision or "main", config)
 
 
-@lru_cache(maxsize=64)
-def _cached(path: str, revision: str) -> GenerationConfig | None:
+def _load(path: str, revision: str) -> GenerationConfig | None:
     try:
         return GenerationConfig.from_pretrained(path, revision=revision)
     except OSError:
@@ -82,7 +80,7 @@ def _cached(path: str, revision: str) -> GenerationConfig | None:
 
 
 def _read(path: str, revision: str, config: PreTrainedConfig) -> GenerationDefaults:
-    found = _cached(path, revision) or GenerationConfig.from_model_config(config)
+    found = _load(path, revision) or GenerationConfig.from_model_config(config)
     check = _Checked(found, path)
     return GenerationDefaults(
         do_sample=bool(found.do_sample),

@@ -1,11 +1,11 @@
-"""How often agents come to the right end: draft only, target only, arbitraged.
+"""Measure the success rate of agents with the draft only, the target only and the loop.
 
     python benchmarks/agents.py --tasks 60
 
-Tasks are held out: tools, arguments and words have names that occur nowhere in the training text.
-A task is done iff the agent made exactly the calls that were asked for and gave the right final
-answer: as text, or, in every third task, as a structured response. Agents are run by turns with
-`invoke`, `ainvoke` and `astream`. Results go to benchmarks/results/agents.{json,md}.
+Tasks are held out: their tools, arguments and words do not occur in the training text. A task
+succeeds iff the agent makes exactly the expected tool calls and gives the right final answer. Every
+third task requires a structured response, the others a text. Agents alternate between `invoke`,
+`ainvoke` and `astream`. Results are written to benchmarks/results/agents.{json,md}.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import StructuredTool
 
+from common import RESULTS
 from langgraph_arbitrage import AlwaysDraft, AlwaysTarget, ChatArbitrage, Policy
 from langgraph_arbitrage.embedded.make.chats import ChatGenerator
 
-RESULTS = Path(__file__).parent / "results"
-WAYS = ("invoke", "ainvoke", "astream")
+METHODS = ("invoke", "ainvoke", "astream")
 MAX_TOKENS = 200
-RECURSION_LIMIT = 12  # an agent that goes on calling is stopped, and has failed
+RECURSION_LIMIT = 12
+"""Limit of graph steps. An agent that exceeds it has failed."""
 
 
 @dataclass
 class Task:
-    """A request, the tools for it, the calls that it asks for, and the right end."""
+    """A request with its tools, the expected calls and results, and the right answer."""
 
     request: str
     tools: list[dict[str, Any]]
@@ -44,9 +45,10 @@ class Task:
     answer: str | dict[str, Any]
     schema: dict[str, Any] | None = None
     made: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Calls that the agent made."""
 
-    def offered(self) -> list[StructuredTool]:
-        """The tools; each notes its calls and gives the result that belongs to them."""
+    def structured_tools(self) -> list[StructuredTool]:
+        """Return the tools. A tool records its calls and returns the expected result."""
         return [self._tool(tool["function"]) for tool in self.tools]
 
     def _tool(self, function: dict[str, Any]) -> StructuredTool:
@@ -54,9 +56,8 @@ class Task:
 
         def run(**arguments: Any) -> str:
             self.made.append((name, arguments))
-            wanted = dict(enumerate(self.calls))
-            found = [i for i, call in wanted.items() if call == (name, arguments)]
-            return self.results[found[0]] if found else "unknown"
+            matches = [i for i, call in enumerate(self.calls) if call == (name, arguments)]
+            return self.results[matches[0]] if matches else "unknown"
 
         return StructuredTool(
             name=name,
@@ -65,8 +66,8 @@ class Task:
             func=run,
         )
 
-    def done(self, state: dict[str, Any]) -> bool:
-        """Whether the calls and the end are right."""
+    def succeeded(self, state: dict[str, Any]) -> bool:
+        """Return whether calls and final answer are right."""
         messages: Sequence[BaseMessage] = state["messages"]
         if self.schema is not None:
             right = state.get("structured_response") == self.answer
@@ -75,12 +76,12 @@ class Task:
         return right and sorted(map(str, self.made)) == sorted(map(str, self.calls))
 
 
-def tasks(count: int, seed: int) -> list[Task]:
-    """Held-out tasks; every third wants a structured response."""
+def generate_tasks(count: int, seed: int) -> list[Task]:
+    """Generate held-out tasks. Every third requires a structured response."""
     writer = ChatGenerator(random.Random(f"agents {seed}"), held_out=True)
-    found: list[Task] = []
-    while len(found) < count:
-        structured = len(found) % 3 == 2
+    generated: list[Task] = []
+    while len(generated) < count:
+        structured = len(generated) % 3 == 2
         messages, tools = writer.report() if structured else writer.tool_use()
         users = [m for m in messages if m["role"] == "user"]
         calls = [c["function"] for m in messages for c in m.get("tool_calls", ())]
@@ -92,7 +93,7 @@ def tasks(count: int, seed: int) -> list[Task]:
             _, brace, rest = messages[0]["content"].partition("{")
             schema = json.loads(brace + rest)
             schema |= {"title": "Report", "required": list(schema["properties"])}
-        found.append(
+        generated.append(
             Task(
                 request=users[0]["content"],
                 tools=tools,
@@ -102,49 +103,49 @@ def tasks(count: int, seed: int) -> list[Task]:
                 schema=schema,
             )
         )
-    return found
+    return generated
 
 
-def run(task: Task, llm: ChatArbitrage, way: str) -> tuple[bool, str]:
-    """Whether an agent does the task, and what stopped it, if anything did."""
+def run(task: Task, llm: ChatArbitrage, method: str) -> tuple[bool, str]:
+    """Run an agent. Return whether it succeeded, and the name of the error if one occurred."""
     task.made.clear()
-    asked = {"messages": [("user", task.request)]}
+    inputs = {"messages": [("user", task.request)]}
     limit: Any = {"recursion_limit": RECURSION_LIMIT}
     try:
-        agent = create_agent(llm, task.offered(), response_format=task.schema)
-        if way == "invoke":
-            return task.done(agent.invoke(asked, limit)), ""
-        if way == "ainvoke":
-            return task.done(asyncio.run(agent.ainvoke(asked, limit))), ""
-        return task.done(asyncio.run(_streamed(agent, asked, limit))), ""
+        agent = create_agent(llm, task.structured_tools(), response_format=task.schema)
+        if method == "invoke":
+            return task.succeeded(agent.invoke(inputs, limit)), ""
+        if method == "ainvoke":
+            return task.succeeded(asyncio.run(agent.ainvoke(inputs, limit))), ""
+        return task.succeeded(asyncio.run(_stream(agent, inputs, limit))), ""
     except Exception as error:
         return False, type(error).__name__
 
 
-async def _streamed(agent: Any, asked: Any, limit: Any) -> dict[str, Any]:
-    states = [state async for state in agent.astream(asked, limit, stream_mode="values")]
+async def _stream(agent: Any, inputs: Any, limit: Any) -> dict[str, Any]:
+    states = [state async for state in agent.astream(inputs, limit, stream_mode="values")]
     return states[-1]
 
 
-def measure(found: list[Task], policy: Policy | None) -> dict[str, Any]:
-    """Success rate and figures of one policy."""
+def measure(tasks: list[Task], policy: Policy | None) -> dict[str, Any]:
+    """Measure success rate and time with one policy."""
     llm = ChatArbitrage(router=policy, max_tokens=MAX_TOKENS)
     llm.invoke("Hello")  # loads the models
     start = time.perf_counter()
-    outcomes = [run(task, llm, WAYS[i % len(WAYS)]) for i, task in enumerate(found)]
+    outcomes = [run(task, llm, METHODS[i % len(METHODS)]) for i, task in enumerate(tasks)]
     seconds = time.perf_counter() - start
     llm.close()
-    kinds = {kind: [] for kind in ("plain", "structured", *WAYS)}
-    for i, (task, (ok, _)) in enumerate(zip(found, outcomes, strict=True)):
+    kinds = {kind: [] for kind in ("plain", "structured", *METHODS)}
+    for i, (task, (ok, _)) in enumerate(zip(tasks, outcomes, strict=True)):
         kinds["structured" if task.schema else "plain"].append(ok)
-        kinds[WAYS[i % len(WAYS)]].append(ok)
-    stopped = [name for _, name in outcomes if name]
+        kinds[METHODS[i % len(METHODS)]].append(ok)
+    errors = [name for _, name in outcomes if name]
     return {
-        "tasks": len(found),
+        "tasks": len(tasks),
         "done": sum(ok for ok, _ in outcomes),
         "by_kind": {kind: f"{sum(oks)}/{len(oks)}" for kind, oks in kinds.items()},
-        "seconds_per_task": round(seconds / len(found), 3),
-        "errors": {name: stopped.count(name) for name in sorted(set(stopped))},
+        "seconds_per_task": round(seconds / len(tasks), 3),
+        "errors": {name: errors.count(name) for name in sorted(set(errors))},
     }
 
 
@@ -153,26 +154,31 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    found = tasks(given.tasks, given.seed)
+    options = parser.parse_args()
+    held_out = generate_tasks(options.tasks, options.seed)
     policies: dict[str, Policy | None] = {
         "draft only": AlwaysDraft(),
         "target only": AlwaysTarget(),
         "arbitraged": None,
     }
     results = {}
-    lines = ["| | done | plain | structured | s a task | stopped by |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | succeeded | text | structured | s per task | errors |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, policy in policies.items():
-        r = results[name] = measure(found, policy)
+        r = results[name] = measure(held_out, policy)
         kinds, share = r["by_kind"], f"{r['done'] / r['tasks']:.0%} ({r['done']}/{r['tasks']})"
-        stopped = ", ".join(f"{k} {n}" for k, n in r["errors"].items()) or "–"
-        figures = (name, share, kinds["plain"], kinds["structured"], r["seconds_per_task"], stopped)
-        lines.append("| " + " | ".join(map(str, figures)) + " |")
+        errors = ", ".join(f"{k} {n}" for k, n in r["errors"].items()) or "–"
+        cells = (name, share, kinds["plain"], kinds["structured"], r["seconds_per_task"], errors)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
         print(lines[-1], flush=True)
-    given.output.mkdir(exist_ok=True)
-    (given.output / "agents.json").write_text(json.dumps(results, indent=2) + "\n")
-    title = f"# Agents\n\n{given.tasks} held-out tasks, seed {given.seed}, with `create_agent`.\n\n"
-    (given.output / "agents.md").write_text(title + "\n".join(lines) + "\n")
+    options.output.mkdir(exist_ok=True)
+    (options.output / "agents.json").write_text(json.dumps(results, indent=2) + "\n")
+    title = (
+        f"# Agents\n\n{options.tasks} held-out tasks, seed {options.seed}, with `create_agent`.\n\n"
+    )
+    (options.output / "agents.md").write_text(title + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

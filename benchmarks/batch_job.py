@@ -1,4 +1,4 @@
-"""A batch job of few questions and of many: seconds a question, and memory.
+"""Measure seconds per question and memory of batch jobs of two sizes.
 
 As a program, `batch_job.py QUESTIONS` runs one job in this process and prints JSON.
 """
@@ -11,25 +11,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measure import apart, peak_mib, questions, table
+from common import markdown_table, peak_mib, questions, run_isolated
 
-__all__ = ["lines", "measured"]
+__all__ = ["markdown", "measure"]
 
 SIZES = (100, 1000)
 CONCURRENCY = 32
 
 
-def measured(scale: float) -> list[dict[str, Any]]:
-    """A row for each size."""
+def measure(scale: float) -> list[dict[str, Any]]:
+    """Run a job of each size, multiplied by `scale`, in a new process."""
     rows = []
     for size in SIZES:
-        print(f"a job of {size} questions …", file=sys.stderr)
-        rows.append(apart("batch_job.py", max(4, round(size * scale))))
+        print(f"running a job of {size} questions", file=sys.stderr)
+        rows.append(run_isolated("batch_job.py", max(4, round(size * scale))))
     return rows
 
 
-def one_job(size: int) -> dict[str, Any]:
-    """Run a job; models are loaded before it begins."""
+def run_job(size: int) -> dict[str, Any]:
+    """Run a job after a warm-up that loads the models."""
     from langgraph_arbitrage import ChatArbitrage
     from langgraph_arbitrage.batch import run_batch
 
@@ -38,21 +38,21 @@ def one_job(size: int) -> dict[str, Any]:
         warm_up = ({"prompt": question} for question in questions(CONCURRENCY))
         run_batch(llm, warm_up, Path(folder) / "warm-up.jsonl", concurrency=CONCURRENCY)
         before = peak_mib()
-        asked = ({"prompt": question} for question in questions(size))
-        done = run_batch(llm, asked, Path(folder) / "answers.jsonl", concurrency=CONCURRENCY)
+        records = ({"prompt": question} for question in questions(size))
+        summary = run_batch(llm, records, Path(folder) / "answers.jsonl", concurrency=CONCURRENCY)
     return {
-        "questions": done.done,
-        "failed": done.failed,
-        "seconds_per_question": done.seconds / done.done,
-        "escalation_rate": done.escalation_rate,
+        "questions": summary.done,
+        "failed": summary.failed,
+        "seconds_per_question": summary.seconds / summary.done,
+        "escalation_rate": summary.escalation_rate,
         "peak_mib": peak_mib(),
         "grown_mib": peak_mib() - before,
     }
 
 
-def lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows as Markdown, and how they grow."""
-    heads = ["questions", "failed", "ms a question", "escalated", "peak MiB", "grown MiB"]
+def markdown(rows: list[dict[str, Any]]) -> list[str]:
+    """Format the results as Markdown lines, with the growth from the small to the large job."""
+    heads = ["questions", "failed", "ms per question", "escalated", "peak MiB", "MiB added by job"]
     body = [
         [
             row["questions"],
@@ -64,14 +64,15 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
         ]
         for row in rows
     ]
-    few, many = rows[0], rows[-1]
-    grows = many["seconds_per_question"] / few["seconds_per_question"] - 1
-    told = (
-        f"- Seconds a question, {many['questions']} against {few['questions']}: {grows:+.0%} "
-        f"(promise: below +15 %); peak memory {many['peak_mib'] - few['peak_mib']:+.0f} MiB."
+    small, large = rows[0], rows[-1]
+    growth = large["seconds_per_question"] / small["seconds_per_question"] - 1
+    summary = (
+        f"- From {small['questions']} to {large['questions']} questions, the time per question "
+        f"changes by {growth:+.0%} (goal: below +15 %) and peak memory by "
+        f"{large['peak_mib'] - small['peak_mib']:+.0f} MiB."
     )
-    return [*table(heads, body), "", told]
+    return [*markdown_table(heads, body), "", summary]
 
 
 if __name__ == "__main__":
-    print(json.dumps(one_job(int(sys.argv[1]))))
+    print(json.dumps(run_job(int(sys.argv[1]))))

@@ -1,7 +1,7 @@
-"""`make bench`: what the engine and the loop cost, side by side in one run, on the embedded models.
+"""`make bench`: measure the engine and the loop on the embedded models.
 
-Results go to benchmarks/results/bench.json and bench.md. With `--only PART` the other parts stay
-there as they were measured before.
+Results are written to benchmarks/results/bench.json and bench.md. `--only PART` keeps the results
+of the other parts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,40 +23,53 @@ import batch_job
 import concurrency
 import decoding
 import evaluation
+from common import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
 TITLES = {
     "decoding": "One sequence at a time (ms)",
-    "concurrency": "Many questions at a time",
+    "concurrency": "Concurrent questions",
     "batch": "Batch jobs, 32 questions at a time",
-    "evaluation": "Policies, one question at a time, beside the last run that was committed",
+    "evaluation": "Policies, one question at a time, compared with the last committed run",
 }
-TELL: dict[str, Callable[[Any], list[str]]] = {
-    "decoding": decoding.lines,
-    "concurrency": concurrency.lines,
-    "batch": batch_job.lines,
-    "evaluation": evaluation.lines,
+MARKDOWN: dict[str, Callable[[Any], list[str]]] = {
+    "decoding": decoding.markdown,
+    "concurrency": concurrency.markdown,
+    "batch": batch_job.markdown,
+    "evaluation": evaluation.markdown,
 }
 
 
 def main() -> None:
-    """Measure, print, write the results."""
+    """Run the benchmarks, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=list(TITLES), action="append", help="these parts")
-    parser.add_argument("--rounds", type=int, default=15, help="pairs of each decode comparison")
-    parser.add_argument("--turns", type=int, default=2, help="of the sides of the concurrency part")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of questions")
     parser.add_argument(
-        "--levels", type=int, nargs="+", choices=concurrency.LEVELS, default=concurrency.LEVELS
+        "--only", choices=list(TITLES), action="append", help="run only this part; repeatable"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="rounds of each comparison of the decoding part"
+    )
+    parser.add_argument(
+        "--turns", type=int, default=2, help="rounds of each side of the concurrency part"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor for the numbers of questions"
+    )
+    parser.add_argument(
+        "--levels",
+        type=int,
+        nargs="+",
+        choices=concurrency.LEVELS,
+        default=concurrency.LEVELS,
+        help="numbers of concurrent questions of the concurrency part",
     )
     options = parser.parse_args()
     measure: dict[str, Callable[[], Any]] = {
-        "decoding": lambda: decoding.measured(options.rounds),
-        "concurrency": lambda: concurrency.measured(
+        "decoding": lambda: decoding.measure(options.rounds),
+        "concurrency": lambda: concurrency.measure(
             options.turns, options.scale, tuple(options.levels)
         ),
-        "batch": lambda: batch_job.measured(options.scale),
-        "evaluation": lambda: evaluation.measured(options.scale),
+        "batch": lambda: batch_job.measure(options.scale),
+        "evaluation": lambda: evaluation.measure(options.scale),
     }
     parts = {}
     for name in options.only or TITLES:
@@ -73,7 +85,7 @@ def main() -> None:
 
 
 def save(new: dict[str, Any]) -> None:
-    """Print the new parts; write all."""
+    """Print the new parts, merge them into the stored results and write JSON and Markdown."""
     path = RESULTS / "bench.json"
     parts = json.loads(path.read_text()).get("parts", {}) if path.is_file() else {}
     parts |= new
@@ -86,18 +98,21 @@ def save(new: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     ordered = {name: parts[name] for name in TITLES if name in parts}
     path.write_text(json.dumps({**machine, "parts": ordered}, indent=2) + "\n")
-    Console().print(Markdown("\n".join(told(new))))
+    Console().print(Markdown("\n".join(markdown(new))))
     about = f"Medians; {', '.join(f'{k} {v}' for k, v in machine.items())}."
-    (RESULTS / "bench.md").write_text("\n".join(["# make bench", "", about, *told(ordered)]) + "\n")
+    page = ["# make bench", "", about, *markdown(ordered)]
+    (RESULTS / "bench.md").write_text("\n".join(page) + "\n")
 
 
-def told(parts: dict[str, Any]) -> list[str]:
-    """Parts as Markdown."""
+def markdown(parts: dict[str, Any]) -> list[str]:
+    """Format parts as Markdown lines."""
     lines = []
     for name, part in parts.items():
-        took = f"{part['seconds']:.0f} s" + ("" if part["scale"] == 1 else ", not in full")
-        title = f"## {TITLES[name]} ({part['measured']}, {took})"
-        lines += ["", title, "", *TELL[name](part["rows"])]
+        duration = f"{part['seconds']:.0f} s"
+        if part["scale"] != 1:
+            duration += f", scale {part['scale']:g}"
+        title = f"## {TITLES[name]} ({part['measured']}, {duration})"
+        lines += ["", title, "", *MARKDOWN[name](part["rows"])]
     return lines
 
 

@@ -1,13 +1,13 @@
-"""The table of LangChain's standard tests for ChatArbitrage and for ChatHuggingFace.
+"""Runs LangChain's standard tests on ChatArbitrage and ChatHuggingFace and writes the results.
 
     python benchmarks/conformance.py [--peer FOLDER]
 
-writes docs/conformance.md. langchain-huggingface asks for an older huggingface-hub than
-transformers 5 brings here; `--peer` names a folder that it was installed into by itself:
+The output is docs/conformance.md. langchain-huggingface requires an older huggingface-hub than
+transformers 5 does. So install it into a folder of its own and pass the folder as `--peer`:
 
     pip install --no-deps --target FOLDER langchain-huggingface
 
-Without it the column of ChatHuggingFace is left as the file has it.
+Without `--peer`, the ChatHuggingFace column of the existing file is kept.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "conformance.md"
-OURS = ROOT / "tests" / "integration_tests" / "test_standard_suite.py"
-THEIRS = ROOT / "benchmarks" / "peer_suite.py"
+ARBITRAGE_SUITE = ROOT / "tests" / "integration_tests" / "test_standard_suite.py"
+PEER_SUITE = ROOT / "benchmarks" / "peer_suite.py"
 
 
-def outcomes(suite: Path, paths: list[str]) -> dict[str, str]:
-    """Outcome of each test: passed, failed, skipped, expected failure."""
+def run_suite(suite: Path, paths: list[str]) -> dict[str, str]:
+    """Run a test suite; return each outcome: passed, failed, skipped or expected failure."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        known = [p for p in (str(ROOT), *paths, os.environ.get("PYTHONPATH", "")) if p]
+        python_path = [p for p in (str(ROOT), *paths, os.environ.get("PYTHONPATH", "")) if p]
         command = f"-q -p no:cacheprovider --junit-xml={report} -m".split()
         subprocess.run(
             [sys.executable, "-m", "pytest", str(suite), *command, "slow or not slow"],
             cwd=ROOT,
             check=False,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(known), "HF_HUB_OFFLINE": "1"},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(python_path), "HF_HUB_OFFLINE": "1"},
         )
-        found = {}
+        outcomes = {}
         for case in ET.parse(report).iter("testcase"):
             name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}"
-            found[name] = _outcome(case)
-    return found
+            outcomes[name] = _outcome(case)
+    return outcomes
 
 
 def _outcome(case: ET.Element) -> str:
@@ -55,50 +55,55 @@ def _outcome(case: ET.Element) -> str:
     return "**failed**" if failed else "passed"
 
 
-def known_peer() -> dict[str, str]:
-    """The column of ChatHuggingFace in the file that is there."""
+def existing_peer_column() -> dict[str, str]:
+    """The ChatHuggingFace column of the existing file."""
     if not TABLE.exists():
         return {}
     rows = re.findall(r"^\| `(.+)` \| .* \| (.*) \|$", TABLE.read_text(encoding="utf-8"), re.M)
     return {name: outcome for name, outcome in rows if outcome != "not run"}
 
 
-def summary(found: dict[str, str]) -> str:
-    counts = {kind: list(found.values()).count(kind) for kind in dict.fromkeys(found.values())}
+def summary(outcomes: dict[str, str]) -> str:
+    kinds = list(outcomes.values())
+    counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     return ", ".join(f"{n} {kind.strip('*')}" for kind, n in counts.items()) or "not run"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", help="folder with langchain-huggingface")
+    parser.add_argument("--peer", help="Folder that contains langchain-huggingface.")
     peer = parser.parse_args().peer
-    ours = outcomes(OURS, [])
-    theirs = outcomes(THEIRS, [peer]) if peer else known_peer()
-    shown = [("langchain-core", None), ("langchain-tests", None), ("transformers", None)]
+    arbitrage = run_suite(ARBITRAGE_SUITE, [])
+    peer_outcomes = run_suite(PEER_SUITE, [peer]) if peer else existing_peer_column()
+    packages = [("langchain-core", None), ("langchain-tests", None), ("transformers", None)]
     if peer:
         installed = {d.metadata["Name"]: d.version for d in distributions(path=[peer])}
-        shown.append(("langchain-huggingface", installed["langchain-huggingface"]))
-    versions = ", ".join(f"{name} {found or version(name)}" for name, found in shown)
+        packages.append(("langchain-huggingface", installed["langchain-huggingface"]))
+    versions = ", ".join(f"{name} {number or version(name)}" for name, number in packages)
     lines = [
         "# Conformance",
         "",
-        "LangChain's standard tests of chat models, on the embedded models (ChatHuggingFace: the",
-        "embedded target in a local pipeline). Made by `python benchmarks/conformance.py`, which",
-        "says how langchain-huggingface is had beside transformers 5.",
+        "Results of LangChain's standard tests for chat models. ChatArbitrage runs the embedded",
+        "models; ChatHuggingFace runs the embedded target in a local pipeline. Generated by",
+        "`python benchmarks/conformance.py`, whose docstring says how to install",
+        "langchain-huggingface together with transformers 5.",
         "",
-        f"With {versions}.",
+        f"Versions: {versions}.",
         "",
-        f"- ChatArbitrage: {summary(ours)}",
-        f"- ChatHuggingFace: {summary(theirs)}",
+        f"- ChatArbitrage: {summary(arbitrage)}",
+        f"- ChatHuggingFace: {summary(peer_outcomes)}",
         "",
         "| test | ChatArbitrage | ChatHuggingFace |",
         "|---|---|---|",
-        *(f"| `{name}` | {ours[name]} | {theirs.get(name, 'not run')} |" for name in ours),
+        *(
+            f"| `{name}` | {outcome} | {peer_outcomes.get(name, 'not run')} |"
+            for name, outcome in arbitrage.items()
+        ),
         "",
     ]
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text("\n".join(lines), encoding="utf-8")
-    print(f"{TABLE}: ChatArbitrage {summary(ours)}; ChatHuggingFace {summary(theirs)}")
+    print(f"{TABLE}: ChatArbitrage {summary(arbitrage)}; ChatHuggingFace {summary(peer_outcomes)}")
 
 
 if __name__ == "__main__":

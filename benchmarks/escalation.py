@@ -1,10 +1,10 @@
-"""Seconds of an escalated step: the draft's step verified, against written again from nothing.
+"""Compare the seconds of an escalated step with and without verification of the draft's step.
 
-By how much of the draft's step the target keeps. What follows then the target writes alone, or with
-the draft's guesses. All sides find the target's cache in the same state, one step behind; they take
-turns, and each is measured by its best turn. The steps are the draft's, on held-out embedded
-problems that go on with the draft's or the target's step by chance. The embedded pair agrees nearly
-always: so each step is proposed again with one token replaced, anywhere in it.
+Results are grouped by the fraction of draft tokens that the target accepts. Before each measurement
+the target's KV cache lacks the same step. The sides alternate, and the minimum of each counts. The
+draft writes the steps, on held-out embedded problems that continue at random with the draft's or
+the target's step. The embedded models almost always agree, so each step is also verified with one
+token replaced at a random position.
 
     python benchmarks/escalation.py [--questions 30] [--temperature 0.7]
 """
@@ -15,15 +15,10 @@ import argparse
 import json
 import random
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from langgraph_arbitrage.nodes.drive import Call
-from langgraph_arbitrage.nodes.speculate import speculated
-from langgraph_arbitrage.speculation import ALWAYS
-
+from common import CHECKPOINTS, RESULTS, markdown_table, questions
 from langgraph_arbitrage.engine import (
     Engine,
     GenerateOutput,
@@ -31,182 +26,154 @@ from langgraph_arbitrage.engine import (
     ModelSpec,
     SamplingParams,
 )
-from measure import CHECKPOINTS, questions, table
 
-RESULTS = Path(__file__).parent / "results"
-LIMIT = 1.05  # promise: an escalation with verification costs at most so many plain ones
+MAX_RATIO = 1.05
+"""Goal: verification takes at most this multiple of the time without it."""
 BINS = {"none": 0.0, "to 1/4": 0.25, "to 1/2": 0.5, "to 3/4": 0.75, "more": 0.999, "all": 1.0}
+"""Upper bounds of the accepted fraction."""
 SEPARATORS = ("\n\n",)
+UNUSED_TOKEN = 3
+"""A token id that no text contains."""
 
 
 @dataclass(frozen=True)
 class Escalation:
-    """One step written both ways."""
+    """One escalated step, generated with and without verification."""
 
-    forced: bool
-    """Whether a token was replaced."""
-    same: bool
-    """Whether all ways wrote the same, as they do but for ties within rounding."""
-    kept: float
-    """Part of the draft's step that the target kept."""
+    replaced: bool
+    """Whether a draft token was replaced."""
+    equal: bool
+    """Whether both ways generated the same step. They do, except for ties within rounding."""
+    accepted: float
+    """Fraction of the draft tokens that the target accepted."""
     plain: float
-    """Seconds of regeneration, cache behind by one step."""
+    """Seconds without verification."""
     verified: float
-    """Seconds where the target ends the step alone."""
-    guessed: float
-    """Seconds where the draft guesses on."""
-    drafted: int
-    """Tokens of the draft's step."""
-    tokens: int
-    """Tokens of the target's."""
+    """Seconds with verification."""
+    draft_tokens: int
+    """Number of tokens of the draft's step."""
+    target_tokens: int
+    """Number of tokens of the target's step."""
 
     @property
     def ratio(self) -> float:
-        """Below 1 where verification pays."""
+        """Time with verification, relative to the time without it."""
         return self.verified / self.plain
-
-    @property
-    def ratio_guessed(self) -> float:
-        """Below 1 where verification pays, with guesses."""
-        return self.guessed / self.plain
 
 
 def main() -> None:
-    """Measure, print, write benchmarks/results/escalation.json and .md."""
+    """Measure, print and write benchmarks/results/escalation.json and .md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each side")
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.7])
     options = parser.parse_args()
     parts = {
-        f"temperature {t:g}": measured(options.questions, options.rounds, t)
+        f"temperature {t:g}": measure(options.questions, options.rounds, t)
         for t in options.temperature
     }
-    lines = ["# Escalated steps: verified against regenerated", "", __doc__.split("\n\n")[1]]
-    for name, found in parts.items():
-        lines += ["", f"## {name}", "", *told(found)]
+    lines = ["# Escalated steps with and without verification", "", __doc__.split("\n\n")[1]]
+    for name, escalations in parts.items():
+        lines += ["", f"## {name}", "", *markdown(escalations)]
     print("\n".join(lines))
-    figures = {name: [vars(e) for e in found] for name, found in parts.items()}
-    (RESULTS / "escalation.json").write_text(json.dumps(figures) + "\n")
+    records = {name: [vars(e) for e in escalations] for name, escalations in parts.items()}
+    (RESULTS / "escalation.json").write_text(json.dumps(records) + "\n")
     (RESULTS / "escalation.md").write_text("\n".join(lines) + "\n")
 
 
-def measured(count: int, rounds: int, temperature: float) -> list[Escalation]:
-    """Every step of the questions, escalated both ways."""
+def measure(count: int, rounds: int, temperature: float) -> list[Escalation]:
+    """Escalate every step of `count` questions with and without verification."""
     draft, target = (
         Engine(ModelSpec(CHECKPOINTS[role], max_slots=1)) for role in ("draft", "target")
     )
-    found, rng = [], random.Random(1)
+    escalations, rng = [], random.Random(1)
     for number, (before, ids, step) in enumerate(steps(count, draft, target, temperature)):
-        write = GenerateRequest(
+        request = GenerateRequest(
             ids,
             128,
             SEPARATORS,
             sampling=SamplingParams(temperature=temperature, seed=2 * number + 1),
         )
-        wrong = list(step)
-        wrong[rng.randrange(len(step))] = 3  # a token that no text holds
-        sides: dict[tuple[str, bool], list[GenerateOutput]] = {
-            (side, guess): [] for side in ("plain", "draft", "forced") for guess in (False, True)
-        }
-        del sides["plain", True]
-        proposals = {"plain": [], "draft": step, "forced": wrong}
+        replaced = list(step)
+        replaced[rng.randrange(len(step))] = UNUSED_TOKEN
+        draft_tokens = {"plain": [], "draft": step, "replaced": replaced}
+        outputs: dict[str, list[GenerateOutput]] = {side: [] for side in draft_tokens}
         for _ in range(rounds):
-            for side, guess in rng.sample(list(sides), len(sides)):
-                # The caches as the loop finds them: the target's one step behind.
+            for side in rng.sample(list(outputs), len(outputs)):
+                # As in the loop, the target's cache lacks the last step.
                 target.submit(GenerateRequest(before, max_tokens=1)).result()
-                draft.submit(GenerateRequest([*ids, *step], max_tokens=1)).result()
-                call = Call(target, replace(write, proposal=proposals[side]))
-                sides[side, guess].append(written_by(call, draft if guess else None))
-        seconds = {side: min(w.seconds for w in written) for side, written in sides.items()}
-        for side in ("draft", "forced"):
-            alone, written = sides["plain", False][0], sides[side, False][0]
-            found.append(
+                verification = replace(request, draft_tokens=draft_tokens[side])
+                outputs[side].append(target.submit(verification).result())
+        seconds = {side: min(o.seconds for o in some) for side, some in outputs.items()}
+        plain = outputs["plain"][0]
+        for side in ("draft", "replaced"):
+            output = outputs[side][0]
+            escalations.append(
                 Escalation(
-                    side == "forced",
-                    alone.ids == written.ids == sides[side, True][0].ids,
-                    written.kept / len(step),
-                    seconds["plain", False],
-                    seconds[side, False],
-                    seconds[side, True],
+                    side == "replaced",
+                    plain.ids == output.ids,
+                    output.accepted_draft_tokens / len(step),
+                    seconds["plain"],
+                    seconds[side],
                     len(step),
-                    len(written.ids),
+                    len(output.ids),
                 )
             )
     draft.close()
     target.close()
-    return found
-
-
-def written_by(call: Call, draft: Engine | None) -> GenerateOutput:
-    """The step, by the requests that the graph makes for it."""
-    body = speculated(call, draft, ALWAYS)
-    start = time.perf_counter()
-    try:
-        calls = next(body)
-        while True:
-            calls = body.send([c.engine.submit(c.request).result() for c in calls])
-    except StopIteration as end:
-        written: GenerateOutput = end.value[0]
-        return replace(written, seconds=time.perf_counter() - start)
+    return escalations
 
 
 def steps(
     count: int, draft: Engine, target: Engine, temperature: float
 ) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """For each step: the ids before the last step, all ids before it, and the draft's step."""
+    """Yield for each step: the ids before the last step, the ids before it, and its draft ids."""
     rng = random.Random(0)
     for question in questions(count):
         before = ids = draft.tokenizer.render([{"role": "user", "content": question}])
         finish = "separator"
         while finish == "separator" and len(ids) < 400:
             sampling = SamplingParams(temperature=temperature, seed=rng.getrandbits(30))
-            written = draft.submit(
-                GenerateRequest(ids, 128, SEPARATORS, sampling=sampling)
-            ).result()
-            yield before, ids, written.ids
+            request = GenerateRequest(ids, 128, SEPARATORS, sampling=sampling)
+            output = draft.submit(request).result()
+            yield before, ids, output.ids
             if rng.random() < 0.5:
-                written = target.submit(
-                    GenerateRequest(ids, 128, SEPARATORS, sampling=sampling)
-                ).result()
-            before, ids, finish = ids, [*ids, *written.ids], written.finish
+                output = target.submit(request).result()
+            before, ids, finish = ids, [*ids, *output.ids], output.finish
 
 
-def told(found: list[Escalation]) -> list[str]:
-    """A table by agreement, and the promise."""
-    heads = ["kept of the draft's step", "steps", "plain ms", "verified ms", "median ratio"]
-    heads += ["largest", f"over {LIMIT}"]
-    heads += ["with guesses, ms", "median ratio", "largest", f"over {LIMIT}"]
-    real = [e for e in found if not e.forced]
-    parts = {name: [e for e in found if bin_of(e) == name] for name in BINS}
+def markdown(escalations: list[Escalation]) -> list[str]:
+    """Format a table by accepted fraction, and a summary, as Markdown lines."""
+    heads = ["accepted draft tokens", "steps", "plain ms", "verified ms", "median ratio"]
+    heads += ["maximum", f"above {MAX_RATIO}"]
+    unchanged = [e for e in escalations if not e.replaced]
+    groups = {name: [e for e in escalations if bin_of(e) == name] for name in BINS}
     rows = [
         [
             name,
-            len(here),
-            1e3 * statistics.mean(e.plain for e in here),
-            1e3 * statistics.mean(e.verified for e in here),
-            statistics.median(e.ratio for e in here),
-            max(e.ratio for e in here),
-            sum(e.ratio > LIMIT for e in here),
-            1e3 * statistics.mean(e.guessed for e in here),
-            statistics.median(e.ratio_guessed for e in here),
-            max(e.ratio_guessed for e in here),
-            sum(e.ratio_guessed > LIMIT for e in here),
+            len(group),
+            1e3 * statistics.mean(e.plain for e in group),
+            1e3 * statistics.mean(e.verified for e in group),
+            statistics.median(e.ratio for e in group),
+            max(e.ratio for e in group),
+            sum(e.ratio > MAX_RATIO for e in group),
         ]
-        for name, here in {**parts, "the draft's own steps": real}.items()
-        if here
+        for name, group in {**groups, "steps without replaced token": unchanged}.items()
+        if group
     ]
-    kept, same = statistics.mean(e.kept for e in real), sum(e.same for e in found)
+    accepted = statistics.mean(e.accepted for e in unchanged)
+    equal = sum(e.equal for e in escalations)
     summary = (
-        f"Of the draft's own steps {kept:.1%} is kept. Promise: no ratio over {LIMIT}. All ways "
-        f"wrote the same step {same} times of {len(found)}."
+        f"Of the draft's own steps, {accepted:.1%} of the tokens are accepted. Goal: no ratio "
+        f"above {MAX_RATIO}. Both ways generated the same step in {equal} of {len(escalations)} "
+        "cases."
     )
-    return [*table(heads, rows), "", summary]
+    return [*markdown_table(heads, rows), "", summary]
 
 
 def bin_of(escalation: Escalation) -> str:
-    """The first bin that holds it."""
-    return next(name for name, most in BINS.items() if escalation.kept <= most)
+    """Return the first bin whose upper bound is not exceeded."""
+    return next(name for name, bound in BINS.items() if escalation.accepted <= bound)
 
 
 if __name__ == "__main__":

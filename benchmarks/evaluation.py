@@ -1,4 +1,4 @@
-"""A small evaluation of the embedded pair, beside the last one that was committed."""
+"""Evaluate the embedded pair on a few questions and compare with the last committed run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from common import RESULTS, SEED, markdown_table
 from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.evaluation import (
     EvaluateConfig,
@@ -20,18 +21,17 @@ from langgraph_arbitrage.evaluation import (
 )
 from langgraph_arbitrage.evaluation.tables import interval
 from langgraph_arbitrage.scorers import load_scorer
-from measure import SEED, table
 
-__all__ = ["lines", "measured"]
+__all__ = ["markdown", "measure"]
 
-RESULTS = Path(__file__).parent / "results" / "evaluation.json"
+BASELINE = RESULTS / "evaluation.json"
 QUESTIONS = 100
 KINDS = ("router", "rsd", "confidence", "draft", "target", "assisted")
 
 
-def measured(scale: float) -> list[dict[str, Any]]:
-    """Each policy as it is by default: accuracy, seconds, and what changed since the last run."""
-    new = evaluated(max(10, round(QUESTIONS * scale)))
+def measure(scale: float) -> list[dict[str, Any]]:
+    """Evaluate each policy at its default threshold and compare with the last committed run."""
+    results = evaluate(max(10, round(QUESTIONS * scale)))
     rows = [
         {
             "policy": p["title"],
@@ -39,39 +39,45 @@ def measured(scale: float) -> list[dict[str, Any]]:
             "escalation": p["escalation by steps"],
             "seconds": p["seconds"]["mean"],
         }
-        for p in new["points"]
+        for p in results["points"]
     ]
-    if RESULTS.is_file():
-        found = compare(load_results(RESULTS), new)
-        for change in found.changes:
+    if BASELINE.is_file():
+        comparison = compare(load_results(BASELINE), results)
+        for change in comparison.changes:
             row = next(row for row in rows if row["policy"] == change.after)
             row["accuracy since"] = [*change.accuracy.plain, change.accuracy_verdict]
             row["seconds since"] = [*change.slowdown.plain, change.seconds_verdict]
-        rows[0]["notes"] = list(found.notes)
+        rows[0]["notes"] = list(comparison.notes)
     if scale == 1:
-        RESULTS.write_text(json.dumps(new, ensure_ascii=False) + "\n", encoding="utf-8")
+        BASELINE.write_text(json.dumps(results, ensure_ascii=False) + "\n", encoding="utf-8")
     return rows
 
 
-def evaluated(questions: int) -> dict[str, Any]:
-    """The results of so many held-out problems, one at a time."""
+def evaluate(questions: int) -> dict[str, Any]:
+    """Evaluate on held-out problems, one at a time.
+
+    Args:
+        questions: Number of problems.
+    """
     dataset = load_dataset(f"embedded:{questions}:{SEED}")
     lineup = Lineup.of(ArbitrageSettings())
-    at = {kind: [found] for kind in KINDS[:3] if (found := lineup.threshold(kind)) is not None}
+    defaults = {kind: lineup.threshold(kind) for kind in KINDS[:3]}
+    thresholds = {kind: [value] for kind, value in defaults.items() if value is not None}
     config, scorer = EvaluateConfig(), load_scorer("embedded:prm")
     with (
         tempfile.TemporaryDirectory() as folder,
-        Sweep(dataset, lineup, config, KINDS, at, Path(folder), scorer) as sweep,
+        Sweep(dataset, lineup, config, KINDS, thresholds, Path(folder), scorer) as sweep,
     ):
         asyncio.run(sweep.run())
         return results_of(sweep.points, sweep.tasks, [], sweep.answers(), config, sweep.header)
 
 
-def lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows as Markdown."""
-    heads = ["policy", "right, %", "escalated, %", "mean s", "right since, points", "times the s"]
+def markdown(rows: list[dict[str, Any]]) -> list[str]:
+    """Format the results as Markdown lines."""
+    heads = ["policy", "accuracy, %", "escalated, %", "mean s"]
+    heads += ["accuracy change, points", "ratio of mean s"]
 
-    def since(row: dict[str, Any], name: str, scale: float, digits: int) -> str:
+    def change(row: dict[str, Any], name: str, scale: float, digits: int) -> str:
         if name not in row:
             return ""
         *values, verdict = row[name]
@@ -83,10 +89,11 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
             interval(row["accuracy"], 100, 1),
             "" if row["escalation"] is None else f"{100 * row['escalation']:.0f}",
             interval(row["seconds"], 1, 3),
-            since(row, "accuracy since", 100, 1),
-            since(row, "seconds since", 1, 2),
+            change(row, "accuracy since", 100, 1),
+            change(row, "seconds since", 1, 2),
         ]
         for row in rows
     ]
     notes = rows[0].get("notes", [])
-    return [*table(heads, cells), *(["", *(f"Note: {note}." for note in notes)] if notes else [])]
+    lines = markdown_table(heads, cells)
+    return [*lines, "", *(f"Note: {note}." for note in notes)] if notes else lines

@@ -1,17 +1,18 @@
-"""The whole loop on a GPU, at forced escalation rates, beside the target alone and transformers.
+"""Measure the loop on a GPU at given escalation rates, against the target alone and transformers.
 
-Models of the shapes of Llama-3.2-1B and Llama-3.1-8B, then of Qwen2.5-1.5B and 7B, with random
-weights in bf16, and a router of Qwen2.5-1.5B. Every step has 50 tokens; which ones are escalated is
-drawn. Random models never agree, so that of an escalated draft step nothing is kept and assisted
-generation accepts nothing: what keeping brings is measured apart, on steps that agree by force.
+Models have the shapes of Llama-3.2-1B and Llama-3.1-8B, then of Qwen2.5-1.5B and 7B, with random
+weights in bfloat16. The router has the shape of Qwen2.5-1.5B. Every step has 50 tokens, and the
+escalated steps are drawn at random. Random models never agree: no draft token of an escalated step
+is accepted, nor any token in assisted generation. The gain from accepted draft tokens is measured
+separately, on steps constructed to agree.
 
-The results are written after each measurement. Nothing is begun that would not end within
---minutes: it is left out and named. What hangs all the same is ended after a minute more.
+Results are written after each measurement. A measurement that would not end within --minutes is
+skipped and listed. One minute after that the process is terminated if it hangs.
 
     python benchmarks/gpu.py                                          # one NVIDIA GPU
-    python benchmarks/gpu.py --pairs tiny --device cpu --dtype float32       # try it anywhere
+    python benchmarks/gpu.py --pairs tiny --device cpu --dtype float32       # without a GPU
 
-Imports the engine alone: LangChain and LangGraph need not be installed.
+Needs neither LangChain nor LangGraph.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ import transformers
 
 from langgraph_arbitrage.engine.footprint import footprint
 from on_gpu import peers
-from on_gpu.decoding import against_eager, rate
-from on_gpu.loop import RATES, STEP, answers, escalations, steps_of
+from on_gpu.decoding import compare_with_eager, measure_decoding
+from on_gpu.loop import RATES, STEP, answer_seconds, escalation_ms, steps_per_answer
+from on_gpu.model_workers import ROLES, ModelWorkers
 from on_gpu.report import Report
-from on_gpu.served import ROLES, Served
 from random_models import prompts
 
 PAIRS = {
@@ -40,25 +41,29 @@ PAIRS = {
     "qwen": ("qwen2.5-1.5b", "qwen2.5-7b", "qwen2.5-1.5b"),
     "tiny": ("tiny", "tiny-deep", "tiny"),
 }
-"""Draft, target, router."""
+"""Shapes of draft, target and router."""
 RESULTS = Path(__file__).parent / "results"
-COMPILES = 90.0  # seconds that transformers may take to compile a target
+COMPILE_SECONDS = 90.0
+"""Expected duration of transformers compiling a target."""
 
 
 def main() -> None:
-    """Measure every pair; the results are written after each measurement."""
+    """Measure all pairs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=["llama", "qwen"])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--minutes", type=float, default=6.5, help="end about then")
+    parser.add_argument("--minutes", type=float, default=6.5, help="time limit of all pairs")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     cuda = options.device.startswith("cuda")
     index = torch.device(options.device).index or 0
     if cuda and index >= torch.cuda.device_count():
-        parser.error(f"{options.device} is not here; try --pairs tiny --device cpu --dtype float32")
+        parser.error(
+            f"{options.device} is not available. Without a GPU, use "
+            "--pairs tiny --device cpu --dtype float32"
+        )
     transformers.logging.set_verbosity_error()
     name = torch.cuda.get_device_name(options.device) if cuda else platform.machine()
     report = Report(
@@ -69,135 +74,147 @@ def main() -> None:
         torch=torch.__version__,
         transformers=transformers.__version__,
     )
-    begun = time.monotonic()
+    start = time.monotonic()
     faulthandler.dump_traceback_later(60 * (options.minutes + 1), exit=True)
     for number, pair in enumerate(options.pairs, 1):
-        report.end = begun + 60 * options.minutes * number / len(options.pairs)
-        Pair(pair, options.device, getattr(torch, options.dtype), report).measure(options.batches)
+        report.end = start + 60 * options.minutes * number / len(options.pairs)
+        dtype = getattr(torch, options.dtype)
+        PairBenchmark(pair, options.device, dtype, report).measure(options.batches)
     faulthandler.cancel_dump_traceback_later()
     print(report.text)
 
 
-class Pair:
-    """What is measured of a draft, a target and a router."""
+class PairBenchmark:
+    """The measurements of one pair and its router."""
 
     def __init__(self, name: str, device: str, dtype: torch.dtype, report: Report) -> None:
         self.name = name
         self.report = report
-        self.served = Served(PAIRS[name], device, dtype)
-        self.seconds: dict[tuple[str, int], float] = {}  # of a decoded token, by role and batch
+        self.workers = ModelWorkers(PAIRS[name], device, dtype)
+        self.step_seconds: dict[tuple[str, int], float] = {}
+        """Seconds per decoding step, by role and batch size."""
 
-    def take(self, what: str, measure: Callable[[], Any], seconds: float = 2.0) -> Any:
-        return self.report.take(self.name, what, measure, seconds)
+    def run(self, name: str, measure: Callable[[], Any], seconds: float = 2.0) -> Any:
+        return self.report.run(self.name, name, measure, seconds)
 
     def measure(self, batches: Sequence[int]) -> None:
-        """Everything, the most telling first; transformers last, which changes the models."""
-        if self.take("bytes of the weights", self.served.needed) is None:
+        """Run all measurements, the most important first.
+
+        transformers comes last, because it changes the attention implementation of the models.
+        """
+        if self.run("bytes of the weights", self.workers.weight_bytes) is None:
             return
-        if self.take("made, seconds", self.served.make) is None:
+        if self.run("seconds to create the models", self.workers.create) is None:
             return
         first, *others = sorted(batches)
-        with self.served.started():
-            self.take("engine", self._engines)
+        with self.workers.started():
+            self.run("engine", self._backends)
             for batch in (first, *others):
                 self._decoding(batch)
                 self._loop(batch)
                 if batch == first:
-                    what = "a step of the target, ms, by what is kept"
-                    self.take(what, lambda: escalations(self.served))
-                    self.take("found (promised)", lambda: self._promises(first))
-            self._peers(first, others)
-            self.take("the target alone over transformers", lambda: self._over_peers(first))
-        self.served.forget()
+                    self.run(
+                        "escalated step, ms, by accepted draft tokens",
+                        lambda: escalation_ms(self.workers),
+                    )
+                    self.run("measured (goal)", lambda: self._goals(first))
+            self._transformers(first, others)
+            self.run(
+                "throughput of the target alone / transformers",
+                lambda: self._relative_to_transformers(first),
+            )
+        self.workers.free()
 
-    def _engines(self) -> dict[str, str | None]:
-        """How each runs, `slot` or `plain`, once it has answered."""
+    def _backends(self) -> dict[str, str | None]:
+        """Send each worker a request and return its backend, `slot` or `plain`."""
         for role in ("draft", "target"):
-            self.served.write(role, prompts(1, 16)[0], 4)
-        self.served.score(prompts(1, 16)[0])
-        return {role: self.served.workers[role].backend_name for role in ROLES}
+            self.workers.generate(role, prompts(1, 16)[0], 4)
+        self.workers.score(prompts(1, 16)[0])
+        return {role: self.workers.workers[role].backend_name for role in ROLES}
 
     def _decoding(self, batch: int) -> None:
         for role in ("draft", "target"):
-            what = f"{role} decodes, batch {batch}"
-            told = self.take(what, lambda r=role: rate(self.served, r, batch))
-            if not told:
+            name = f"{role}, decoding, batch {batch}"
+            result = self.run(name, lambda r=role: measure_decoding(self.workers, r, batch))
+            if not result:
                 continue
-            self.seconds[role, batch] = seconds = told["ms a token and step"] / 1e3
-            self.take(
-                f"{role} by graphs and eager, batch {batch}",
-                lambda r=role, s=seconds: against_eager(self.served, r, batch, s),
+            self.step_seconds[role, batch] = seconds = result["ms per step"] / 1e3
+            self.run(
+                f"{role}, CUDA graphs and eager, batch {batch}",
+                lambda r=role, s=seconds: compare_with_eager(self.workers, r, batch, s),
             )
 
     def _loop(self, batch: int) -> None:
-        tokens = batch * steps_of(batch) * STEP
+        tokens = batch * steps_per_answer(batch) * STEP
 
-        def row(rate: float | None, alone: float | None = None) -> dict[str, float]:
-            seconds = answers(self.served, batch, rate)
-            found = {"seconds": seconds, "tokens a second": tokens / seconds}
-            return found | {"speed-up": (alone or seconds) / seconds}
+        def measure(rate: float | None, alone: float | None = None) -> dict[str, float]:
+            seconds = answer_seconds(self.workers, batch, rate)
+            row = {"seconds": seconds, "tokens/s": tokens / seconds}
+            return row | {"speed-up": (alone or seconds) / seconds}
 
-        # Graphs are captured before anything is timed, and slots allocated.
-        self.take(
-            f"once before, batch {batch}, seconds",
-            lambda: answers(self.served, batch, None) + answers(self.served, batch, 0.5),
+        # The warm-up captures CUDA graphs and allocates cache slots.
+        self.run(
+            f"warm-up, batch {batch}, seconds",
+            lambda: (
+                answer_seconds(self.workers, batch, None) + answer_seconds(self.workers, batch, 0.5)
+            ),
         )
-        alone = self.take(f"target alone, batch {batch}", lambda: row(None))
-        for share in RATES:
-            what = f"the loop, batch {batch}, {share:.0%} escalated"
-            self.take(what, lambda s=share: row(s, alone and alone["seconds"]))
+        alone = self.run(f"target alone, batch {batch}", lambda: measure(None))
+        for rate in RATES:
+            name = f"loop, batch {batch}, {rate:.0%} escalated"
+            self.run(name, lambda r=rate: measure(r, alone and alone["seconds"]))
 
-    def _peers(self, first: int, others: Sequence[int]) -> None:
-        served = self.served
+    def _transformers(self, first: int, others: Sequence[int]) -> None:
+        workers = self.workers
         for role in ("draft", "target"):
-            served.models[role].set_attn_implementation("sdpa")  # the engine has set its own
+            workers.models[role].set_attn_implementation("sdpa")  # the engine has set its own
         for batch in (first, *others):
-            what = f"generate, batch {batch}, tokens/s"
-            self.take(what, lambda b=batch: peers.generate(served, b), 8)
-        self.take(
+            name = f"generate, batch {batch}, tokens/s"
+            self.run(name, lambda b=batch: peers.generate(workers, b), 8)
+        self.run(
             f"assisted generation, nothing accepted, batch {first}, tokens/s",
-            lambda: peers.generate(served, first, assistant_model=served.models["draft"]),
+            lambda: peers.generate(workers, first, assistant_model=workers.models["draft"]),
             15,
         )
-        self.take(
+        self.run(
             f"generate with a static cache (compiled on a GPU), batch {first}, tokens/s",
-            lambda: peers.generate(served, first, cache_implementation="static"),
-            COMPILES if served.device != "cpu" else 0,
+            lambda: peers.generate(workers, first, cache_implementation="static"),
+            COMPILE_SECONDS if workers.device != "cpu" else 0,
         )
         for batch in others:
-            what = f"continuous batching, batch {batch}, tokens/s"
-            self.take(what, lambda b=batch: peers.continuous(served, b), 15)
+            name = f"continuous batching, batch {batch}, tokens/s"
+            self.run(name, lambda b=batch: peers.continuous_batching(workers, b), 15)
 
     @property
-    def _found(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.report.data["pairs"][self.name]
-        return found
+    def _results(self) -> dict[str, Any]:
+        results: dict[str, Any] = self.report.data["pairs"][self.name]
+        return results
 
-    def _over_peers(self, batch: int) -> dict[str, float]:
-        """Times as many tokens a second as each way of transformers at this batch."""
-        ours = batch / self.seconds["target", batch]
-        end = f", batch {batch}, tokens/s"
+    def _relative_to_transformers(self, batch: int) -> dict[str, float]:
+        """Divide the engine's throughput by that of each method of transformers."""
+        throughput = batch / self.step_seconds["target", batch]
+        suffix = f", batch {batch}, tokens/s"
         return {
-            what.removesuffix(end): ours / speed
-            for what, speed in self._found.items()
-            if what.endswith(end) and isinstance(speed, float)
+            name.removesuffix(suffix): throughput / value
+            for name, value in self._results.items()
+            if name.endswith(suffix) and isinstance(value, float)
         }
 
-    def _promises(self, batch: int) -> dict[str, str]:
-        """What was promised of a GPU, beside what was found."""
-        sizes = {r: footprint(self.served.models[r]).weights for r in ("draft", "target")}
+    def _goals(self, batch: int) -> dict[str, str]:
+        """Return measured values with the goals for a GPU in parentheses."""
+        sizes = {r: footprint(self.workers.models[r]).weights for r in ("draft", "target")}
         bytes_ratio = sizes["target"] / sizes["draft"]
-        ratio = self.seconds["target", batch] / self.seconds["draft", batch]
-        share = {
-            role: self._found[f"{role} decodes, batch {batch}"]["share of the floor"]
+        time_ratio = self.step_seconds["target", batch] / self.step_seconds["draft", batch]
+        fraction = {
+            role: self._results[f"{role}, decoding, batch {batch}"]["lower bound / measured"]
             for role in sizes
         }
-        speed = self._found[f"the loop, batch {batch}, 20% escalated"]["speed-up"]
+        speed_up = self._results[f"loop, batch {batch}, 20% escalated"]["speed-up"]
         return {
-            "draft's share of its floor": f"{share['draft']:.0%} (60%)",
-            "target's share of its floor": f"{share['target']:.0%} (70%)",
-            "ratio of bytes over ratio of costs": f"{bytes_ratio / ratio:.2f} (at most 1.5)",
-            "speed-up at 20%, nothing kept": f"{speed:.2f} (2.2)",
+            "draft, lower bound / measured": f"{fraction['draft']:.0%} (60%)",
+            "target, lower bound / measured": f"{fraction['target']:.0%} (70%)",
+            "ratio of weights / ratio of times": f"{bytes_ratio / time_ratio:.2f} (at most 1.5)",
+            "speed-up at 20% escalated, nothing accepted": f"{speed_up:.2f} (2.2)",
         }
 
 

@@ -1,4 +1,4 @@
-"""Milliseconds that a grammar's mask costs a token, of one thread's processor time.
+"""Measure the CPU time in milliseconds that a grammar adds to each token.
 
 python benchmarks/mask.py
 """
@@ -29,24 +29,24 @@ TOKENS, ANSWERS = 120, 60
 
 
 def main() -> None:
-    """Random choices under the grammar of one schema; the median and the worst answer."""
+    """Generate random answers under the grammar of one schema; print median and maximum."""
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(ModelSpec(embedded.TARGET))
-    ends, rng = frozenset([tokenizer.hf.eos_token_id]), random.Random(0)
-    lark, costs = answer_grammar(schema=SCHEMA), []
+    end_ids, rng = frozenset([tokenizer.hf.eos_token_id]), random.Random(0)
+    lark, milliseconds = answer_grammar(schema=SCHEMA), []
     for _ in range(ANSWERS):
-        constraint = GrammarState(tokenizer, ends, Grammar(lark, 0, TOKENS), [], TOKENS)
-        tokens, spent = 0, 0.0
+        constraint = GrammarState(tokenizer, end_ids, Grammar(lark, 0, TOKENS), [], TOKENS)
+        tokens, seconds = 0, 0.0
         while tokens < TOKENS and not constraint.complete:
             logits = torch.tensor([rng.random() for _ in range(len(tokenizer.hf))])
             start = time.thread_time()
             constraint.restrict(logits)
             constraint.advance(int(logits.argmax()))
-            spent, tokens = spent + time.thread_time() - start, tokens + 1
-        costs.append(1e3 * spent / tokens)
+            seconds, tokens = seconds + time.thread_time() - start, tokens + 1
+        milliseconds.append(1e3 * seconds / tokens)
     print(
-        f"{statistics.median(costs):.3f} ms a token (median of {ANSWERS} answers; "
-        f"most {max(costs):.3f}; promise: under 0.3)"
+        f"{statistics.median(milliseconds):.3f} ms per token (median of {ANSWERS} answers; "
+        f"maximum {max(milliseconds):.3f}; goal: below 0.3)"
     )
 
 

@@ -1,4 +1,4 @@
-"""LangChain's standard suites on ChatHuggingFace with a local pipeline, for `conformance.py`."""
+"""LangChain's standard tests of ChatHuggingFace with a local pipeline, run by `conformance.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langgraph_arbitrage import embedded
 
 
 class Peer:
-    """The embedded target, with the flags that ChatArbitrage is tested with."""
+    """The embedded target with the same test flags as ChatArbitrage."""
 
     chat_model_class = ChatHuggingFace
     supports_json_mode = True
@@ -30,8 +30,8 @@ class Peer:
 
 
 class TestUnit(Peer, ChatModelUnitTests):
-    """The suite that asks no model."""
+    """Tests that do not generate."""
 
 
 class TestIntegration(Peer, ChatModelIntegrationTests):
-    """The suite that asks the model."""
+    """Tests that generate."""

@@ -1,6 +1,6 @@
-"""Models of true shapes with random weights: their speed does not depend on the values.
+"""Create models with the shapes of real ones and random weights, which do not affect their speed.
 
-Imports the engine alone: LangChain and LangGraph need not be installed.
+Needs neither LangChain nor LangGraph.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from transformers import (
     Qwen2ForTokenClassification,
 )
 
-__all__ = ["SHAPES", "clock", "free_bytes", "prompts", "random_model"]
+__all__ = ["CONTEXT", "SHAPES", "clock", "free_bytes", "prompts", "random_model"]
 
 CONTEXT = 4096
+"""Context length of the models in tokens."""
 LLAMA: dict[str, Any] = {
     "vocab_size": 128256,
     "num_attention_heads": 32,
@@ -101,9 +102,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 def random_model(
     shape: str, device: str, dtype: torch.dtype, *, labels: int | None = None
 ) -> PreTrainedModel:
-    """A model of a shape, made on the device; with labels, Qwen2's with a token head.
+    """Create a model on a device. It has no end token, so it decodes until the token limit.
 
-    Its end token is none that it writes, so that it writes as much as it is asked for.
+    Args:
+        shape: Name of a shape in `SHAPES`.
+        device: Device, or `meta` to allocate no memory.
+        dtype: Dtype of the weights.
+        labels: Number of labels of a Qwen2 token classifier; None creates a causal LM.
     """
     torch.manual_seed(0)
     sizes = SHAPES[shape] | {"max_position_embeddings": CONTEXT, "eos_token_id": None}
@@ -123,18 +128,18 @@ def random_model(
 
 
 def free_bytes(device: str) -> int | None:
-    """Free memory of a GPU; None elsewhere."""
+    """Return the free memory of a GPU in bytes; None on other devices."""
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
 
 
 def prompts(n: int, length: int) -> list[list[int]]:
-    """Ragged prompts that share no beginning and that no cache has seen."""
+    """Generate n random prompts of decreasing lengths, from `length` on. No cache contains them."""
     generator = torch.Generator().manual_seed(time.perf_counter_ns())
     return [torch.randint(3, 500, (length - i,), generator=generator).tolist() for i in range(n)]
 
 
 def clock(device: str) -> float:
-    """Seconds by now, once the device has done what it was given."""
+    """Wait for the device and return the current time in seconds."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     return time.perf_counter()

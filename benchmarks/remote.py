@@ -1,4 +1,4 @@
-"""The target behind a real HTTP server, beside the same target here: answers, seconds, requests.
+"""Compare a target behind an HTTP server with a local one: answers, seconds and requests.
 
 python benchmarks/remote.py --questions 40
 """
@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import serving
+from common import RESULTS, save_json
 from langgraph_arbitrage import ChatArbitrage, embedded
-from measure import store
-
-RESULT = Path(__file__).parent / "results" / "remote.json"
 
 
-def asked(llm: ChatArbitrage, questions: list[str]) -> tuple[list[Any], list[float]]:
-    """The answers, and the seconds of each."""
+def answer_all(llm: ChatArbitrage, questions: list[str]) -> tuple[list[Any], list[float]]:
+    """Return the answers and the seconds of each."""
     messages, seconds = [], []
     for question in questions:
         start = time.perf_counter()
@@ -29,35 +27,35 @@ def asked(llm: ChatArbitrage, questions: list[str]) -> tuple[list[Any], list[flo
 
 
 def main() -> None:
-    """Measure, print, store."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=40)
-    parser.add_argument("-o", "--output", type=Path, default=RESULT)
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "remote.json")
     args = parser.parse_args()
     questions = [p.question for p in embedded.problems(args.questions, seed=51)]
     with serving.server() as url:
-        sides = {"local": embedded.TARGET}
-        sides |= {kind: f"openai:{url}?prompt={kind}#embedded:target" for kind in ("ids", "text")}
+        targets = {"local": embedded.TARGET}
+        targets |= {kind: f"openai:{url}?prompt={kind}#embedded:target" for kind in ("ids", "text")}
         llms = {
             name: ChatArbitrage(router="embedded:router", target=target, max_tokens=300)
-            for name, target in sides.items()
+            for name, target in targets.items()
         }
         for llm in llms.values():
             llm.invoke(questions[0])
-        found = {name: asked(llm, questions) for name, llm in llms.items()}
-    figures = [m.response_metadata["arbitrage"] for m in found["ids"][0]]
-    result: dict[str, Any] = {
+        answers = {name: answer_all(llm, questions) for name, llm in llms.items()}
+    statistics_ids = [m.response_metadata["arbitrage"] for m in answers["ids"][0]]
+    local = [m.text for m in answers["local"][0]]
+    results: dict[str, Any] = {
         "questions": args.questions,
         "same_answers": {
-            name: [m.text for m in messages] == [m.text for m in found["local"][0]]
-            for name, (messages, _) in found.items()
+            name: [m.text for m in messages] == local for name, (messages, _) in answers.items()
         },
-        "mean_seconds": {n: round(statistics.fmean(s), 3) for n, (_, s) in found.items()},
-        "steps": sum(len(f["steps"]) for f in figures),
-        "requests": sum(s["writer"] == "target" for f in figures for s in f["steps"]),
-        "target_tokens_written": sum(f["target_tokens"] for f in figures),
+        "mean_seconds": {n: round(statistics.fmean(s), 3) for n, (_, s) in answers.items()},
+        "steps": sum(len(s["steps"]) for s in statistics_ids),
+        "requests": sum(step["writer"] == "target" for s in statistics_ids for step in s["steps"]),
+        "target_tokens_written": sum(s["target_tokens"] for s in statistics_ids),
     }
-    store(result, args.output)
+    save_json(results, args.output)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Many streaming clients against `arbitrage serve`, some of which leave.
+"""Load-test `arbitrage serve` with streaming clients, some of which disconnect.
 
     python benchmarks/serving.py --clients 64 --seconds 120
 
-A server in a process of its own, on the embedded models. Each client asks a held-out problem, reads
-the stream, now and then hangs up in the middle, and asks on. Every request has to end, and at the
-end the server has to have no request left and to answer as many at a time as at the beginning.
+The server runs the embedded models in a process of its own. Each client repeatedly sends a held-out
+problem and reads the stream; it cancels some requests midway. The benchmark fails unless every
+request ends, the server has no open requests afterwards, and it then still answers all clients at
+the same time.
 """
 
 from __future__ import annotations
@@ -26,38 +27,41 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from common import RESULTS, save_json
 from langgraph_arbitrage import embedded
-from measure import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RESULT = Path(__file__).parent / "results" / "serving.json"
-LEAVES = 0.2  # of the requests
-LONGEST = 60.0  # seconds within which a request has to end
+DISCONNECT_RATE = 0.2
+"""Fraction of the requests that the client cancels."""
+TIMEOUT = 60.0
+"""Maximum seconds per request."""
 
 
 @dataclass
-class Told:
-    """What the clients met."""
+class ClientStatistics:
+    """Outcomes and latencies of all requests."""
 
-    ended: Counter[str] = field(default_factory=Counter)
-    first: list[float] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Number of requests by finish reason, error or disconnection."""
+    first_text: list[float] = field(default_factory=list)
     """Seconds to the first text."""
-    whole: list[float] = field(default_factory=list)
+    complete: list[float] = field(default_factory=list)
     """Seconds to the end of the answer."""
     right: int = 0
+    """Number of right answers."""
 
 
 @contextmanager
 def server(*options: str) -> Iterator[str]:
-    """`arbitrage serve` on a free port; its base URL."""
+    """Run `arbitrage serve` on a free port; yields its base URL."""
     command = [sys.executable, "-m", "langgraph_arbitrage.cli", "serve", "--port", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         for line in process.stderr:
-            if line.startswith("serving "):
+            if line.startswith("Serving "):
                 break
         yield line.rsplit(" ", 1)[1].strip()
     finally:
@@ -65,24 +69,35 @@ def server(*options: str) -> Iterator[str]:
         process.wait()
 
 
-async def client(number: int, http: httpx.AsyncClient, end: float, told: Told) -> None:
-    """Ask on until the time is over, at least once."""
+async def client(
+    number: int, http: httpx.AsyncClient, end: float, counts: ClientStatistics
+) -> None:
+    """Send requests one after another until the time `end`, at least one."""
     rng = random.Random(number)
     problems = embedded.problems(10_000, seed=1000 + number)
     for problem in problems:
-        leaves = rng.randrange(1, 12) if rng.random() < LEAVES else None
+        max_pieces = rng.randrange(1, 12) if rng.random() < DISCONNECT_RATE else None
         try:
-            await asyncio.wait_for(ask(http, problem, leaves, told), LONGEST)
+            await asyncio.wait_for(send(http, problem, max_pieces, counts), TIMEOUT)
         except TimeoutError:
-            told.ended["never"] += 1
+            counts.outcomes["timed out"] += 1
         except httpx.HTTPError as error:
-            told.ended[type(error).__name__] += 1
+            counts.outcomes[type(error).__name__] += 1
         if time.monotonic() > end:
             return
 
 
-async def ask(http: httpx.AsyncClient, problem: Any, leaves: int | None, told: Told) -> None:
-    """One request; `leaves` after so many pieces of text."""
+async def send(
+    http: httpx.AsyncClient, problem: Any, max_pieces: int | None, counts: ClientStatistics
+) -> None:
+    """Send one streaming request and record its outcome.
+
+    Args:
+        http: The HTTP client.
+        problem: The problem to solve.
+        max_pieces: Disconnect after this number of pieces of text; None reads the whole answer.
+        counts: Receives the outcome.
+    """
     body = {
         "messages": [{"role": "user", "content": problem.question}],
         "stream": True,
@@ -91,81 +106,82 @@ async def ask(http: httpx.AsyncClient, problem: Any, leaves: int | None, told: T
     start, text, pieces, reason = time.perf_counter(), "", 0, None
     async with http.stream("POST", "/chat/completions", json=body) as response:
         if response.status_code != 200:
-            told.ended[str(response.status_code)] += 1
+            counts.outcomes[str(response.status_code)] += 1
             return
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
             chunk = json.loads(line[6:])
             if "error" in chunk:
-                told.ended["error"] += 1
+                counts.outcomes["error"] += 1
                 return
             (choice,) = chunk["choices"]
             reason = choice["finish_reason"] or reason
             if new := choice["delta"].get("content"):
                 if not pieces:
-                    told.first.append(time.perf_counter() - start)
+                    counts.first_text.append(time.perf_counter() - start)
                 text, pieces = text + new, pieces + 1
-                if pieces == leaves:
-                    told.ended["left"] += 1
+                if pieces == max_pieces:
+                    counts.outcomes["disconnected"] += 1
                     return
-    told.ended[reason or "broke off"] += 1
-    told.whole.append(time.perf_counter() - start)
-    told.right += embedded.check_answer(problem, text)
+    counts.outcomes[reason or "incomplete"] += 1
+    counts.complete.append(time.perf_counter() - start)
+    counts.right += embedded.check_answer(problem, text)
 
 
-async def soak(url: str, clients: int, seconds: float) -> Told:
-    """All clients, for so long."""
-    told = Told()
+async def run_clients(url: str, clients: int, seconds: float) -> ClientStatistics:
+    """Run all clients concurrently for `seconds`."""
+    counts = ClientStatistics()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
-    async with httpx.AsyncClient(base_url=url, timeout=LONGEST, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as http:
         end = time.monotonic() + seconds
-        await asyncio.gather(*(client(n, http, end, told) for n in range(clients)))
-        # Nothing is left over: all clients at once are answered still.
-        before = told.ended.total()
-        await asyncio.gather(*(client(9000 + n, http, 0.0, told) for n in range(clients)))
-        assert told.ended.total() == before + clients
-    return told
+        await asyncio.gather(*(client(n, http, end, counts) for n in range(clients)))
+        # Cancelled requests must not occupy slots: the server still answers all clients at once.
+        before = counts.outcomes.total()
+        await asyncio.gather(*(client(9000 + n, http, 0.0, counts) for n in range(clients)))
+        assert counts.outcomes.total() == before + clients
+    return counts
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """Mean and percentiles, in seconds."""
+    """Compute mean and percentiles, rounded to milliseconds."""
     cuts = statistics.quantiles(values, n=100)
-    chosen = {"p50": cuts[49], "p90": cuts[89], "p95": cuts[94], "p99": cuts[98]}
-    return {k: round(v, 3) for k, v in {"mean": statistics.fmean(values), **chosen}.items()}
+    summary = {"mean": statistics.fmean(values)}
+    summary |= {"p50": cuts[49], "p90": cuts[89], "p95": cuts[94], "p99": cuts[98]}
+    return {name: round(value, 3) for name, value in summary.items()}
 
 
 def measure(clients: int, seconds: float) -> dict[str, Any]:
-    """The figures of a soak."""
+    """Start a server, run the clients and check that no request remains open."""
     with server() as url:
-        asyncio.run(soak(url, 4, 2.0))  # the models load
-        told = asyncio.run(soak(url, clients, seconds))
-        health, patience = {"requests": -1}, time.monotonic() + 2
-        while health["requests"] != 0 and time.monotonic() < patience:
+        asyncio.run(run_clients(url, 4, 2.0))  # loads the models
+        counts = asyncio.run(run_clients(url, clients, seconds))
+        health, deadline = {"requests": -1}, time.monotonic() + 2
+        while health["requests"] != 0 and time.monotonic() < deadline:
             health = httpx.get(url.removesuffix("v1") + "health").json()
     assert health["requests"] == 0, health
-    assert not told.ended.keys() - {"stop", "length", "left"}, told.ended
-    answers = len(told.whole)
+    assert not counts.outcomes.keys() - {"stop", "length", "disconnected"}, counts.outcomes
+    answers = len(counts.complete)
     return {
         "clients": clients,
         "seconds": seconds,
         "cpus": os.cpu_count(),
-        "ended": dict(told.ended),
+        "outcomes": dict(counts.outcomes),
         "answers_per_second": round(answers / seconds, 2),
-        "right": round(told.right / answers, 3),
-        "first_text_seconds": percentiles(told.first),
-        "answer_seconds": percentiles(told.whole),
+        "right": round(counts.right / answers, 3),
+        "first_text_seconds": percentiles(counts.first_text),
+        "answer_seconds": percentiles(counts.complete),
     }
 
 
 def main() -> None:
-    """Measure, print, store."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("-o", "--output", type=Path, default=RESULT)
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "serving.json")
     args = parser.parse_args()
-    store(measure(args.clients, args.seconds), args.output)
+    save_json(measure(args.clients, args.seconds), args.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""An agent with two tools: swap the chat model, keep the program.
+"""An agent with two tools. `ChatArbitrage` replaces any other chat model.
 
-The embedded models know little; with two of your own the same agent is as good as they are:
+The embedded models are a small demo. Use your own models for real tasks:
 
     ChatArbitrage(draft="Qwen/Qwen2.5-0.5B-Instruct", target="Qwen/Qwen2.5-7B-Instruct")
 """
@@ -18,19 +18,19 @@ def find_price(item: str) -> int:
 
 
 def count_stock(item: str) -> int:
-    """Return how many of an item are there."""
+    """Return the number of items in stock."""
     return 10 * len(item)
 
 
 def main() -> None:
-    """Ask once, then print each message; streamed, the steps come as they are made."""
+    """Run the agent twice: print all messages, then stream the agent's steps."""
     agent = create_agent(ChatArbitrage(max_tokens=200), [find_price, count_stock])
     question = {"messages": [("user", "Use find_price with item bread.")]}
-    limit = {"recursion_limit": 12}
-    for message in agent.invoke(question, limit)["messages"]:
+    config = {"recursion_limit": 12}
+    for message in agent.invoke(question, config)["messages"]:
         message.pretty_print()
-    for update in agent.stream(question, limit, stream_mode="updates"):
-        print("step of the agent:", ", ".join(update))
+    for update in agent.stream(question, config, stream_mode="updates"):
+        print("agent step:", ", ".join(update))
 
 
 if __name__ == "__main__":

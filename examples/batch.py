@@ -1,4 +1,4 @@
-"""Many questions at once: all share the loaded models, and nobody waits for another's step."""
+"""Many questions at once: concurrent requests share the models and are batched."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from langgraph_arbitrage import ChatArbitrage, embedded
 
 
 async def main(questions: int = 16) -> None:
-    """Answer held-out questions together and count the right ones."""
+    """Answer held-out problems concurrently and count the right answers."""
     llm = ChatArbitrage(max_tokens=300)
     problems = list(embedded.problems(questions, seed=9))
     start = time.perf_counter()

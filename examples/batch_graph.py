@@ -1,4 +1,4 @@
-"""A batch graph: a list of questions, so many at a time, each answer stored as it comes."""
+"""A batch graph: answers a list of questions concurrently and stores each answer at once."""
 
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -7,7 +7,7 @@ from langgraph_arbitrage.graphs import create_batch_graph
 
 
 def main(questions: int = 12) -> None:
-    """Answer a list; run again after a kill, a stored thread asks only what it has not."""
+    """Answer a list of problems. With a persistent checkpointer, an interrupted run resumes."""
     graph = create_batch_graph(concurrency=4, max_tokens=300).compile(checkpointer=InMemorySaver())
     problems = list(embedded.problems(questions, seed=15))
     state = graph.invoke(

@@ -1,11 +1,11 @@
-"""Best of n: four arbitraged answers at a time, a PRM weighs their votes."""
+"""Best of n: a vote over four answers, weighted by the scores of a PRM."""
 
 from langgraph_arbitrage import embedded
 from langgraph_arbitrage.graphs import create_best_of_n_graph
 
 
 def main(questions: int = 2) -> None:
-    """Answer held-out problems; with no `prm` the most frequent answer would win."""
+    """Answer held-out problems. Without `prm`, the most frequent answer is selected."""
     graph = create_best_of_n_graph(n=4, prm="embedded:prm", max_tokens=300, seed=1).compile()
     for problem in embedded.problems(questions, seed=12):
         state = graph.invoke({"messages": [("user", problem.question)]})

@@ -1,4 +1,4 @@
-"""A callback handler that prints the steps of each answer as it ends."""
+"""A callback handler that prints the steps of each complete answer."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from langgraph_arbitrage import ChatArbitrage
 
 
 class StepPrinter(BaseCallbackHandler):
-    """Prints who wrote which step, and what the policy thought of it."""
+    """Prints the writer, score and length of each step."""
 
     def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
         """Read the steps from the message's metadata."""
@@ -20,7 +20,7 @@ class StepPrinter(BaseCallbackHandler):
 
 
 def main() -> None:
-    """Ask with the handler attached."""
+    """Answer a question with the handler attached."""
     llm = ChatArbitrage(max_tokens=300)
     question = "Ann has 34 apples. She buys 58 more apples. How many apples does she have now?"
     llm.invoke(question, config={"callbacks": [StepPrinter()]})

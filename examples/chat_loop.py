@@ -1,4 +1,4 @@
-"""A chat with memory: the turns so far are state, and their keys and values are found again."""
+"""A chat with memory: the graph state holds the turns, and the KV cache their tokens."""
 
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
@@ -10,7 +10,7 @@ TURNS = ("My name is Ida.", "How much is 34 + 58?", "What is my name?")
 
 
 def main() -> None:
-    """Say three things in one thread, each turn reading only what is new."""
+    """Run three turns in one thread. Each turn computes only the new tokens."""
     llm = ChatArbitrage(max_tokens=100)
 
     def answer(state: MessagesState) -> MessagesState:
@@ -25,7 +25,7 @@ def main() -> None:
         reply = state["messages"][-1]
         usage = reply.usage_metadata
         cached = usage["input_token_details"]["cache_read"]
-        print(f"> {turn}\n{reply.text}  ({cached} of {usage['input_tokens']} tokens read before)")
+        print(f"> {turn}\n{reply.text}  ({cached} of {usage['input_tokens']} prompt tokens cached)")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The chat model: ask, look at what each model did, stream.
+"""The chat model: invoke it, inspect the statistics of the answer, stream.
 
-Runs on the embedded models; put two of your own in their place:
+The example runs the embedded models. To use your own models:
 
     ChatArbitrage(draft="Qwen/Qwen2.5-0.5B-Instruct", target="Qwen/Qwen2.5-7B-Instruct")
 """
@@ -11,17 +11,17 @@ QUESTION = "Ann has 34 apples. She buys 58 more apples. How many apples does she
 
 
 def main() -> None:
-    """Answer one question whole, then again as a stream."""
+    """Answer a question, then stream another answer to it."""
     llm = ChatArbitrage(max_tokens=300)
     message = llm.invoke(QUESTION)
     print(message.text)
 
-    figures = message.response_metadata["arbitrage"]
-    for step in figures["steps"]:
+    statistics = message.response_metadata["arbitrage"]
+    for step in statistics["steps"]:
         print(f"{step['writer']:6} {step['tokens']:3} tokens, score {step['score']}")
-    print(f"escalated: {figures['escalation_rate']:.0%}, usage: {message.usage_metadata}")
+    print(f"escalated: {statistics['escalation_rate']:.0%}, usage: {message.usage_metadata}")
 
-    # Settings of one call: a threshold of 0 sends nearly every step to the target.
+    # Options of a single call. A threshold of 0 escalates nearly every step.
     for chunk in llm.stream(QUESTION, threshold=0.0):
         print(chunk.text, end="", flush=True)
     print()

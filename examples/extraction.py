@@ -1,4 +1,4 @@
-"""Structured extraction: the answer always fits the schema, since it is decoded under it."""
+"""Structured extraction: constrained decoding makes the answer fit the schema."""
 
 from typing import Literal
 
@@ -16,15 +16,15 @@ class Order(BaseModel):
 
 
 def main() -> None:
-    """Fill in the form from a text, with the message that it was read from beside it."""
+    """Extract an order from a text, and print it with the writers of its steps."""
     llm = ChatArbitrage(max_tokens=120)
-    found = llm.with_structured_output(Order, include_raw=True).invoke(
+    output = llm.with_structured_output(Order, include_raw=True).invoke(
         "item bread, size 12, kind new"
     )
-    order: Order = found["parsed"]
+    order: Order = output["parsed"]
     print(order)
-    figures = found["raw"].response_metadata["arbitrage"]
-    print("written by", ", ".join(step["writer"] for step in figures["steps"]))
+    statistics = output["raw"].response_metadata["arbitrage"]
+    print("written by", ", ".join(step["writer"] for step in statistics["steps"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The graph: its events while it runs, its state, and a second turn on the same thread."""
+"""The graph: custom events during a run, the state, and a second turn in the same thread."""
 
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -6,7 +6,7 @@ from langgraph_arbitrage import Context, create_arbitrage_graph, embedded
 
 
 def main() -> None:
-    """Answer two questions on one thread, showing each step as it becomes part of the answer."""
+    """Answer two questions in one thread and print each committed step."""
     graph = create_arbitrage_graph(max_tokens=300).compile(checkpointer=InMemorySaver())
     thread = {"configurable": {"thread_id": "1"}}
     for problem in embedded.problems(2, seed=8):
@@ -20,7 +20,7 @@ def main() -> None:
         for event in events:
             if event["type"] == "committed":
                 print(f"  {event['writer']:6} {event['text'].strip()}")
-    print(f"\n{len(graph.get_state(thread).values['messages'])} messages on the thread")
+    print(f"\n{len(graph.get_state(thread).values['messages'])} messages in the thread")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An LCEL pipeline: a prompt, a model with retry and a fallback, a parser."""
+"""An LCEL pipeline: a prompt, a model with retries and a fallback, and a parser."""
 
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -8,16 +8,16 @@ from langgraph_arbitrage.errors import EngineError
 
 
 def main() -> None:
-    """Try the arbitraged pair twice, then the target alone."""
+    """Try the pair twice, then fall back to the target alone."""
     prompt = ChatPromptTemplate.from_messages(
         [("system", "You solve word problems."), ("user", "{question}")]
     )
     llm = ChatArbitrage(max_tokens=300)
-    alone = ChatArbitrage(router=AlwaysTarget(), max_tokens=300)
-    sturdy = llm.with_retry(
+    target_only = ChatArbitrage(router=AlwaysTarget(), max_tokens=300)
+    robust = llm.with_retry(
         retry_if_exception_type=(EngineError,), stop_after_attempt=2
-    ).with_fallbacks([alone])
-    chain = prompt | sturdy | StrOutputParser()
+    ).with_fallbacks([target_only])
+    chain = prompt | robust | StrOutputParser()
     question = "Ann has 34 apples. She buys 58 more apples. How many apples does she have now?"
     print(chain.invoke({"question": question}))
     for piece in chain.stream({"question": question}):

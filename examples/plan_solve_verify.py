@@ -1,7 +1,7 @@
-"""Plan, solve, verify: a PRM looks for a bad step, and what it finds is solved again.
+"""Plan, solve, verify: if a PRM finds a bad step, the problem is solved again.
 
-The embedded models can neither plan nor take advice, so that both are left out here. With models
-that can, the target itself may be the one who checks:
+The embedded models can neither plan nor use feedback, so both are disabled here. With models that
+can, the target can verify the solution as well:
 
     create_plan_solve_verify_graph(draft="…", target="…")
 """
@@ -11,7 +11,7 @@ from langgraph_arbitrage.graphs import create_plan_solve_verify_graph
 
 
 def main(questions: int = 3) -> None:
-    """Solve held-out problems, at most three times each."""
+    """Solve held-out problems with up to three attempts each."""
     graph = create_plan_solve_verify_graph(
         plan=False, feedback=False, prm="embedded:prm", threshold=0.4, max_tokens=300, seed=1
     ).compile()
@@ -22,7 +22,7 @@ def main(questions: int = 3) -> None:
             for node, changes in update.items():
                 if node == "verify":
                     last = changes["attempts"][-1]
-                    print(f"  score {last['score']:.2f}: {last['fault'] or 'taken'}")
+                    print(f"  score {last['score']:.2f}: {last['fault'] or 'accepted'}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class AnswerScores:
         scores = []
         for step in message.response_metadata["arbitrage"]["steps"]:
             request = self._scorer.request(question, history, step["text"])
-            [output] = await chat.submit([self._models.scorer_call(request)])
+            [output] = await chat.submit([self._models.scorer_call(request, question)])
             score = self._scorer.read(history, output)
             scores.append(score.value)
             writer: Writer = "draft" if step["writer"] == "draft" else "target"

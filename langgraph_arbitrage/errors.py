@@ -1,4 +1,7 @@
-"""Errors that a caller can act on: what arrived, what is allowed, what to do next."""
+"""Exceptions of the package.
+
+Each message states what arrived, what is allowed and what to do next.
+"""
 
 __all__ = [
     "AnswerTimeoutError",
@@ -23,31 +26,31 @@ __all__ = [
 
 
 class ArbitrageError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of all errors that this package raises deliberately."""
 
 
 class SettingsError(ArbitrageError, ValueError):
-    """A setting is outside its range or does not fit another one."""
+    """A setting is outside its range or incompatible with another setting."""
 
 
 class MessageError(ArbitrageError, ValueError):
-    """The conversation cannot be answered: it is empty or holds what no model here can read."""
+    """The conversation cannot be answered: it is empty or has content that no model can read."""
 
 
 class GrammarError(ArbitrageError, ValueError):
-    """A schema or grammar cannot be compiled, is too large, or does not fit what is written."""
+    """A schema or grammar cannot be compiled, is too large, or does not match the output."""
 
 
 class MissingExtraError(ArbitrageError, ImportError):
-    """Something was asked for that needs an extra of this package; the message installs it."""
+    """A feature needs an extra that is not installed. The message has the install command."""
 
 
 class CheckpointError(ArbitrageError, ValueError):
-    """A path or hub id is no usable checkpoint, or its weights are not safetensors."""
+    """A path or hub id is not a usable checkpoint, or its weights are not safetensors."""
 
 
 class ChatTemplateError(ArbitrageError, ValueError):
-    """A model has no chat template, or its template cannot render this conversation."""
+    """A model has no chat template, or its template cannot render the conversation."""
 
 
 class ContextLengthError(ArbitrageError, ValueError):
@@ -55,39 +58,39 @@ class ContextLengthError(ArbitrageError, ValueError):
 
 
 class DataError(ArbitrageError, ValueError):
-    """Questions or training rows are missing, or are not what they should be."""
+    """A data file, dataset or request is missing, malformed or unsupported."""
 
 
 class ThreadError(ArbitrageError, ValueError):
-    """There is no such thread, or no such step in it."""
+    """A thread, or a step of a thread, does not exist."""
 
 
 class OtherModelsError(ArbitrageError, ValueError):
-    """A checkpoint was written by other models than those that are to go on with it."""
+    """A checkpoint was written with other models than those that would continue it."""
 
 
 class ApprovalError(ArbitrageError, ValueError):
-    """A run that waits for a human was resumed with an answer that is none."""
+    """A run that awaits approval was resumed with an invalid decision."""
 
 
 class NotEnoughMemoryError(ArbitrageError, MemoryError):
-    """A model does not fit the free memory of its device."""
+    """A model does not fit into the free memory of its device."""
 
 
 class AnswerTimeoutError(ArbitrageError, TimeoutError):
-    """An answer was not there within its `timeout`; the models no longer work on it."""
+    """An answer exceeded its `timeout`. Its requests to the models are cancelled."""
 
 
 class EngineError(ArbitrageError, RuntimeError):
-    """A model failed while it ran; the message names the model and the cause."""
+    """A model failed while running. The message names the model and the cause."""
 
 
 class EngineBusyError(EngineError):
-    """More answers wait for a model than `max_queue` allows; nothing was begun."""
+    """The queue of a model is full (`max_queue`). The request was not started."""
 
 
 class EngineClosedError(EngineError):
-    """The engine was closed while a request waited, or before it was made."""
+    """The engine was closed before the request was submitted or while it waited."""
 
 
 class RequestCancelledError(EngineError):

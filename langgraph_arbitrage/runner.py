@@ -93,7 +93,7 @@ class Runner:
             ContextLengthError: The question does not fit a model's context.
         """
         self._models.prepare(self.policy)
-        self._models.render_prompts([HumanMessage(question)], self.policy)
+        self._models.render_prompts([HumanMessage(question)], self._models.run_settings)
 
     def warm_up(self) -> float:
         """Have each model of the policy compute one short request; return the seconds it took.
@@ -103,7 +103,7 @@ class Runner:
         """
         start = time.perf_counter()
         models = self._models
-        prompts = models.render_prompts([HumanMessage("Hello!")], self.policy)
+        prompts = models.render_prompts([HumanMessage("Hello!")], models.run_settings)
         writers = {role: models.engine(role) for role in models.roles(self.policy)}
         handles: list[RequestHandle[Any]] = [
             engine.submit(GenerateRequest(ids=prompts[role], max_tokens=1))

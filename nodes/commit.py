@@ -45,7 +45,7 @@ async def commit(state: ArbitrageState, run: Run) -> dict[str, Any]:
         run.models.keep_assembler(answer_id(state), assembler)
         before: ArbitrageState = {**state, **update, "steps": steps}  # type: ignore[typeddict-item]
         successor = run.first_writer(before)
-        return update if successor == state["next_node"] else {**update, "next_node": successor}
+        return update if successor == state.get("next_node") else {**update, "next_node": successor}
     message = _finish(reason, text, steps, assembler, state, run)
     return {**update, "finish_reason": reason, "messages": [message], "next_node": None}
 

@@ -12,6 +12,7 @@ from langgraph_arbitrage.loop.answer_state import step_view
 from langgraph_arbitrage.loop.engine_calls import EngineCall
 from langgraph_arbitrage.loop.runtime import Run
 from langgraph_arbitrage.policies import Decision, ScorerRequest, TargetQuestion
+from langgraph_arbitrage.prompts.messages import last_question
 from langgraph_arbitrage.state import ArbitrageState, RouteDecision
 
 __all__ = ["route"]
@@ -74,7 +75,7 @@ def _emit(state: ArbitrageState, decision: RouteDecision, run: Run) -> None:
 
 def _call(request: ScorerRequest | TargetQuestion, state: ArbitrageState, run: Run) -> EngineCall:
     if isinstance(request, ScorerRequest):
-        return run.models.scorer_call(request)
+        return run.models.scorer_call(request, last_question(state["messages"]))
     draft = state["draft_step"]
     assert draft is not None  # noqa: S101 - an edge of the graph leads here
     ids = run.models.convert_ids("target", "draft", draft["ids"], draft["text"])

@@ -1,1 +1,1 @@
-"""What `gpu.py` measures: one file a noun."""
+"""The measurements of `gpu.py`."""

@@ -1,89 +1,93 @@
-"""What a token costs: against the device's floor, and by graphs against eager."""
+"""Measure decoding relative to the limits of the device, and CUDA graphs relative to eager."""
 
 from __future__ import annotations
 
 from langgraph_arbitrage.engine.footprint import footprint
 from langgraph_arbitrage.performance.device import measured_rates
-from on_gpu.served import EAGER, Served, together
+from on_gpu.model_workers import EAGER, ModelWorkers, run_concurrently
 from random_models import clock, prompts
 
-__all__ = ["PROMPT", "against_eager", "rate", "seconds_a_token"]
+__all__ = ["PROMPT", "TOKENS", "compare_with_eager", "measure_decoding", "seconds_per_token"]
 
 PROMPT = 64
-TOKENS = 64  # where only decoding is measured
+"""Prompt length in tokens."""
+TOKENS = 64
+"""Number of tokens per sequence in measurements of decoding."""
 
 
-def seconds_a_token(served: Served, who: str, batch: int) -> float:
-    """Seconds of a decoded token of `batch` rows, their prompts read before."""
+def seconds_per_token(workers: ModelWorkers, name: str, batch: int) -> float:
+    """Measure the seconds per decoding step of `batch` sequences, without prefill."""
 
-    def once() -> float:
-        asked = prompts(batch, PROMPT)
-        together(asked, lambda ids: served.write(who, ids, 1))
-        start = clock(served.device)
-        together(asked, lambda ids: served.write(who, ids, TOKENS))
-        return (clock(served.device) - start) / TOKENS
+    def measure() -> float:
+        inputs = prompts(batch, PROMPT)
+        run_concurrently(inputs, lambda ids: workers.generate(name, ids, 1))
+        start = clock(workers.device)
+        run_concurrently(inputs, lambda ids: workers.generate(name, ids, TOKENS))
+        return (clock(workers.device) - start) / TOKENS
 
-    once()  # captures its graphs
-    return min(once(), once())
+    measure()  # captures the CUDA graphs
+    return min(measure(), measure())
 
 
-def rate(served: Served, role: str, batch: int) -> dict[str, float]:
-    """Decoding against what the device's bandwidth and matrix rate allow."""
-    seconds = seconds_a_token(served, role, batch)
-    model = served.models[role]
+def measure_decoding(workers: ModelWorkers, role: str, batch: int) -> dict[str, float]:
+    """Compare decoding with the lower bound from the device's bandwidth and compute rate."""
+    seconds = seconds_per_token(workers, role, batch)
+    model = workers.models[role]
     size = footprint(model)
-    rates = measured_rates(served.device, size.dtype, size.weights)
+    rates = measured_rates(workers.device, size.dtype, size.weights)
     context = PROMPT + TOKENS // 2
-    floor = rates.floor(size.bytes(batch, 1, context), size.work(batch, 1, context))
+    bound = rates.floor(size.bytes(batch, 1, context), size.work(batch, 1, context))
     return {
-        "ms a token and step": 1e3 * seconds,
-        "tokens a second": batch / seconds,
-        "floor, ms": 1e3 * floor,
-        "share of the floor": floor / seconds,
-        "GB a second that the device reads": rates.bandwidth / 1e9,
+        "ms per step": 1e3 * seconds,
+        "tokens/s": batch / seconds,
+        "lower bound, ms": 1e3 * bound,
+        "lower bound / measured": bound / seconds,
+        "bandwidth of the device, GB/s": rates.bandwidth / 1e9,
         "parameters": float(model.num_parameters()),
     }
 
 
-def against_eager(served: Served, role: str, batch: int, seconds: float) -> dict[str, object]:
-    """The same prompts by a worker with graphs and by one without.
+def compare_with_eager(
+    workers: ModelWorkers, role: str, batch: int, seconds: float
+) -> dict[str, object]:
+    """Compare a worker with CUDA graphs and one without on the same prompts.
 
-    Rounding alone lets random models choose otherwise: so the tokens that were written are read
-    again without graphs, and the log-probabilities of each compared.
+    With random weights, rounding alone can change the chosen tokens. Therefore the eager worker
+    also scores the tokens that the first worker generated, and log-probabilities are compared.
 
     Args:
-        served: The models.
-        role: Which of them.
-        batch: Rows at a time.
-        seconds: Of a token by graphs, as measured.
+        workers: The models.
+        role: `draft` or `target`.
+        batch: Number of sequences.
+        seconds: Measured seconds per decoding step with CUDA graphs.
     """
-    asked, eager = prompts(batch, PROMPT), EAGER[role]
-    written = together(asked, lambda ids: served.write(role, ids, TOKENS))
-    plain = together(asked, lambda ids: served.write(eager, ids, TOKENS))
-    read = together(
-        zip(asked, written, strict=True),
-        lambda pair: served.score([*pair[0], *pair[1].ids], eager, start=len(pair[0])),
+    inputs, eager = prompts(batch, PROMPT), EAGER[role]
+    outputs = run_concurrently(inputs, lambda ids: workers.generate(role, ids, TOKENS))
+    eager_outputs = run_concurrently(inputs, lambda ids: workers.generate(eager, ids, TOKENS))
+    scores = run_concurrently(
+        zip(inputs, outputs, strict=True),
+        lambda pair: workers.score([*pair[0], *pair[1].ids], eager, start=len(pair[0])),
     )
-    same = [
-        one == other
-        for w, p in zip(written, plain, strict=True)
-        for one, other in zip(w.ids, p.ids, strict=True)
+    equal = [
+        a == b
+        for output, other in zip(outputs, eager_outputs, strict=True)
+        for a, b in zip(output.ids, other.ids, strict=True)
     ]
-    apart = [
-        abs(one - other)
-        for w, r in zip(written, read, strict=True)
-        for one, other in zip(w.logprobs, r.logprobs, strict=True)
+    differences = [
+        abs(a - b)
+        for output, score in zip(outputs, scores, strict=True)
+        for a, b in zip(output.logprobs, score.logprobs, strict=True)
     ]
-    slow = seconds_a_token(served, eager, batch)
-    graphs = served.graphs(role)
+    eager_seconds = seconds_per_token(workers, eager, batch)
+    graphs = workers.graphs(role)
     return {
-        "ms by graphs": 1e3 * seconds,
-        "ms eager": 1e3 * slow,
-        "eager over graphs": slow / seconds,
-        "same tokens": sum(same) / len(same),
-        "log-probability apart, mean": sum(apart) / len(apart),
-        "log-probability apart, most": max(apart),
-        "captured": len(graphs.graphs) if graphs else 0,
-        "replayed": graphs.replays if graphs else 0,
-        "why not": (graphs.disabled or "") if graphs else "no graphs here",
+        "ms with graphs": 1e3 * seconds,
+        "ms eager": 1e3 * eager_seconds,
+        "eager / graphs": eager_seconds / seconds,
+        "fraction of equal tokens": sum(equal) / len(equal),
+        "mean difference of log-probabilities": sum(differences) / len(differences),
+        "maximum difference of log-probabilities": max(differences),
+        "captured graphs": len(graphs.graphs) if graphs else 0,
+        "replays": graphs.replays if graphs else 0,
+        "disabled because": (graphs.disabled or "") if graphs else "no graphs on this device",
     }

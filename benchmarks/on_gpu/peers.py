@@ -1,4 +1,4 @@
-"""The target alone by transformers, tokens a second."""
+"""Measure the target alone with transformers, in tokens per second."""
 
 from __future__ import annotations
 
@@ -7,52 +7,59 @@ from typing import Any
 import torch
 
 from on_gpu.decoding import PROMPT, TOKENS
-from on_gpu.served import Served
+from on_gpu.model_workers import ModelWorkers
 from random_models import clock, prompts
 
-__all__ = ["continuous", "generate"]
+__all__ = ["continuous_batching", "generate"]
 
-PAGE = 32  # tokens of a block of continuous batching
+BLOCK_SIZE = 32
+"""Tokens per block of continuous batching."""
 
 
-def generate(served: Served, batch: int, **how: Any) -> float:
-    """`generate`, its second run."""
-    asked = torch.tensor([ids[: PROMPT - batch] for ids in prompts(batch, PROMPT)])
-    asked = asked.to(served.device)
+def generate(workers: ModelWorkers, batch: int, **options: Any) -> float:
+    """Measure the second call of `generate` with the same inputs.
 
-    def once() -> float:
-        start = clock(served.device)
+    Args:
+        workers: The models.
+        batch: Number of sequences.
+        options: Further arguments of `generate`.
+    """
+    inputs = torch.tensor([ids[: PROMPT - batch] for ids in prompts(batch, PROMPT)])
+    inputs = inputs.to(workers.device)
+
+    def measure() -> float:
+        start = clock(workers.device)
         with torch.inference_mode():
-            out = served.models["target"].generate(
-                asked,
-                attention_mask=torch.ones_like(asked),
+            out = workers.models["target"].generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
                 max_new_tokens=TOKENS,
                 do_sample=False,
                 pad_token_id=0,
-                **how,
+                **options,
             )
-        return batch * (out.shape[1] - asked.shape[1]) / (clock(served.device) - start)
+        return batch * (out.shape[1] - inputs.shape[1]) / (clock(workers.device) - start)
 
-    once()
-    return once()
+    measure()
+    return measure()
 
 
-def continuous(served: Served, batch: int) -> float:
-    """`generate_batch`, its start included: that is how it is called."""
+def continuous_batching(workers: ModelWorkers, batch: int) -> float:
+    """Measure one call of `generate_batch`, including its start-up."""
     from transformers import ContinuousBatchingConfig
 
-    has_pages = hasattr(ContinuousBatchingConfig(), "page_size")
-    settings = ContinuousBatchingConfig(
-        num_blocks=batch * -(-(TOKENS + PROMPT) // PAGE) + batch,
+    has_page_size = hasattr(ContinuousBatchingConfig(), "page_size")
+    config = ContinuousBatchingConfig(
+        num_blocks=batch * -(-(TOKENS + PROMPT) // BLOCK_SIZE) + batch,
         max_batch_tokens=256 + batch,
-        **({"page_size": PAGE} if has_pages else {}),
+        **({"page_size": BLOCK_SIZE} if has_page_size else {}),
     )
-    start = clock(served.device)
-    found = served.models["target"].generate_batch(
+    start = clock(workers.device)
+    outputs = workers.models["target"].generate_batch(
         prompts(batch, PROMPT),
         max_new_tokens=TOKENS,
         do_sample=False,
-        continuous_batching_config=settings,
+        continuous_batching_config=config,
     )
-    written = sum(len(one.generated_tokens) for one in found.values())
-    return written / (clock(served.device) - start)
+    tokens = sum(len(output.generated_tokens) for output in outputs.values())
+    return tokens / (clock(workers.device) - start)

@@ -1,12 +1,13 @@
-"""Greedy equality with transformers' `generate` on real checkpoints, penalties included.
+"""Compare greedy answers on real checkpoints with transformers' `generate`, including penalties.
 
-Each model answers ten questions of up to 200 tokens in float32, alone and eight at a time, with its
-own generation config and with the values that Qwen publishes (repetition_penalty 1.1, do_sample
-with temperature 0.7, top_p 0.8, top_k 20). temperature=0 turns sampling off; penalties stay.
+Each model answers ten questions with up to 200 tokens in float32, one and eight at a time. It uses
+its own generation config, and then the values that Qwen publishes (repetition_penalty 1.1,
+do_sample with temperature 0.7, top_p 0.8, top_k 20). temperature=0 turns sampling off but not
+penalties.
 
     python benchmarks/real_models/equality.py --models DIR [--only NAME] [--tokens 200]
 
-DIR holds checkpoint folders. Results are written to benchmarks/results/real_equality.json.
+DIR contains checkpoint folders. Results are written to benchmarks/results/real_equality.json.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ QUESTIONS = [
 
 
 def with_config(model: Path, values: dict[str, Any], folder: Path) -> Path:
-    """A copy of a checkpoint by links, with other generation values."""
+    """Create a checkpoint of symbolic links with a changed generation config; return its path."""
     for file in model.iterdir():
         (folder / file.name).symlink_to(file)
     config = json.loads((model / "generation_config.json").read_text())
@@ -56,7 +57,7 @@ def with_config(model: Path, values: dict[str, Any], folder: Path) -> Path:
 
 
 def expected(path: Path, tokens: int) -> list[str]:
-    """The texts of `generate(do_sample=False)`."""
+    """Return the answers of `generate(do_sample=False)`."""
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     texts = []
@@ -76,11 +77,11 @@ def expected(path: Path, tokens: int) -> list[str]:
 
 
 def main() -> None:
-    """Compare, and write the results as they come."""
+    """Compare all models and write the results after each configuration."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--only", nargs="+")
-    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--models", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--only", nargs="+", help="names of checkpoints; default: all")
+    parser.add_argument("--tokens", type=int, default=200, help="maximum tokens per answer")
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     names = options.only or sorted(p.parent.name for p in options.models.glob("*/config.json"))
@@ -88,7 +89,7 @@ def main() -> None:
         for label, values in (("published Qwen values", PUBLISHED), ("its own", {})):
             with TemporaryDirectory() as folder:
                 path = with_config(options.models / name, values, Path(folder))
-                want = [text.rstrip("\n") for text in expected(path, options.tokens)]
+                reference = [text.rstrip("\n") for text in expected(path, options.tokens)]
                 llm = ChatArbitrage(
                     draft=str(path),
                     target=str(path),
@@ -100,10 +101,10 @@ def main() -> None:
                 alone = [llm.invoke(question).text for question in QUESTIONS]
                 batch = llm.batch(QUESTIONS, config={"max_concurrency": 8})
                 llm.close()
-            equal = [a == w for a, w in zip(alone, want, strict=True)]
-            together = [m.text == w for m, w in zip(batch, want, strict=True)]
+            equal = [a == r for a, r in zip(alone, reference, strict=True)]
+            together = [m.text == r for m, r in zip(batch, reference, strict=True)]
             results[f"{name}, {label}"] = {
-                "questions": len(want),
+                "questions": len(reference),
                 "tokens": options.tokens,
                 "equal alone": sum(equal),
                 "equal eight at a time": sum(together),

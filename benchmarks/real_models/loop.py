@@ -1,13 +1,14 @@
-"""The loop on a real pair beside draft alone and target alone, one and several questions at a time.
+"""Compare the loop on a real pair with the draft alone and the target alone.
 
-GSM8K questions, greedy, `DraftConfidence` at a threshold that escalates about 30 % of the steps. At
-batch 1 the arms take turns question by question; "loop, no verification" regenerates an escalated
-step from the prefix alone. Several at a time, each arm answers all questions in turn.
+The questions are from GSM8K, and decoding is greedy. The threshold of `DraftConfidence` escalates
+about 30 % of the steps. With one question at a time, the arms alternate after each question, and a
+fourth arm, "loop, no verification", regenerates escalated steps without the draft's tokens. With
+several at a time, each arm answers all questions before the next arm starts.
 
     python benchmarks/real_models/loop.py --draft D --target T --questions gsm8k.jsonl
         [--rows 500 524] [--at-a-time 8] [--threshold 0.9]
 
-Each answer is appended to benchmarks/results/real_loop.jsonl as it comes; a rerun continues there.
+Each answer is appended to benchmarks/results/real_loop.jsonl at once. A rerun continues from there.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ from langgraph_arbitrage.engine.model_runner import ModelRunner
 
 RESULTS = Path(__file__).parents[1] / "results" / "real_loop.jsonl"
 UNVERIFIED = "loop, no verification"
+"""Name of the arm without verification."""
 
 
 def main() -> None:
-    """Measure what is missing, then print the summary."""
+    """Answer the questions that have no result yet, then print a summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draft", required=True)
     parser.add_argument("--target", required=True)
-    parser.add_argument("--questions", type=Path, required=True)
-    parser.add_argument("--rows", type=int, nargs=2, default=[500, 524])
-    parser.add_argument("--at-a-time", type=int, default=1)
+    parser.add_argument("--questions", type=Path, required=True, help="GSM8K as JSON Lines")
+    parser.add_argument("--rows", type=int, nargs=2, default=[500, 524], help="first row, end row")
+    parser.add_argument("--at-a-time", type=int, default=1, help="concurrent questions")
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--unverified", type=int, default=12, help="questions of that arm")
+    parser.add_argument("--unverified", type=int, default=12, help="questions without verification")
     options = parser.parse_args()
     lines = options.questions.read_text().splitlines()[slice(*options.rows)]
     rows = dict(zip(range(*options.rows), map(json.loads, lines), strict=True))
@@ -48,11 +50,10 @@ def main() -> None:
     done = [d for d in done if d["at_a_time"] == options.at_a_time]
     base = {"draft": options.draft, "target": options.target, "dtype": "bfloat16"}
     base |= {"max_tokens": options.max_tokens, "temperature": 0}
-    loop = DraftConfidence(options.threshold)
     arms = {
         "draft": ChatArbitrage(**base, router=AlwaysDraft()),
         "target": ChatArbitrage(**base, router=AlwaysTarget()),
-        "loop": ChatArbitrage(**base, router=loop),
+        "loop": ChatArbitrage(**base, router=DraftConfidence(options.threshold)),
     }
     for llm in arms.values():
         llm.invoke("Hello!")  # loads the models
@@ -60,15 +61,25 @@ def main() -> None:
         arms[UNVERIFIED] = arms["loop"]
         done += one_at_a_time(rows, arms, done, options.unverified)
     else:
-        done += several(rows, arms, done, options.at_a_time)
+        done += concurrently(rows, arms, done, options.at_a_time)
     summary([d for d in done if d["row"] in rows])
 
 
 def one_at_a_time(
     rows: dict[int, Any], arms: dict[str, ChatArbitrage], done: list[Any], unverified: int
 ) -> list[Any]:
-    """Each question by each arm, in another order each time."""
-    known, found = {(d["row"], d["arm"]) for d in done}, []
+    """Answer each question with all arms, in random order.
+
+    Args:
+        rows: Examples by row number.
+        arms: Chat models by name of the arm.
+        done: Existing records.
+        unverified: Number of questions of the arm without verification.
+
+    Returns:
+        The new records.
+    """
+    known, records = {(d["row"], d["arm"]) for d in done}, []
     for n, (row, example) in enumerate(rows.items()):
         order = list(arms)
         random.Random(row).shuffle(order)
@@ -76,20 +87,23 @@ def one_at_a_time(
             if (row, arm) in known or (arm == UNVERIFIED and n >= unverified):
                 continue
             ModelRunner.verifies_drafts = arm != UNVERIFIED
-            # Every arm computes the prompt: a word of its own in front of the question.
+            # A prefix per arm makes every arm compute the whole prompt.
             question = f"({arm})\n{example['question']}"
             start = time.perf_counter()
             message = arms[arm].invoke(question)
-            found.append(noted(row, arm, 1, time.perf_counter() - start, message, example))
+            records.append(save_record(row, arm, 1, time.perf_counter() - start, message, example))
             ModelRunner.verifies_drafts = True
-    return found
+    return records
 
 
-def several(
+def concurrently(
     rows: dict[int, Any], arms: dict[str, ChatArbitrage], done: list[Any], at_a_time: int
 ) -> list[Any]:
-    """All questions by each arm; an arm that was measured is not measured again."""
-    found: list[Any] = []
+    """Answer all questions concurrently with one arm after another.
+
+    Arms with existing records are skipped.
+    """
+    records: list[Any] = []
     for arm, llm in arms.items():
         if any(d["arm"] == arm for d in done):
             continue
@@ -99,42 +113,44 @@ def several(
         messages = asyncio.run(llm.abatch(questions, config=config))  # type: ignore[arg-type]
         seconds = (time.perf_counter() - start) / len(rows)
         for (row, example), message in zip(rows.items(), messages, strict=True):
-            found.append(noted(row, arm, at_a_time, seconds, message, example))
-    return found
+            records.append(save_record(row, arm, at_a_time, seconds, message, example))
+    return records
 
 
-def noted(
+def save_record(
     row: int, arm: str, at_a_time: int, seconds: float, message: Any, example: Any
 ) -> dict[str, Any]:
-    """One answer's figures, appended to the results."""
-    figures = message.response_metadata["arbitrage"]
-    wanted = example["answer"].rpartition("####")[2].strip().replace(",", "")
+    """Append the record of an answer to the results file and return it."""
+    metadata = message.response_metadata["arbitrage"]
+    expected = example["answer"].rpartition("####")[2].strip().replace(",", "")
     numbers = re.findall(r"-?\d[\d,]*\.?\d*", message.text)
-    right = bool(numbers) and float(numbers[-1].rstrip(".").replace(",", "")) == float(wanted)
-    found = {
+    right = bool(numbers) and float(numbers[-1].rstrip(".").replace(",", "")) == float(expected)
+    record = {
         "row": row,
         "arm": arm,
         "at_a_time": at_a_time,
         "seconds": round(seconds, 3),
         "tokens": message.usage_metadata["output_tokens"],
         "right": right,
-        "steps": len(figures["steps"]),
-        "escalated": sum(s["writer"] == "target" for s in figures["steps"]),
-        "escalated_seconds": sum(s["seconds"] for s in figures["steps"] if s["writer"] == "target"),
-        "accepted_draft_tokens": figures["accepted_draft_tokens"],
-        "draft_tokens": figures["draft_tokens"],
-        "target_tokens": figures["target_tokens"],
-        "discarded_tokens": figures["discarded_tokens"],
+        "steps": len(metadata["steps"]),
+        "escalated": sum(s["writer"] == "target" for s in metadata["steps"]),
+        "escalated_seconds": sum(
+            s["seconds"] for s in metadata["steps"] if s["writer"] == "target"
+        ),
+        "accepted_draft_tokens": metadata["accepted_draft_tokens"],
+        "draft_tokens": metadata["draft_tokens"],
+        "target_tokens": metadata["target_tokens"],
+        "discarded_tokens": metadata["discarded_tokens"],
     }
     with RESULTS.open("a") as file:
-        file.write(json.dumps(found) + "\n")
-    print(json.dumps(found), file=sys.stderr, flush=True)
-    return found
+        file.write(json.dumps(record) + "\n")
+    print(json.dumps(record), file=sys.stderr, flush=True)
+    return record
 
 
 def summary(done: list[dict[str, Any]]) -> None:
-    """A table of the arms, with paired ratios over the target, and the cost model."""
-    print("| arm | questions | s a question | ms a token | right | escalated | over target |")
+    """Print a table of the arms with paired speed-ups over the target, and the cost model."""
+    print("| arm | questions | s per question | ms per token | right | escalated | speed-up |")
     print("|---|---|---|---|---|---|---|")
     by_arm: dict[str, dict[int, Any]] = {}
     for d in done:
@@ -154,23 +170,25 @@ def summary(done: list[dict[str, Any]]) -> None:
         )
     if {"draft", "target", "loop"} <= set(by_arm):
         loop = list(by_arm["loop"].values())
-        a_token = {
+        seconds_per_token = {
             arm: sum(d["seconds"] for d in by_arm[arm].values())
             / sum(d["tokens"] for d in by_arm[arm].values())
             for arm in ("draft", "target")
         }
         drafted = sum(d["draft_tokens"] + d["discarded_tokens"] for d in loop)
         decoded = sum(d["target_tokens"] - d["accepted_draft_tokens"] for d in loop)
-        cost = (drafted * a_token["draft"] + decoded * a_token["target"]) / len(loop)
-        print(f"\nCost model of the loop (tokens × ms a token alone): {cost:.2f} s a question.")
+        total = drafted * seconds_per_token["draft"] + decoded * seconds_per_token["target"]
+        print(f"\nCost model (tokens × ms per token): {total / len(loop):.2f} s per question.")
     if UNVERIFIED in by_arm:
         shared = set(by_arm[UNVERIFIED]) & set(by_arm["loop"])
         for arm in ("loop", UNVERIFIED):
             values = [by_arm[arm][r] for r in shared]
-            n = sum(d["escalated"] for d in values)
-            spent = sum(d["escalated_seconds"] for d in values) / max(1, n)
-            kept = sum(d["accepted_draft_tokens"] for d in values) / max(1, n)
-            print(f"{arm}: {spent:.2f} s an escalated step, {kept:.1f} draft tokens accepted in it")
+            steps = sum(d["escalated"] for d in values)
+            seconds = sum(d["escalated_seconds"] for d in values) / max(1, steps)
+            accepted = sum(d["accepted_draft_tokens"] for d in values) / max(1, steps)
+            print(
+                f"{arm}, per escalated step: {seconds:.2f} s, {accepted:.1f} accepted draft tokens"
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""One side of a comparison in a process of its own: reads commands as JSON lines, answers with ms.
+"""Run one side of `engine.py`: read commands as JSON lines, print one measured value per line.
 
     python worker.py MODEL DTYPE engine|generate|batching
 
-Commands: {"decode": B}: ms a token of B sequences at a time; {"read": N}: ms until the first token
-after a prompt of N tokens that is not cached; {"serve": B, "long": N}: tokens a second of B
-requests at a time, one of them with a prompt of N tokens.
+Commands:
+
+- {"decode": B}: ms per token when decoding B sequences,
+- {"read": N}: ms to the first token after an uncached prompt of N tokens,
+- {"serve": B, "long": N}: tokens per second of B concurrent requests, one of them with a prompt of
+  N tokens.
 """
 
 from __future__ import annotations
@@ -18,16 +21,19 @@ from typing import Any
 
 import torch
 
-NEW = 24  # tokens that are decoded in a measurement
-SERVED = 48  # tokens of each request in "serve"
-PAGE = 32  # tokens of a block of continuous batching: less waste than its default of 256
+DECODE_TOKENS = 24
+"""Number of tokens per sequence in "decode"."""
+SERVE_TOKENS = 48
+"""Number of tokens per request in "serve"."""
+BLOCK_SIZE = 32
+"""Tokens per block of continuous batching. The default, 256, wastes memory on short texts."""
 TOPICS = "rivers bridges clocks markets forests engines harbours libraries planets gardens".split()
 
 
 def prompts(tokenizer: Any, n: int, seed: int) -> list[list[int]]:
-    """Prompts that ask for long answers, about 64 tokens each, none like another."""
+    """Generate n different prompts of about 64 tokens that ask for long answers."""
     rng = random.Random(seed)
-    found = []
+    inputs = []
     for _ in range(n):
         words = " ".join(rng.choice(TOPICS) for _ in range(20))
         text = f"Write a very long story about {words}. Number {rng.random()}."
@@ -35,24 +41,24 @@ def prompts(tokenizer: Any, n: int, seed: int) -> list[list[int]]:
         rendered = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
-        found.append(tokenizer.encode(rendered, add_special_tokens=False))
-    return found
+        inputs.append(tokenizer.encode(rendered, add_special_tokens=False))
+    return inputs
 
 
 class EngineSide:
-    """This project's engine."""
+    """The engine of langgraph_arbitrage."""
 
     def __init__(self, model: str, dtype: str) -> None:
         from langgraph_arbitrage import engine
 
-        # The names before the redesign, so that another checkout can be measured.
+        # `Write` is the name in checkouts of earlier commits.
         self.generate = getattr(engine, "GenerateRequest", None) or engine.Write
         self.engine = engine.Engine(engine.ModelSpec(model, dtype=dtype))
         self.tokenizer = self.engine.tokenizer.hf
         self.engine.submit(self.generate(prompts(self.tokenizer, 1, 0)[0], 2)).result()
 
     def run(self, ids: Sequence[list[int]], new: int) -> tuple[list[float], int]:
-        """When each token of the first request came, and tokens in all."""
+        """Return the time of each token of the first request, and the total number of tokens."""
         times: list[float] = []
         handles = [
             self.engine.submit(
@@ -65,7 +71,7 @@ class EngineSide:
 
 
 class GenerateSide:
-    """transformers' `generate`, with left padding for several sequences."""
+    """transformers' `generate` with left padding."""
 
     def __init__(self, model: str, dtype: str) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -76,10 +82,10 @@ class GenerateSide:
 
     @torch.inference_mode()
     def run(self, ids: Sequence[list[int]], new: int) -> tuple[list[float], int]:
-        """When each token of the batch came, and tokens in all."""
+        """Return the time of each decoding step, and the total number of tokens."""
         times: list[float] = []
 
-        def note(*_: Any, **__: Any) -> torch.Tensor:
+        def record_time(*_: Any, **__: Any) -> torch.Tensor:
             times.append(time.perf_counter())
             return torch.zeros(len(ids), dtype=torch.bool)
 
@@ -89,7 +95,7 @@ class GenerateSide:
             max_new_tokens=new,
             min_new_tokens=new,
             do_sample=False,
-            stopping_criteria=[note],
+            stopping_criteria=[record_time],
         )
         return times, len(ids) * (out.shape[1] - batch["input_ids"].shape[1])
 
@@ -106,29 +112,30 @@ class BatchingSide:
         self.run(prompts(self.tokenizer, 1, 0), 2)
 
     def run(self, ids: Sequence[list[int]], new: int) -> tuple[list[float], int]:
-        """Tokens in all. By itself it would take nine tenths of a CPU's free memory."""
+        """Return no times, and the total number of tokens."""
         from transformers import ContinuousBatchingConfig
 
-        blocks = sum(-(-(len(p) + new) // PAGE) for p in ids)
+        # By default, the cache would take 90 % of the free memory on a CPU.
+        blocks = sum(-(-(len(p) + new) // BLOCK_SIZE) for p in ids)
         out = self.model.generate_batch(
             list(ids),
             max_new_tokens=new,
             do_sample=False,
             continuous_batching_config=ContinuousBatchingConfig(
-                page_size=PAGE,
+                page_size=BLOCK_SIZE,
                 num_blocks=max(blocks, 32),
                 max_batch_tokens=256 + len(ids),
                 max_requests_per_batch=len(ids),
             ),
         )
-        return [], sum(len(one.generated_tokens) for one in out.values())
+        return [], sum(len(output.generated_tokens) for output in out.values())
 
 
 SIDES = {"engine": EngineSide, "generate": GenerateSide, "batching": BatchingSide}
 
 
 def main() -> None:
-    """Answer commands until the input ends."""
+    """Run commands until the input ends."""
     model, dtype, side = sys.argv[1:]
     runner = SIDES[side](model, dtype)
     rng = random.Random(time.time_ns())
@@ -137,21 +144,21 @@ def main() -> None:
         command, start = json.loads(line), time.perf_counter()
         seed = rng.randrange(1 << 30)
         if "decode" in command:
-            times, _ = runner.run(prompts(runner.tokenizer, command["decode"], seed), NEW)
-            found = 1000 * (times[-1] - times[0]) / (len(times) - 1)
+            times, _ = runner.run(prompts(runner.tokenizer, command["decode"], seed), DECODE_TOKENS)
+            value = 1000 * (times[-1] - times[0]) / (len(times) - 1)
         elif "read" in command:
             ids = [rng.randrange(1000, 20000) for _ in range(command["read"])]
             start = time.perf_counter()
             times, _ = runner.run([ids], 1)
-            found = 1000 * (times[0] - start)
+            value = 1000 * (times[0] - start)
         else:
-            ids_of_all = prompts(runner.tokenizer, command["serve"], seed)
+            inputs = prompts(runner.tokenizer, command["serve"], seed)
             if command.get("long"):
-                ids_of_all[0] = [rng.randrange(1000, 20000) for _ in range(command["long"])]
+                inputs[0] = [rng.randrange(1000, 20000) for _ in range(command["long"])]
             start = time.perf_counter()
-            _, tokens = runner.run(ids_of_all, SERVED)
-            found = tokens / (time.perf_counter() - start)
-        print(json.dumps(found), flush=True)
+            _, tokens = runner.run(inputs, SERVE_TOKENS)
+            value = tokens / (time.perf_counter() - start)
+        print(json.dumps(value), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What the embedded router is worth: judges of steps, policies at equal escalation, speed.
+"""Evaluate the embedded router: routing signals, policies at equal escalation rates, and speed.
 
     python benchmarks/router                                  # all parts, about half an hour
     python benchmarks/router --part judges --questions 100    # one part, quickly
 
-Thresholds are chosen on problems of one seed and measured on those of another; neither was used
-to train or calibrate PRM or router. Speed alone takes the thresholds of the results that are there.
-Results go to benchmarks/results/router.json and router.md.
+Thresholds are chosen on problems of one seed and evaluated on problems of another. Neither seed was
+used to train or calibrate the PRM or the router. `--part speed` alone uses the thresholds of the
+existing results. Results are written to benchmarks/results/router.json and router.md.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from curves import RATES, Curve, accuracy, difference, rate, walks
+from curves import RATES, Curve, accuracy, answer_all, difference, escalation_rate
+from problem_steps import SIGNALS, LoopAnswer, ProblemSteps
 from rich.console import Console
 from rich.progress import Progress
-from speed import compare, measured
-from world import JUDGES, Walk, World
+from speed import answer_alternating, measure_costs
 
 from langgraph_arbitrage import (
     RSD,
@@ -44,47 +44,59 @@ RESULTS = Path(__file__).parent.parent / "results"
 JSON = RESULTS / "router.json"
 CHOOSE_SEED, MEASURE_SEED = 40, 41
 WITHIN = 0.01
-"""Loss of accuracy against the target alone that a chosen threshold may have."""
+"""Accuracy that a chosen threshold may lose against the target alone."""
 
 PARTS = ("judges", "policies", "speed")
 SCORED = ("router", "router as shipped", "RSD")
-"""Policies that ask the reader about each step."""
+"""Policies that run the router's causal LM on each step."""
 
 
 def main() -> None:
-    """Measure, print, save."""
+    """Run the parts, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=PARTS, action="append", help="default: all of them")
-    parser.add_argument("--choose", type=int, default=300, help="problems that choose thresholds")
-    parser.add_argument("--questions", type=int, default=520, help="problems that are measured")
-    parser.add_argument("--timed", type=int, default=500, help="of these, timed at batch 1")
+    parser.add_argument("--part", choices=PARTS, action="append", help="default: all parts")
+    parser.add_argument("--choose", type=int, default=300, help="problems for choosing thresholds")
+    parser.add_argument("--questions", type=int, default=520, help="problems for the evaluation")
+    parser.add_argument("--timed", type=int, default=500, help="of these, problems for the speed")
     options = parser.parse_args()
     parts = options.part or PARTS
     choose = list(embedded.problems(options.choose, CHOOSE_SEED))
-    known = {p.question for p in choose}
+    chosen_on = {p.question for p in choose}
     measure = [p for p in embedded.problems(options.questions, MEASURE_SEED)
-               if p.question not in known]  # fmt: skip
-    found: dict[str, Any] = {"problems": {"choose": len(choose), "measure": len(measure)}}
-    before = json.loads(JSON.read_text()) if JSON.exists() else {}
-    if parts == ["speed"] and "chosen" in before:
-        found = before
+               if p.question not in chosen_on]  # fmt: skip
+    results: dict[str, Any] = {"problems": {"choose": len(choose), "measure": len(measure)}}
+    existing = json.loads(JSON.read_text()) if JSON.exists() else {}
+    if parts == ["speed"] and "chosen" in existing:
+        results = existing
     else:
-        found["chosen"] = asyncio.run(loops(choose, measure, found, parts))
+        results["chosen"] = asyncio.run(evaluate(choose, measure, results, parts))
     if "speed" in parts:
-        found["speed"] = speed(measure[: options.timed], found["chosen"])
-    save(found)
+        results["speed"] = evaluate_speed(measure[: options.timed], results["chosen"])
+    save(results)
 
 
-async def loops(
+async def evaluate(
     choose: Sequence[Problem],
     measure: Sequence[Problem],
-    found: dict[str, Any],
+    results: dict[str, Any],
     parts: Sequence[str],
 ) -> dict[str, float]:
-    """Everything that needs no clock; returns the thresholds that were chosen."""
+    """Choose thresholds and run the parts that do not measure time.
+
+    Args:
+        choose: Problems for choosing thresholds.
+        measure: Problems for the evaluation.
+        results: Receives the results.
+        parts: Parts to run.
+
+    Returns:
+        The chosen threshold of each signal.
+    """
     models = Models(ArbitrageSettings())
     prm, router = load_scorer("embedded:prm"), load_scorer("embedded:router")
-    some, others = ([World(models, p, prm, router) for p in ps] for ps in (choose, measure))
+    pilot, held_out = (
+        [ProblemSteps(models, p, prm, router) for p in some] for some in (choose, measure)
+    )
     chosen: dict[str, float] = {}
     with Progress(console=Console(stderr=True), refresh_per_second=1) as bar:
         task = bar.add_task("", total=None)
@@ -92,82 +104,91 @@ async def loops(
         def tick() -> None:
             bar.advance(task)
 
-        alone = accuracy(await walks(some, "random", -1.0, tick))
+        target_alone = accuracy(await answer_all(pilot, "random", -1.0, tick))
         curves = {}
-        for judge in JUDGES:
-            bar.update(task, description=f"choosing {judge}")
-            curves[judge] = await Curve.of(some, judge, tick)
-            if (threshold := curves[judge].cheapest(alone - WITHIN)) is not None:
-                chosen[judge] = threshold
+        for signal in SIGNALS:
+            bar.update(task, description=f"choosing thresholds of {signal}")
+            curves[signal] = await Curve.measure(pilot, signal, tick)
+            if (threshold := curves[signal].cheapest(target_alone - WITHIN)) is not None:
+                chosen[signal] = threshold
         if "policies" in parts:
-            found["policies"] = await policies(others, curves, chosen, bar, task)
+            results["policies"] = await evaluate_policies(held_out, curves, chosen, bar, task)
         if "judges" in parts:
-            bar.update(task, description="judges")
-            found["judges"] = await judges(others, chosen)
+            bar.update(task, description="evaluating signals")
+            results["judges"] = await evaluate_signals(held_out, chosen)
     models.close()
     return chosen
 
 
-async def policies(
-    worlds: Sequence[World],
+async def evaluate_policies(
+    problems: Sequence[ProblemSteps],
     curves: dict[str, Curve],
     chosen: dict[str, float],
     bar: Progress,
     task: Any,
 ) -> dict[str, Any]:
-    """Accuracies at equal escalation, and at the chosen thresholds, on the measured problems."""
+    """Measure accuracies at equal escalation rates and at the chosen thresholds."""
 
-    async def of(judge: str, threshold: float) -> list[Walk]:
-        bar.update(task, description=f"measuring {judge}")
-        return await walks(worlds, judge, threshold, lambda: bar.advance(task))
+    async def answer(signal: str, threshold: float) -> list[LoopAnswer]:
+        bar.update(task, description=f"measuring {signal}")
+        return await answer_all(problems, signal, threshold, lambda: bar.advance(task))
 
-    target, draft = await of("random", -1.0), await of("random", 2.0)
-    at: dict[str, dict[str, list[Walk]]] = {
-        judge: {f"{r:.0%}": await of(judge, curves[judge].at_rate(r)) for r in RATES}
-        for judge in JUDGES
+    # The values of "random" are from 0 to 1: all of them are above -1, and none above 2.
+    target, draft = await answer("random", -1.0), await answer("random", 2.0)
+    answers: dict[str, dict[str, list[LoopAnswer]]] = {
+        signal: {f"{r:.0%}": await answer(signal, curves[signal].at_rate(r)) for r in RATES}
+        for signal in SIGNALS
     }
     return {
-        "target": shares(target, worlds),
-        "draft": shares(draft, worlds),
+        "target": summarize(target, problems),
+        "draft": summarize(draft, problems),
         "at equal escalation": {
-            judge: {r: shares(walk, worlds) for r, walk in rates.items()}
-            for judge, rates in at.items()
+            signal: {rate: summarize(some, problems) for rate, some in by_rate.items()}
+            for signal, by_rate in answers.items()
         },
         "router against": {
-            judge: {r: difference(at["router"][r], at[judge][r]) for r in at[judge]}
-            for judge in JUDGES
-            if judge != "router"
+            signal: {
+                rate: difference(answers["router"][rate], some) for rate, some in by_rate.items()
+            }
+            for signal, by_rate in answers.items()
+            if signal != "router"
         },
         "within one point of the target": {
-            judge: {"threshold": t, **shares(walk := await of(judge, t), worlds)}
-            | {"against target": difference(walk, target)}
-            for judge, t in chosen.items()
+            signal: {"threshold": t, **summarize(some := await answer(signal, t), problems)}
+            | {"against target": difference(some, target)}
+            for signal, t in chosen.items()
         },
     }
 
 
-def shares(some: Sequence[Walk], worlds: Sequence[World]) -> dict[str, float]:
-    """Accuracy with and without never-learned steps, and escalation rate."""
-    learned = [w for w, world in zip(some, worlds, strict=True) if not world.problem.hard]
-    return {"accuracy": accuracy(some), "learned": accuracy(learned), "escalated": rate(some)}
+def summarize(answers: Sequence[LoopAnswer], problems: Sequence[ProblemSteps]) -> dict[str, float]:
+    """Compute accuracy on all and on learned problems, and the escalation rate."""
+    learned = [a for a, p in zip(answers, problems, strict=True) if not p.problem.hard]
+    return {
+        "accuracy": accuracy(answers),
+        "learned": accuracy(learned),
+        "escalated": escalation_rate(answers),
+    }
 
 
-async def judges(worlds: Sequence[World], chosen: dict[str, float]) -> dict[str, Any]:
-    """PRM against the checker; router, PRM and confidence against the exact advantage."""
+async def evaluate_signals(
+    problems: Sequence[ProblemSteps], chosen: dict[str, float]
+) -> dict[str, Any]:
+    """Compare the PRM with the exact checker, and the signals with the exact advantage."""
     steps: list[tuple[float, int]] = []
-    numbers: dict[str, list[float]] = {j: [] for j in ("router", "RSD", "confidence")}
+    scores: dict[str, list[float]] = {s: [] for s in ("router", "RSD", "confidence")}
     advantage: list[float] = []
-    by_prm: list[float] = []
-    for world in worlds:
-        walk = await world.walk("router", chosen.get("router", 0.5))
-        for context in walk.contexts:
+    prm_advantage: list[float] = []
+    for problem in problems:
+        answer = await problem.answer("router", chosen.get("router", 0.5))
+        for context in answer.contexts:
             for writer in ("draft", "target"):
-                right = await world.exact(writer, context)
-                steps.append((await world.prm(writer, context), int(right)))
-            for judge, values in numbers.items():
-                values.append(await world.score(judge, context))
-            advantage.append(await world.score("exact oracle", context))
-            by_prm.append(await world.score("PRM oracle", context))
+                right = await problem.exact(writer, context)
+                steps.append((await problem.prm(writer, context), int(right)))
+            for signal, values in scores.items():
+                values.append(await problem.score(signal, context))
+            advantage.append(await problem.score("exact oracle", context))
+            prm_advantage.append(await problem.score("PRM oracle", context))
     better = [int(a > 0) for a in advantage]
     wrong, right = class_accuracy(*zip(*steps, strict=True))
     return {
@@ -181,25 +202,25 @@ async def judges(worlds: Sequence[World], chosen: dict[str, float]) -> dict[str,
         "steps": len(better),
         "better": sum(better) / len(better),
         "advantage": {
-            judge: {
+            signal: {
                 "rho": spearman(values, advantage),
-                "rho with the PRM's": spearman(values, by_prm),
+                "rho with the PRM's": spearman(values, prm_advantage),
                 "auc": roc_auc(values, better),
                 **dict(
                     zip(
                         ("accuracy y=0", "accuracy y=1"),
-                        class_accuracy(values, better, chosen.get(judge, 0.5)),
+                        class_accuracy(values, better, chosen.get(signal, 0.5)),
                         strict=True,
                     )
                 ),
             }
-            for judge, values in numbers.items()
+            for signal, values in scores.items()
         },
     }
 
 
-def speed(problems: Sequence[Problem], chosen: dict[str, float]) -> dict[str, Any]:
-    """Seconds a question at batch 1 with the chosen thresholds, beside the model of costs."""
+def evaluate_speed(problems: Sequence[Problem], chosen: dict[str, float]) -> dict[str, Any]:
+    """Measure seconds per question at batch size 1 and compare them with the cost model."""
     policies: dict[str, Policy] = {"target": AlwaysTarget(), "draft": AlwaysDraft()}
     if "router" in chosen:
         policies["router"] = LearnedRouter("embedded:router", chosen["router"])
@@ -208,47 +229,49 @@ def speed(problems: Sequence[Problem], chosen: dict[str, float]) -> dict[str, An
         policies["RSD"] = RSD("embedded:prm", 1 - chosen["RSD"])
     if "confidence" in chosen:
         policies["confidence"] = DraftConfidence(1 - chosen["confidence"])
-    answers = compare(problems, policies)
-    costs = measured(answers["draft"])
-    pace = statistics.mean(a.seconds for a in answers["target"])
+    answers = answer_alternating(problems, policies)
+    costs = measure_costs(answers["draft"])
+    target_seconds = statistics.mean(a.seconds for a in answers["target"])
     rows = {}
     for name, some in answers.items():
         right = [check_answer(p, a.text) for p, a in zip(problems, some, strict=True)]
         learned = [r for r, p in zip(right, problems, strict=True) if not p.hard]
         seconds = [a.seconds for a in some]
-        easy = [s for s, p in zip(seconds, problems, strict=True) if not p.hard]
+        learned_seconds = [s for s, p in zip(seconds, problems, strict=True) if not p.hard]
         steps = [s for a in some for s in a.statistics["steps"]]
-        target_easy = [a.seconds for a, p in zip(answers["target"], problems, strict=True)
-                       if not p.hard]  # fmt: skip
+        target_learned_seconds = [
+            a.seconds for a, p in zip(answers["target"], problems, strict=True) if not p.hard
+        ]
         rows[name] = {
             "accuracy": statistics.mean(right),
             "learned": statistics.mean(learned),
             "escalated": statistics.mean(s["writer"] == "target" for s in steps),
             "mean s": statistics.mean(seconds),
             "median s": statistics.median(seconds),
-            "speed-up": pace / statistics.mean(seconds),
-            "speed-up, learned": statistics.mean(target_easy) / statistics.mean(easy),
-            "cost model, s": costs.of(some, scored=name in SCORED) / 1e3,
+            "speed-up": target_seconds / statistics.mean(seconds),
+            "speed-up, learned": statistics.mean(target_learned_seconds)
+            / statistics.mean(learned_seconds),
+            "cost model, s": costs.forecast(some, scored=name in SCORED) / 1e3,
         }
-    fed = sum(a.statistics["computed_tokens"]["router"] for a in answers.get("router", []))
-    judged = sum(len(a.statistics["steps"]) for a in answers.get("router", []))
+    computed = sum(a.statistics["computed_tokens"]["router"] for a in answers.get("router", []))
+    scored_steps = sum(len(a.statistics["steps"]) for a in answers.get("router", []))
     return {
         "problems": len(problems),
         "costs in ms": vars(costs),
         "policies": rows,
-        "router tokens fed a step": fed / judged if judged else None,
+        "router tokens fed a step": computed / scored_steps if scored_steps else None,
     }
 
 
-def save(found: dict[str, Any]) -> None:
-    """Print the tables; write JSON and Markdown."""
+def save(results: dict[str, Any]) -> None:
+    """Print the tables, and write JSON and Markdown."""
     from tables import markdown
 
-    found["machine"] = {"processor": platform.processor() or platform.machine()}
+    results["machine"] = {"processor": platform.processor() or platform.machine()}
     RESULTS.mkdir(exist_ok=True)
-    text = markdown(found)
+    text = markdown(results)
     (RESULTS / "router.md").write_text(text)
-    JSON.write_text(json.dumps(found, indent=1) + "\n")
+    JSON.write_text(json.dumps(results, indent=1) + "\n")
     print(text)
 
 

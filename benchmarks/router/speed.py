@@ -1,4 +1,4 @@
-"""Seconds a question at batch 1, and what a simple model of costs makes of them."""
+"""Measure seconds per question at batch size 1 and compare them with a simple cost model."""
 
 from __future__ import annotations
 
@@ -9,78 +9,92 @@ from dataclasses import dataclass
 from langgraph_arbitrage import Policy, embedded
 from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.embedded import Problem
-from langgraph_arbitrage.engine import Engine, GenerateRequest, ScoreRequest
+from langgraph_arbitrage.engine import Engine, GenerateRequest, ModelSpec, ScoreRequest
 from langgraph_arbitrage.runner import Answer, Runner
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds, at batch 1."""
+    """Costs at batch size 1, in milliseconds."""
 
     draft: float
-    """A token that the draft writes."""
+    """Decoding a token with the draft."""
     target: float
-    """A token that the target writes."""
+    """Decoding a token with the target."""
     target_read: float
-    """A forward of the target over a step that it catches up with."""
+    """A forward of the target over a step that it has not computed."""
     router: float
-    """A forward of the reader over a step."""
+    """A forward of the router's causal LM over a step."""
     graph: float
-    """A step's cycle through the graph, without the models."""
+    """What the graph adds to a step."""
 
-    def of(self, answers: Sequence[Answer], *, scored: bool) -> float:
-        """Milliseconds a question that these answers should have taken."""
+    def forecast(self, answers: Sequence[Answer], *, scored: bool) -> float:
+        """Compute the mean milliseconds per question from the steps and tokens of answers.
+
+        Args:
+            answers: The answers.
+            scored: Whether the policy runs the router's causal LM on each step.
+        """
         steps = [s for a in answers for s in a.statistics["steps"]]
-        by_draft = sum(
+        drafted = sum(
             a.statistics["draft_tokens"] + a.statistics["discarded_tokens"] for a in answers
         )
         escalated = sum(s["writer"] == "target" for s in steps)
-        total = self.draft * by_draft + self.graph * len(steps)
+        total = self.draft * drafted + self.graph * len(steps)
         total += self.target * sum(a.statistics["target_tokens"] for a in answers)
         total += self.target_read * escalated + self.router * len(steps) * scored
         return total / len(answers)
 
 
-def compare(problems: Sequence[Problem], policies: Mapping[str, Policy]) -> dict[str, list[Answer]]:
-    """Each problem goes to all policies before the next one: they share the machine's noise."""
-    first = Runner(ArbitrageSettings(max_slots=1))
-    runners = {name: first.with_policy(policy) for name, policy in policies.items()}
+def answer_alternating(
+    problems: Sequence[Problem], policies: Mapping[str, Policy]
+) -> dict[str, list[Answer]]:
+    """Answer the problems with all policies, which alternate so that noise affects them alike."""
+    shared = Runner(ArbitrageSettings(max_slots=1))
+    runners = {name: shared.with_policy(policy) for name, policy in policies.items()}
     answers: dict[str, list[Answer]] = {name: [] for name in policies}
     for runner in runners.values():
         runner.warm_up()
         runner.answer(problems[0].question)
     for problem in problems:
         for name, runner in runners.items():
-            runner.warm_up()  # so that none finds in the cache what another has read
+            runner.warm_up()  # clears the cached tokens of the other policies
             answers[name].append(runner.answer(problem.question))
     return answers
 
 
-def measured(draft_only: Sequence[Answer], rounds: int = 15, tokens: int = 20) -> Costs:
-    """The costs: medians of the engines alone; the graph is what draft-only took beside them."""
-    from langgraph_arbitrage.engine import ModelSpec
+def measure_costs(draft_only: Sequence[Answer], rounds: int = 15, tokens: int = 20) -> Costs:
+    """Measure the costs.
 
+    Model costs are medians, measured directly on the engines. The graph's cost is the remaining
+    time of answers by the draft alone.
+
+    Args:
+        draft_only: Answers by the draft alone.
+        rounds: Number of measurements.
+        tokens: Number of tokens per step.
+    """
     paths = {"draft": embedded.DRAFT, "target": embedded.TARGET, "reader": embedded.READER}
     engines = {role: Engine(ModelSpec(path)) for role, path in paths.items()}
     question = next(iter(embedded.problems(1, seed=77))).question
     ids = engines["draft"].tokenizer.render([{"role": "user", "content": question}])
-    found: dict[str, list[float]] = {name: [] for name in ("draft", "target", "read", "router")}
+    seconds: dict[str, list[float]] = {name: [] for name in ("draft", "target", "read", "router")}
     for i in range(rounds + 2):
-        start = [*ids, *[20 + i] * 8]  # another ending each time, so that it is read
+        start = [*ids, *[20 + i] * 8]  # differs in each round, so it is not cached
+        step = [*start, *[30 + i] * tokens]
         for role in ("draft", "target"):
             engines[role].submit(GenerateRequest(start, max_tokens=1)).result()
-            written = engines[role].submit(GenerateRequest(start, max_tokens=tokens)).result()
-            found[role].append(written.seconds / len(written.ids))
-            start_more = [*start, *[30 + i] * tokens]
-        one = engines["target"].submit(GenerateRequest(start_more, max_tokens=1)).result()
-        found["read"].append(one.seconds)
+            output = engines[role].submit(GenerateRequest(start, max_tokens=tokens)).result()
+            seconds[role].append(output.seconds / len(output.ids))
+        read = engines["target"].submit(GenerateRequest(step, max_tokens=1)).result()
+        seconds["read"].append(read.seconds)
         engines["reader"].submit(ScoreRequest(start, start=len(start) - 4)).result()
-        scored = engines["reader"].submit(ScoreRequest(start_more, start=len(start))).result()
-        found["router"].append(scored.seconds)
+        scores = engines["reader"].submit(ScoreRequest(step, start=len(start))).result()
+        seconds["router"].append(scores.seconds)
     for engine in engines.values():
         engine.close()
-    ms = {name: 1e3 * statistics.median(values[2:]) for name, values in found.items()}
+    ms = {name: 1e3 * statistics.median(values[2:]) for name, values in seconds.items()}
     steps = sum(len(a.statistics["steps"]) for a in draft_only)
-    inside = ms["draft"] * sum(a.statistics["draft_tokens"] for a in draft_only)
-    graph = (1e3 * sum(a.seconds for a in draft_only) - inside) / steps
+    decoding = ms["draft"] * sum(a.statistics["draft_tokens"] for a in draft_only)
+    graph = (1e3 * sum(a.seconds for a in draft_only) - decoding) / steps
     return Costs(ms["draft"], ms["target"], ms["read"], ms["router"], graph)

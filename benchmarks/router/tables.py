@@ -1,4 +1,4 @@
-"""The results as Markdown."""
+"""Format the results as Markdown."""
 
 from __future__ import annotations
 
@@ -6,44 +6,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def markdown(found: Mapping[str, Any]) -> str:
-    """All parts that were measured."""
-    count = found["problems"]
+def markdown(results: Mapping[str, Any]) -> str:
+    """Format all parts that have results."""
+    count = results["problems"]
     parts = [
         "# The embedded router",
         (
-            f"Thresholds chosen on {count['choose']} problems, everything measured on "
-            f"{count['measure']} others. Learned: without the problems that hold a step which no "
-            "model has learned."
+            f"Thresholds were chosen on {count['choose']} problems and evaluated on "
+            f"{count['measure']} others. Learned: without problems that contain a step which none "
+            "of the models has learned."
         ),
     ]
-    if "judges" in found:
-        parts += _judges(found["judges"])
-    if "policies" in found:
-        parts += _policies(found["policies"])
-    if "speed" in found:
-        parts += _speed(found["speed"])
+    if "judges" in results:
+        parts += _signals(results["judges"])
+    if "policies" in results:
+        parts += _policies(results["policies"])
+    if "speed" in results:
+        parts += _speed(results["speed"])
     return "\n\n".join(parts) + "\n"
 
 
-def _judges(judges: Mapping[str, Any]) -> list[str]:
-    prm = judges["PRM"]
+def _signals(signals: Mapping[str, Any]) -> list[str]:
+    prm = signals["PRM"]
     rows = [
-        [name, *(f"{v:.3f}" for v in figures.values())]
-        for name, figures in judges["advantage"].items()
+        [name, *(f"{v:.3f}" for v in values.values())]
+        for name, values in signals["advantage"].items()
     ]
     return [
-        "## Judges",
+        "## Routing signals",
         (
-            f"The PRM against the exact checker, {prm['steps']:,} steps of which "
-            f"{prm['right']:.0%} are right: AUC {prm['auc']:.3f}, accuracy on right steps "
-            f"{prm['accuracy on right']:.1%}, on wrong ones {prm['accuracy on wrong']:.1%}."
+            f"The PRM compared with the exact checker on {prm['steps']:,} steps, of which "
+            f"{prm['right']:.0%} are right: AUC {prm['auc']:.3f}, accuracy "
+            f"{prm['accuracy on right']:.1%} on right and {prm['accuracy on wrong']:.1%} on wrong "
+            "steps."
         ),
         (
-            f"Who tells where the target's step is better (exactly; {judges['better']:.1%} of "
-            f"{judges['steps']:,} steps that the loop meets)? Accuracies at the chosen threshold."
+            "How well each signal predicts whether the target's step is better by the exact "
+            f"checker, which holds for {signals['better']:.1%} of {signals['steps']:,} steps of "
+            "the loop. Accuracies are at the chosen threshold."
         ),
-        _table(["judge", "ρ with Δ", "ρ with the PRM's Δ", "AUC", "acc. y=0", "acc. y=1"], rows),
+        _table(["signal", "ρ with Δ", "ρ with the PRM's Δ", "AUC", "acc. y=0", "acc. y=1"], rows),
     ]
 
 
@@ -51,24 +53,24 @@ def _policies(policies: Mapping[str, Any]) -> list[str]:
     equal = policies["at equal escalation"]
     rates = list(next(iter(equal.values())))
     rows = [
-        [judge, *(f"{at[r]['accuracy']:.1%} ({at[r]['escalated']:.0%})" for r in rates)]
-        for judge, at in equal.items()
+        [signal, *(f"{at[r]['accuracy']:.1%} ({at[r]['escalated']:.0%})" for r in rates)]
+        for signal, at in equal.items()
     ]
     against = [
-        [judge, *(f"{100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for d, low, high in
+        [signal, *(f"{100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for d, low, high in
                   gaps.values())]
-        for judge, gaps in policies["router against"].items()
+        for signal, gaps in policies["router against"].items()
     ]  # fmt: skip
     within = [
         [
-            judge,
+            signal,
             f"{row['threshold']:.4f}",
             f"{row['escalated']:.1%}",
             f"{row['accuracy']:.1%}",
             f"{row['learned']:.1%}",
             "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * v for v in row["against target"])),
         ]
-        for judge, row in policies["within one point of the target"].items()
+        for signal, row in policies["within one point of the target"].items()
     ]
     target, draft = policies["target"], policies["draft"]
     return [
@@ -76,13 +78,16 @@ def _policies(policies: Mapping[str, Any]) -> list[str]:
         (
             f"Target alone {target['accuracy']:.1%} (learned {target['learned']:.1%}), draft alone "
             f"{draft['accuracy']:.1%} ({draft['learned']:.1%}). Accuracy, and the escalation rate "
-            "that came of the threshold:"
+            "that resulted from the threshold:"
         ),
-        _table(["judge", *rates], rows),
-        "The router's accuracy minus the other's, in points, with 95 % paired bootstrap intervals:",
-        _table(["against", *rates], against),
-        "The threshold that escalates least and stays within one point of the target, as chosen:",
-        _table(["judge", "number", "escalated", "accuracy", "learned", "minus target"], within),
+        _table(["signal", *rates], rows),
+        (
+            "The router's accuracy minus that of another signal, in percentage points, with 95 % "
+            "paired bootstrap intervals:"
+        ),
+        _table(["signal", *rates], against),
+        "The chosen thresholds, with the lowest escalation rate within a point of the target:",
+        _table(["signal", "threshold", "escalated", "accuracy", "learned", "minus target"], within),
     ]
 
 
@@ -100,13 +105,13 @@ def _speed(speed: Mapping[str, Any]) -> list[str]:
              "speed-up", "on learned"]  # fmt: skip
     costs = ", ".join(f"{k.replace('_', ' ')} {v:.2f}" for k, v in speed["costs in ms"].items())
     return [
-        f"## Time a question ({speed['problems']} problems, batch 1, taking turns)",
+        f"## Time per question ({speed['problems']} problems, batch size 1)",
         _table(heads, rows),
         (
-            f"Model: tokens and steps times their costs in ms ({costs}), as if the target decoded "
-            "each token of an escalated step; it verifies the draft's step first and keeps what "
-            "it would have written itself. Tokens fed through the router a step: "
-            f"{speed['router tokens fed a step'] or 0:.1f}."
+            f"The cost model multiplies tokens and steps by their costs in ms ({costs}). It "
+            "assumes that the target decodes every token of an escalated step. In fact the target "
+            "verifies the draft's step and decodes only the tokens after the accepted ones. Tokens "
+            f"computed by the router per step: {speed['router tokens fed a step'] or 0:.1f}."
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Batch jobs: files of questions in, files of answers out, resumable at every line."""
+"""Batch jobs: answer a file of requests into another file. An interrupted job resumes."""
 
 from langgraph_arbitrage.batch.job import BatchJob, arun_batch, run_batch
 from langgraph_arbitrage.batch.ray_actor import Answers

@@ -1,4 +1,4 @@
-"""A job: skips the questions that are answered, asks the others, writes each line as it comes."""
+"""A batch job: skips answered requests, answers the others and writes each record immediately."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from langgraph_arbitrage.batch.asking import Asking
-from langgraph_arbitrage.batch.output import Output
-from langgraph_arbitrage.batch.question import Question, read_question
+from langgraph_arbitrage.batch.executor import BatchExecutor
+from langgraph_arbitrage.batch.output import BatchOutput
+from langgraph_arbitrage.batch.request import BatchRequest, parse_request
 from langgraph_arbitrage.batch.settings import BatchSettings
-from langgraph_arbitrage.batch.source import Source
+from langgraph_arbitrage.batch.source import BatchSource
 from langgraph_arbitrage.batch.summary import BatchSummary
-from langgraph_arbitrage.errors import (
-    DataError,
-)
+from langgraph_arbitrage.errors import DataError
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.chat_model import ChatArbitrage
@@ -26,35 +24,35 @@ if TYPE_CHECKING:
 __all__ = ["BatchJob", "arun_batch", "run_batch"]
 
 _T = TypeVar("_T")
-Given = str | Path | Iterable[Mapping[str, Any]]
-Listener = Callable[[BatchSummary], None]
+SourceLike = str | Path | Iterable[Mapping[str, Any]]
+SummaryListener = Callable[[BatchSummary], None]
 
 
 class BatchJob:
-    """Questions of an input, answered into an output.
+    """Answers the requests of an input into an output.
 
-    Made and entered, everything that can be refused has been: no model is loaded for that.
+    Entering the context validates input and output completely, without loading a model.
 
     Args:
-        source: A JSONL file, `-` for stdin, or records as they would stand in its lines.
-        output: A JSONL file, or `-` for stdout.
-        settings: How the job is run.
+        source: Path of a JSONL file, `-` for stdin, or records, each the content of one line.
+        output: Path of a JSONL file, or `-` for stdout.
+        settings: Settings of the job.
 
     Raises:
-        DataError: The input cannot be read, the output cannot be written or belongs to another
-            job.
+        DataError: The input cannot be read, the output cannot be written, or the output belongs
+            to another job.
     """
 
-    def __init__(self, source: Given, output: str | Path, settings: BatchSettings) -> None:
+    def __init__(self, source: SourceLike, output: str | Path, settings: BatchSettings) -> None:
         self.settings = settings
-        self.source = Source(source)
+        self.source = BatchSource(source)
         path = None if str(output) == "-" else Path(output)
         if path and self.source.path and path.exists() and path.samefile(self.source.path):
-            raise DataError(f"{path} is the input itself: give another file to write to")
-        self.output = Output(path, retry_failed=settings.retry_failed)
+            raise DataError(f"{path} is both input and output. Choose another output file")
+        self.output = BatchOutput(path, retry_failed=settings.retry_failed)
         self.summary = BatchSummary()
-        self._repeated: dict[int, int] = {}
-        """Lines whose id an earlier line has: number of each, and of that earlier one."""
+        self._duplicates: dict[int, int] = {}
+        """Line numbers with the custom_id of an earlier line, and that line's number."""
 
     def __enter__(self) -> Self:
         self.output.__enter__()
@@ -75,63 +73,66 @@ class BatchJob:
         self.source.close()
 
     def _check(self) -> None:
-        """See what is to be asked, and that the output is this job's."""
-        seen: dict[str, int] = {}
+        """Count the requests and verify that the output belongs to this job."""
+        first_lines: dict[str, int] = {}
         for number, line in self.source.lines():
-            question = read_question(number, line)
-            if (first := seen.setdefault(question.id, number)) != number:
-                self._repeated[number] = first
-                question = self._question(number, line)
-            state = self.output.state(question)
-            if self.settings.has(number):
+            request = parse_request(number, line)
+            if (first := first_lines.setdefault(request.custom_id, number)) != number:
+                self._duplicates[number] = first
+                request = self._parse(number, line)
+            state = self.output.state(request)
+            if self.settings.includes(number):
                 self.summary.total += 1
                 self.summary.skipped += state == "done"
                 self.summary.failed_before += state == "failed"
         self.output.begin()
 
-    def _question(self, number: int, line: bytes) -> Question:
-        question = read_question(number, line)
-        first = self._repeated.get(number)
+    def _parse(self, number: int, line: bytes) -> BatchRequest:
+        """Parse a line. A line with the custom_id of an earlier line is rejected."""
+        request = parse_request(number, line)
+        first = self._duplicates.get(number)
         if first is None:
-            return question
-        return question.without_id(f"line {first} has the same custom_id {question.id!r}")
+            return request
+        return request.rejected(f"line {first} has the same custom_id {request.custom_id!r}")
 
-    def open(self) -> Iterator[Question]:
-        """The questions of this shard that have no line yet."""
+    def pending(self) -> Iterator[BatchRequest]:
+        """Yield the requests of this shard that have no record in the output."""
         for number, line in self.source.lines():
-            if self.settings.has(number):
-                question = self._question(number, line)
-                if self.output.state(question) is None:
-                    yield question
+            if self.settings.includes(number):
+                request = self._parse(number, line)
+                if self.output.state(request) is None:
+                    yield request
 
-    def write(self, record: dict[str, Any], on_line: Listener | None = None) -> None:
-        """Add a line to the output, and count it."""
+    def write(self, record: dict[str, Any], on_line: SummaryListener | None = None) -> None:
+        """Append a record to the output and count it."""
         self.output.append(record)
         self.summary.count(record, failed=record["error"] is not None)
         if on_line is not None:
             on_line(self.summary)
 
-    async def run(self, llm: ChatArbitrage, on_line: Listener | None = None) -> BatchSummary:
-        """Answer all open questions.
+    async def run(self, llm: ChatArbitrage, on_line: SummaryListener | None = None) -> BatchSummary:
+        """Answer all pending requests.
 
         Args:
-            llm: Who answers; its models are not given back.
-            on_line: Called after each line that is written.
+            llm: Chat model that answers. It is not closed.
+            on_line: Called with the summary after each record is written.
 
         Returns:
-            The figures of this run.
+            The summary of this run.
 
         Raises:
             CheckpointError: A model cannot be loaded.
-            DataError: The output cannot be written any more.
-            EngineError: The models fail at every question.
+            DataError: The output can no longer be written.
+            EngineError: The models fail at every request.
         """
-        asking = Asking(llm, self.settings.concurrency, lambda record: self.write(record, on_line))
+        executor = BatchExecutor(
+            llm, self.settings.concurrency, lambda record: self.write(record, on_line)
+        )
         try:
             async with asyncio.timeout(self.settings.max_time):
-                if self.summary.left:
+                if self.summary.remaining:
                     await asyncio.to_thread(llm.prepare)
-                    await asking.all(self.open())
+                    await executor.run(self.pending())
         except TimeoutError:
             self.summary.stopped = "max_time"
         return self.summary
@@ -139,34 +140,35 @@ class BatchJob:
 
 async def arun_batch(
     llm: ChatArbitrage,
-    source: Given,
+    source: SourceLike,
     output: str | Path,
-    on_line: Listener | None = None,
+    on_line: SummaryListener | None = None,
     **settings: Any,
 ) -> BatchSummary:
-    """Answer a file of questions into another file; `run_batch`, awaited."""
+    """`run_batch`, async."""
     with BatchJob(source, output, BatchSettings(**settings)) as job:
         return await job.run(llm, on_line)
 
 
 def run_batch(
     llm: ChatArbitrage,
-    source: Given,
+    source: SourceLike,
     output: str | Path,
-    on_line: Listener | None = None,
+    on_line: SummaryListener | None = None,
     **settings: Any,
 ) -> BatchSummary:
-    """Answer a file of questions into another file, as `arbitrage batch` does.
+    """Answer a file of requests into another file, as `arbitrage batch` does.
 
-    Each answer is written as it comes. Started again, what the output has is not asked again: a
-    job that was killed goes on. Works inside a running event loop too, as in a notebook.
+    Each answer is written as soon as it is complete. A repeated call skips the requests that the
+    output already answers, so an interrupted job resumes. The function also works inside a running
+    event loop, for example in a notebook.
 
     Args:
-        llm: Who answers.
-        source: A JSONL file of OpenAI's batch lines, or of `{"messages": …}` or `{"prompt": …}`;
-            `-` for stdin; or such records themselves.
-        output: A JSONL file, or `-` for stdout.
-        on_line: Called after each line that is written, with the figures so far.
+        llm: Chat model that answers.
+        source: Path of a JSONL file whose lines are OpenAI batch requests, `{"messages": …}` or
+            `{"prompt": …}`; `-` for stdin; or an iterable of such records.
+        output: Path of a JSONL file, or `-` for stdout.
+        on_line: Called with the summary so far after each record is written.
         settings: Fields of `BatchSettings`: `concurrency`, `retry_failed`, `max_time`, `shard`.
 
     Example:
@@ -181,37 +183,37 @@ def run_batch(
 
     Raises:
         SettingsError: A setting is outside its range.
-        DataError: The input cannot be read, the output cannot be written or belongs to another
-            job: before a model is loaded.
+        DataError: The input cannot be read, the output cannot be written, or the output belongs
+            to another job. Raised before a model is loaded.
         CheckpointError: A model cannot be loaded.
-        EngineError: The models fail at every question.
+        EngineError: The models fail at every request.
     """
     return _run(arun_batch(llm, source, output, on_line, **settings))
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run on a loop: on one of its own thread where this thread's loop is running."""
+    """Run a coroutine. If this thread's event loop is running, use a loop in another thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
-    begun = threading.Event()
+    tasks: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+    started = threading.Event()
 
-    async def noted() -> _T:
+    async def register_and_run() -> _T:
         task = asyncio.current_task()
         if task is not None:
-            loops.append((asyncio.get_running_loop(), task))
-        begun.set()
+            tasks.append((asyncio.get_running_loop(), task))
+        started.set()
         return await work
 
-    with ThreadPoolExecutor(1) as beside:
-        result = beside.submit(asyncio.run, noted())
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(asyncio.run, register_and_run())
         try:
             return result.result()
-        except BaseException:  # Ctrl-C, while waiting: the job must not go on
-            begun.wait()
-            for loop, task in loops:
+        except BaseException:  # Ctrl-C during the wait must cancel the job as well
+            started.wait()
+            for loop, task in tasks:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(task.cancel)
             raise

@@ -1,4 +1,4 @@
-"""The output: which questions have their line already, and the lines that are added."""
+"""The output of a job: the records of earlier runs, to which new records are appended."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ import json
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from langgraph_arbitrage.batch.question import Question
-from langgraph_arbitrage.batch.result import digest_of, has_failed
+from langgraph_arbitrage.batch.request import BatchRequest
+from langgraph_arbitrage.batch.result import is_error_record, request_digest
 from langgraph_arbitrage.data.jsonl import JsonlFile
 from langgraph_arbitrage.errors import DataError
 
-__all__ = ["Output"]
+__all__ = ["BatchOutput"]
 
 
-class Output:
-    """Takes the lines of a job; a file is appended to, and is read first.
+class BatchOutput:
+    """Context manager that reads the existing records of an output and appends new ones.
 
     Args:
-        path: Where to; None for stdout.
-        retry_failed: Treat lines of failures as if they were not there.
+        path: Path of the file; None for stdout.
+        retry_failed: Ignore existing error records and replace them.
 
     Raises:
-        DataError: The file cannot be written, or is no output of a batch job.
+        DataError: The file cannot be written, or it is not the output of a batch job.
     """
 
     def __init__(self, path: Path | None, *, retry_failed: bool) -> None:
         self.path = path
         self._retry_failed = retry_failed
-        # A pipe or a device has nothing to go on from.
-        self._journal = JsonlFile(path) if path and (path.is_file() or not path.exists()) else None
+        # A pipe or device holds no records of earlier runs.
+        self._jsonl = JsonlFile(path) if path and (path.is_file() or not path.exists()) else None
         self._stream: Any = None
-        self._there: dict[str, tuple[str | None, bool]] = {}
-        """Digest of each id that is there, and whether it has failed."""
-        self._unknown: set[str] = set()
-        """Ids that are there and that no question was found for yet."""
-        self._replaces = False
+        self._existing: dict[str, tuple[str | None, bool]] = {}
+        """Request digest of each existing custom_id, and whether the request failed."""
+        self._unmatched: set[str] = set()
+        """Existing custom_ids that no line of the input has matched yet."""
+        self._has_retries = False
 
     def __enter__(self) -> Self:
-        if self._journal is not None:
-            self._journal.__enter__()
+        if self._jsonl is not None:
+            self._jsonl.__enter__()
             try:
-                self._read(self._journal)
+                self._read(self._jsonl)
             except BaseException:
-                self._journal.__exit__(None, None, None)
+                self._jsonl.__exit__(None, None, None)
                 raise
         elif self.path is not None:
             try:
@@ -62,66 +62,67 @@ class Output:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._journal is not None:
-            self._journal.__exit__(kind, error, trace)
+        if self._jsonl is not None:
+            self._jsonl.__exit__(kind, error, trace)
         elif self.path is not None:
             self._stream.close()
 
-    def _read(self, journal: JsonlFile) -> None:
-        for entry in journal.entries():
+    def _read(self, jsonl: JsonlFile) -> None:
+        for entry in jsonl.entries():
             try:
-                failed = has_failed(entry.record)
+                failed = is_error_record(entry.record)
             except DataError as error:
                 raise DataError(
-                    f"{journal.path}, line {entry.number}: {error}. Give another file to write to."
+                    f"{jsonl.path}, line {entry.number}: {error}. Choose another output file"
                 ) from None
             if not (failed and self._retry_failed):
-                self._there[entry.record["custom_id"]] = (digest_of(entry.record), failed)
+                self._existing[entry.record["custom_id"]] = (request_digest(entry.record), failed)
             else:
-                self._replaces = True
-        self._unknown = set(self._there)
+                self._has_retries = True
+        self._unmatched = set(self._existing)
 
-    def state(self, question: Question) -> str | None:
-        """`done` or `failed` where the question has its line, else None.
+    def state(self, request: BatchRequest) -> Literal["done", "failed"] | None:
+        """Whether a request has a record already; None if it has none.
 
         Raises:
-            DataError: The line is that of another question with the same id.
+            DataError: The record with this custom_id answers a different request.
         """
-        found = self._there.get(question.id)
-        if found is None:
+        existing = self._existing.get(request.custom_id)
+        if existing is None:
             return None
-        self._unknown.discard(question.id)
-        digest, failed = found
-        if digest not in (None, question.digest):
-            hint = " If the question was corrected, add --retry-failed." if failed else ""
+        self._unmatched.discard(request.custom_id)
+        digest, failed = existing
+        if digest not in (None, request.digest):
+            hint = ". If you corrected the request, add --retry-failed" if failed else ""
             raise DataError(
-                f"{self.path} holds the line of another question with the id {question.id!r}, "
-                f"which line {question.number} of the input has: it belongs to another job. Give "
-                f"another file to write to.{hint}"
+                f"{self.path} belongs to another job: its record with the custom_id "
+                f"{request.custom_id!r} answers a different request than line "
+                f"{request.line_number} of the input. Choose another output file{hint}"
             )
         return "failed" if failed else "done"
 
     def begin(self) -> None:
-        """Once every question of the input was looked up: repair the file, ready to append.
+        """Prepare the file for appending. Call it after `state` for every line of the input.
 
         Raises:
-            DataError: There are lines of questions that the input does not have.
+            DataError: The file has records of requests that are not in the input.
         """
-        if self._journal is None:
+        if self._jsonl is None:
             return
-        if self._unknown:
+        if self._unmatched:
             raise DataError(
-                f"{self.path} holds {len(self._unknown)} ids that the input does not have, such as "
-                f"{min(self._unknown)!r}: it belongs to another job. Give another file to write to."
+                f"{self.path} belongs to another job: the input does not contain "
+                f"{len(self._unmatched)} of its custom_ids, such as {min(self._unmatched)!r}. "
+                "Choose another output file"
             )
-        self._journal.repair()
-        if self._replaces:
-            self._journal.keep(lambda record: not has_failed(record))
+        self._jsonl.repair()
+        if self._has_retries:
+            self._jsonl.retain(lambda record: not is_error_record(record))
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a line; it is with the system once this returns."""
-        if self._journal is not None:
-            self._journal.append(record)
+        """Append a record. It survives the end of the process once this returns."""
+        if self._jsonl is not None:
+            self._jsonl.append(record)
             return
         self._stream.write(json.dumps(record).encode() + b"\n")
         self._stream.flush()

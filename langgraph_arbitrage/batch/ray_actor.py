@@ -1,4 +1,4 @@
-"""What a Ray actor runs: the models of its own, asked batch by batch."""
+"""The Ray actor of a batch job: loads the models and answers batches of rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from langgraph_arbitrage.batch.asking import Asking
-from langgraph_arbitrage.batch.question import Question, read_question
+from langgraph_arbitrage.batch.executor import BatchExecutor
+from langgraph_arbitrage.batch.request import BatchRequest, parse_request
 
 __all__ = ["Answers"]
 
@@ -18,13 +18,13 @@ __all__ = ["Answers"]
 class Answers:
     """A callable class for `ray.data.Dataset.map_batches`.
 
-    A row holds what a line of a batch job's input holds, such as a `prompt`; its answer is a row
-    with `custom_id` and `line`, the JSON of the job's output line. Rows come in the order of the
-    batch, each as soon as it and those before it are there.
+    A row holds the fields of one input line of a batch job, such as `prompt`. Its result is a row
+    with `custom_id` and `line`, the output record as JSON. Results are yielded in the order of the
+    batch, each as soon as it and all results before it are complete.
 
     Args:
         settings: Fields of `ArbitrageSettings`.
-        concurrency: Most questions at a time.
+        concurrency: Maximum number of concurrent requests.
 
     Example:
         `rows.map_batches(Answers, fn_constructor_kwargs={"settings": {"target": "…"}},
@@ -41,38 +41,39 @@ class Answers:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, list[str]]]:
-        """The answers of a batch's rows.
+        """Answer a batch of rows.
 
         Raises:
             CheckpointError: A model cannot be loaded.
-            EngineError: The models fail at every question.
+            EngineError: The models fail at every request.
         """
-        questions = _questions(batch)
-        told: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        asking = Asking(self._llm, self._concurrency, told.put)
-        work = asyncio.run_coroutine_threadsafe(asking.all(iter(questions)), self._loop)
-        work.add_done_callback(lambda _: told.put(None))
-        found: dict[str, dict[str, Any]] = {}
-        waiting = iter(questions)
-        # In order: a batch that is asked again after the death of an actor has the same rows.
-        head = next(waiting, None)
-        while (record := told.get()) is not None:
-            found[record["custom_id"]] = record
-            while head is not None and head.id in found:
-                yield {"custom_id": [head.id], "line": [json.dumps(found.pop(head.id))]}
-                head = next(waiting, None)
+        requests = _requests(batch)
+        records: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        executor = BatchExecutor(self._llm, self._concurrency, records.put)
+        work = asyncio.run_coroutine_threadsafe(executor.run(iter(requests)), self._loop)
+        work.add_done_callback(lambda _: records.put(None))
+        completed: dict[str, dict[str, Any]] = {}
+        remaining = iter(requests)
+        # If Ray repeats a batch after the death of an actor, the results must have the same order.
+        head = next(remaining, None)
+        while (record := records.get()) is not None:
+            completed[record["custom_id"]] = record
+            while head is not None and head.custom_id in completed:
+                line = json.dumps(completed.pop(head.custom_id))
+                yield {"custom_id": [head.custom_id], "line": [line]}
+                head = next(remaining, None)
         work.result()
 
 
-def _questions(batch: Mapping[str, Any]) -> list[Question]:
-    """Those of a job, as they are; else a row is a line."""
-    if "question" in batch and set(batch) == {"question"}:
-        return [Question(**json.loads(text)) for text in batch["question"]]
-    rows = zip(*(_plain(column) for column in batch.values()), strict=True)
+def _requests(batch: Mapping[str, Any]) -> list[BatchRequest]:
+    """The requests of a batch: serialized by `run_on_ray`, or the fields of input lines."""
+    if set(batch) == {"request"}:
+        return [BatchRequest(**json.loads(text)) for text in batch["request"]]
+    rows = zip(*(_to_list(column) for column in batch.values()), strict=True)
     records = [dict(zip(batch, row, strict=True)) for row in rows]
-    return [read_question(i, json.dumps(r).encode()) for i, r in enumerate(records, 1)]
+    return [parse_request(i, json.dumps(r).encode()) for i, r in enumerate(records, 1)]
 
 
-def _plain(column: Any) -> Any:
-    """A column's values as JSON has them."""
+def _to_list(column: Any) -> Any:
+    """Convert a NumPy column to values that JSON can encode."""
     return column.tolist() if hasattr(column, "tolist") else column

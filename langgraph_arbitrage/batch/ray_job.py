@@ -1,4 +1,4 @@
-"""A batch job on Ray: the same lines in, the same lines out, answered by actors."""
+"""A batch job on Ray: actors answer the requests, and this process writes the output."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.batch.job import BatchJob, Listener
-from langgraph_arbitrage.batch.question import Question
+from langgraph_arbitrage.batch.job import BatchJob, SummaryListener
 from langgraph_arbitrage.batch.ray_actor import Answers
 from langgraph_arbitrage.batch.ray_settings import RaySettings
+from langgraph_arbitrage.batch.request import BatchRequest
 from langgraph_arbitrage.errors import EngineError, MissingExtraError
 from langgraph_arbitrage.loop.models import Models
 
@@ -25,26 +25,29 @@ if TYPE_CHECKING:
 
 __all__ = ["import_ray", "run_on_ray"]
 
-BATCHES = 4  # of an actor's concurrency: it idles at the end of each for the last of its answers
-STORE = 256 * 2**20  # bytes of the object store that is started here: questions are text
+BATCHES = 4
+"""Size of a Ray batch as a multiple of an actor's concurrency. At the end of each batch an actor
+is partly idle until the last answer is complete."""
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Size of the object store of a cluster started here. Requests are short texts."""
 
 
 def run_on_ray(
     job: BatchJob,
     settings: ArbitrageSettings,
     ray_settings: RaySettings,
-    on_line: Listener | None = None,
+    on_line: SummaryListener | None = None,
 ) -> BatchSummary:
-    """Answer a job's open questions by actors; each line is written once, here.
+    """Answer a job's pending requests with Ray actors.
 
-    An actor that dies is made again, and its batch asked again. The same job again goes on where
-    it was stopped, with Ray or without.
+    If an actor dies, it is restarted and its batch is repeated. Each record is written once. An
+    interrupted job resumes, with Ray or without.
 
     Args:
-        job: The job, entered.
-        settings: Of the chat model that each actor makes.
-        ray_settings: The cluster, and how many actors with what share of it.
-        on_line: Called after each line that is written.
+        job: The job, already entered.
+        settings: Settings of each actor's chat model.
+        ray_settings: The cluster, and the number and resources of the actors.
+        on_line: Called with the summary after each record is written.
 
     Raises:
         CheckpointError: A model cannot be loaded.
@@ -54,44 +57,45 @@ def run_on_ray(
     """
     ray = import_ray()
     end = None if job.settings.max_time is None else time.monotonic() + job.settings.max_time
-    open_questions = {question.id: question for question in job.open()}
-    if not open_questions:
+    pending = {request.custom_id: request for request in job.pending()}
+    if not pending:
         return job.summary
-    if ray_settings.ray_address is None:  # on a cluster the models may be where this program is not
+    if ray_settings.ray_address is None:  # a remote cluster may have models that are not here
         models = Models(settings)
         models.prepare(settings.policy)
         models.close()
     with _cluster(ray, ray_settings.ray_address):
-        there = ray.cluster_resources()
-        cpus = ray_settings.cpus(there.get("CPU", 0.0))
-        ray_settings.check_gpus(there.get("GPU", 0.0))
-        rows = _rows(ray, list(open_questions.values()), job, settings, ray_settings, cpus)
+        resources = ray.cluster_resources()
+        cpus = ray_settings.cpus(resources.get("CPU", 0.0))
+        ray_settings.check_gpus(resources.get("GPU", 0.0))
+        rows = _rows(ray, list(pending.values()), job, settings, ray_settings, cpus)
         try:
             for row in rows:
-                # Ray tells each row once; should it ever not, the output still holds each once.
-                if open_questions.pop(str(row["custom_id"]), None) is not None:
+                # Guards the output against a row that Ray might deliver twice.
+                if pending.pop(str(row["custom_id"]), None) is not None:
                     job.write(json.loads(row["line"]), on_line)
                 if end is not None and time.monotonic() >= end:
                     job.summary.stopped = "max_time"
                     break
         except ray.exceptions.RayError as error:
-            raise EngineError(f"the actors on Ray failed: {_cause(error)}") from error
+            raise EngineError(f"the Ray actors failed: {_cause(error)}") from error
     return job.summary
 
 
 def _rows(
     ray: Any,
-    questions: list[Question],
+    requests: list[BatchRequest],
     job: BatchJob,
     settings: ArbitrageSettings,
     ray_settings: RaySettings,
     cpus: float,
 ) -> Iterator[dict[str, Any]]:
+    """Run the actors and yield their result rows."""
     concurrency, actors = job.settings.concurrency, ray_settings.actors
-    size = min(BATCHES * concurrency, -(-len(questions) // actors))
+    size = min(BATCHES * concurrency, -(-len(requests) // actors))
     data = ray.data.from_items(
-        [{"question": json.dumps(asdict(question))} for question in questions],
-        override_num_blocks=-(-len(questions) // size),
+        [{"request": json.dumps(asdict(request))} for request in requests],
+        override_num_blocks=-(-len(requests) // size),
     )
     answers = data.map_batches(
         Answers,
@@ -101,33 +105,35 @@ def _rows(
         num_cpus=cpus,
         num_gpus=ray_settings.gpus_per_actor or None,
     )
-    found: Iterator[dict[str, Any]] = answers.iter_rows()
-    return found
+    rows: Iterator[dict[str, Any]] = answers.iter_rows()
+    return rows
 
 
 @contextmanager
 def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """The cluster: the one that the program uses already, or one for as long as the job lasts."""
+    """Connect to a cluster for the duration of the job, or reuse the process's connection."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # An error of ours is the same at every try; only a death is mended by another one.
+    # A retry helps if an actor died. It does not help against an exception of this package.
     context.max_errored_blocks = 0
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         yield
         return
-    started = {} if address else {"object_store_memory": STORE, "include_dashboard": False}
+    options = (
+        {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    )
     try:
         ray.init(
             address=address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **started,
+            **options,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = address or "this machine"
-        raise EngineError(f"no Ray cluster answers at {where}: {error}") from None
+        raise EngineError(f"cannot connect to a Ray cluster at {where}: {error}") from None
     try:
         yield
     finally:
@@ -135,19 +141,23 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 
 
 def import_ray() -> ModuleType:
-    """Ray and its data sets, or an error that says how to install them."""
+    """Import Ray and `ray.data`.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
     try:
         import ray
         import ray.data
         import ray.exceptions
     except ImportError as error:
         raise MissingExtraError(
-            "a job on Ray needs ray, which is not installed: pip install 'langgraph-arbitrage[ray]'"
+            "--ray needs ray, which is not installed: pip install 'langgraph-arbitrage[ray]'"
         ) from error
     return ray
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of what a remote traceback says."""
+    """The last line of a remote traceback, which names the exception."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

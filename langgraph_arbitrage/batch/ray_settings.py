@@ -1,4 +1,4 @@
-"""How a job is spread over Ray actors. The texts under the fields are the command's help too."""
+"""Settings of a job on Ray. The docstrings under the fields are also the command's help texts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from langgraph_arbitrage.errors import SettingsError
 
 __all__ = ["RaySettings"]
 
-SPARE = 0.5  # CPUs that Ray's own work needs: without any, actors wait for it and it for them
+RESERVED_CPUS = 0.5
+"""CPUs left to Ray's own tasks. Without any, these tasks and the actors would deadlock."""
 
 
 class RaySettings(CheckedSettings):
-    """How a job is spread over Ray actors, each of which holds the models."""
+    """Distribution of a job over Ray actors. Each actor loads all models."""
 
     model_config = ConfigDict(frozen=True)
 
     ray_address: str | None = None
-    """Address of a Ray cluster, or auto for the one that runs here; by default one is started on
-    this machine for the job."""
+    """Address of a Ray cluster, or `auto` for a cluster running on this machine. Default: a local
+    cluster is started for the job."""
     actors: int = 1
-    """Actors, each with models of its own; concurrency counts for each."""
+    """Number of actors. Each actor loads all models and answers up to `concurrency` requests
+    concurrently."""
     cpus_per_actor: float | None = None
-    """CPUs of an actor, a fraction allowed; by default an equal share, half a CPU left for Ray."""
+    """Number of CPUs per actor; may be fractional. Default: an equal share of the cluster, at most
+    1, with half a CPU left to Ray."""
     gpus_per_actor: float = 0.0
-    """GPUs of an actor, a fraction allowed."""
+    """Number of GPUs per actor; may be fractional."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -39,28 +42,32 @@ class RaySettings(CheckedSettings):
             raise SettingsError(f"gpus_per_actor must be at least 0, not {self.gpus_per_actor}")
         return self
 
-    def cpus(self, there: float) -> float:
-        """CPUs of an actor, in a cluster with so many.
+    def cpus(self, available: float) -> float:
+        """Return the number of CPUs per actor.
+
+        Args:
+            available: Number of CPUs of the cluster.
 
         Raises:
-            SettingsError: The actors would take all, and wait for ever for Ray's own work.
+            SettingsError: The actors would leave no CPU to Ray's own tasks and deadlock.
         """
-        most = (there - SPARE) / self.actors
+        limit = (available - RESERVED_CPUS) / self.actors
         if self.cpus_per_actor is None:
-            return max(0.01, min(1.0, int(most * 100) / 100))
-        if self.cpus_per_actor > most:
+            return max(0.01, min(1.0, int(limit * 100) / 100))
+        if self.cpus_per_actor > limit:
             raise SettingsError(
-                f"{self.actors} actors with {self.cpus_per_actor:g} CPUs each leave nothing of "
-                f"{there:g} CPUs for Ray's own work, and would wait for it for ever: take fewer "
-                f"actors, or at most cpus_per_actor={int(most * 100) / 100:g}"
+                f"{self.actors} actors with {self.cpus_per_actor:g} CPUs each would leave less "
+                f"than {RESERVED_CPUS:g} of {available:g} CPUs to Ray's own tasks and deadlock. "
+                f"Use fewer actors, or at most cpus_per_actor={int(limit * 100) / 100:g}"
             )
         return self.cpus_per_actor
 
-    def check_gpus(self, there: float) -> None:
-        """Raise `SettingsError` where a cluster has too few GPUs."""
-        wanted = self.actors * self.gpus_per_actor
-        if wanted > there:
+    def check_gpus(self, available: float) -> None:
+        """Raise `SettingsError` if the cluster has too few GPUs."""
+        required = self.actors * self.gpus_per_actor
+        if required > available:
             raise SettingsError(
-                f"{self.actors} actors with {self.gpus_per_actor:g} GPUs each need {wanted:g}, and "
-                f"the cluster has {there:g}: take fewer actors, or a smaller gpus_per_actor"
+                f"{self.actors} actors with {self.gpus_per_actor:g} GPUs each need {required:g} "
+                f"GPUs, but the cluster has {available:g}. Use fewer actors or a smaller "
+                "gpus_per_actor"
             )

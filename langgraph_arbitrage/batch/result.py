@@ -1,4 +1,4 @@
-"""A line of the output, in the form of OpenAI's batches."""
+"""Output records in the format of OpenAI's batch API."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.batch.question import Question
+from langgraph_arbitrage.batch.request import BatchRequest
 from langgraph_arbitrage.errors import (
     AnswerTimeoutError,
     ArbitrageError,
@@ -19,44 +19,45 @@ from langgraph_arbitrage.utils.openai_format import chat_completion
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
-__all__ = ["answered", "digest_of", "failed", "has_failed", "status_of"]
+__all__ = ["error_record", "is_error_record", "request_digest", "status_of", "success_record"]
 
-PREFIX = "arbitrage-"
+ID_PREFIX = "arbitrage-"
+"""Marks the ids of records that this package wrote. The request's digest follows."""
 STATUS: dict[type[Exception], tuple[int, str]] = {
     AnswerTimeoutError: (408, "timeout"),
     NotEnoughMemoryError: (500, "out_of_memory"),
     EngineError: (500, "engine_error"),
 }
-"""Status and code of errors that are not the line's own fault."""
-BAD_LINE = (400, "invalid_request")
-BUG = (500, "internal_error")
+"""HTTP status and error code of errors that the request did not cause."""
+INVALID_REQUEST = (400, "invalid_request")
+INTERNAL_ERROR = (500, "internal_error")
 
 
-def answered(question: Question, message: AIMessage) -> dict[str, Any]:
-    """The line of an answer."""
-    body = chat_completion(message, _public(message.response_metadata["model_name"]))
-    return _line(question, 200, body, None)
+def success_record(request: BatchRequest, message: AIMessage) -> dict[str, Any]:
+    """The record of an answered request."""
+    body = chat_completion(message, _without_folder(message.response_metadata["model_name"]))
+    return _record(request, 200, body, None)
 
 
-def failed(question: Question, error: Exception) -> dict[str, Any]:
-    """The line of a question that was not answered."""
+def error_record(request: BatchRequest, error: Exception) -> dict[str, Any]:
+    """The record of a request that failed."""
     status, code = status_of(error)
-    message = f"line {question.number}: {error}"
-    return _line(
-        question, status, None, {"code": code, "message": message, "line": question.number}
+    message = f"line {request.line_number}: {error}"
+    return _record(
+        request, status, None, {"code": code, "message": message, "line": request.line_number}
     )
 
 
 def status_of(error: Exception) -> tuple[int, str]:
-    """HTTP status and code of an error."""
-    known = (found for kind, found in STATUS.items() if isinstance(error, kind))
-    return next(known, BAD_LINE if isinstance(error, ArbitrageError) else BUG)
+    """HTTP status and error code of an exception."""
+    matches = (status for kind, status in STATUS.items() if isinstance(error, kind))
+    return next(matches, INVALID_REQUEST if isinstance(error, ArbitrageError) else INTERNAL_ERROR)
 
 
-def _line(question: Question, status: int, body: Any, error: Any) -> dict[str, Any]:
+def _record(request: BatchRequest, status: int, body: Any, error: Any) -> dict[str, Any]:
     return {
-        "id": PREFIX + question.digest,
-        "custom_id": question.id,
+        "id": ID_PREFIX + request.digest,
+        "custom_id": request.custom_id,
         "response": {
             "status_code": status,
             "request_id": f"req-{uuid.uuid4().hex}",
@@ -66,26 +67,27 @@ def _line(question: Question, status: int, body: Any, error: Any) -> dict[str, A
     }
 
 
-def has_failed(record: Any) -> bool:
-    """Whether a line of an output tells of a failure.
+def is_error_record(record: Any) -> bool:
+    """Whether an output record reports a failure.
 
     Raises:
-        DataError: It is no such line.
+        DataError: The record is not an output record of a batch job.
     """
     match record:
         case {"custom_id": str(), "error": error, "response": None | {"status_code": int()}}:
             response = record["response"]
             return error is not None or response is None or response["status_code"] != 200
-    raise DataError("it is no line of a batch output")
+    raise DataError("not an output line of a batch job")
 
 
-def digest_of(record: Any) -> str | None:
-    """Digest of the question that a line answers; None where another program wrote the line."""
-    identity = record.get("id")
-    ours = isinstance(identity, str) and identity.startswith(PREFIX)
-    return identity.removeprefix(PREFIX) if ours else None
+def request_digest(record: Any) -> str | None:
+    """The digest of the request that a record answers; None if another program wrote it."""
+    record_id = record.get("id")
+    if isinstance(record_id, str) and record_id.startswith(ID_PREFIX):
+        return record_id.removeprefix(ID_PREFIX)
+    return None
 
 
-def _public(model: str) -> str:
-    """A model's name without the folder that it lies in here."""
+def _without_folder(model: str) -> str:
+    """A model's name without its local folder."""
     return Path(model).name if Path(model).exists() else model

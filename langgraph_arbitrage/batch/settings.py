@@ -1,4 +1,4 @@
-"""How a job is run. The texts under the fields are the command's help too."""
+"""Settings of a batch job. The docstrings under the fields are also the command's help texts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ _SHARD = re.compile(r"([0-9]+)/([0-9]+)")
 
 
 class BatchSettings(CheckedSettings):
-    """How a job is run: the same for the command and the Python calls."""
+    """Settings of a batch job, shared by the command and the Python functions."""
 
     model_config = ConfigDict(frozen=True)
 
     concurrency: int = 32
-    """Most questions that are answered at a time."""
+    """Maximum number of requests answered concurrently."""
     retry_failed: bool = False
-    """Ask again what the output file tells as failed; those lines are replaced."""
+    """Answer requests again whose output record is an error, and replace those records."""
     max_time: Annotated[float | None, Flag("job", "SECONDS")] = None
-    """Seconds after which the job stops; what it has not answered is asked the next time."""
+    """Time limit of the job, in seconds. The next run answers the remaining requests. Default: no
+    limit."""
     shard: Annotated[str | None, Flag("job", "I/N")] = None
-    """I/N: only every N-th line, from the I-th on, so that N machines share one input."""
+    """Shard I/N of the input: every N-th line, starting at line I. N machines can share one input.
+    Default: all lines."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -35,27 +37,27 @@ class BatchSettings(CheckedSettings):
             raise SettingsError(f"concurrency must be at least 1, not {self.concurrency}")
         if self.max_time is not None and not self.max_time > 0:
             raise SettingsError(f"max_time must be above 0 seconds, not {self.max_time}")
-        _ = self.part
+        _ = self.index_and_count
         return self
 
     @property
-    def part(self) -> tuple[int, int]:
-        """Which part of how many, from 1: (1, 1) without `shard`.
+    def index_and_count(self) -> tuple[int, int]:
+        """Index of this shard, from 1, and number of shards; (1, 1) without `shard`.
 
         Raises:
             SettingsError: `shard` is not I/N with 1 <= I <= N.
         """
         if self.shard is None:
             return 1, 1
-        found = _SHARD.fullmatch(self.shard)
-        index, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        match = _SHARD.fullmatch(self.shard)
+        index, count = (int(match[1]), int(match[2])) if match else (0, 0)
         if not 1 <= index <= count:
             raise SettingsError(
                 f"shard must be I/N with I from 1 to N, such as 1/4, not {self.shard!r}"
             )
         return index, count
 
-    def has(self, number: int) -> bool:
+    def includes(self, line_number: int) -> bool:
         """Whether a line of the input, counted from 1, belongs to this shard."""
-        index, count = self.part
-        return (number - index) % count == 0
+        index, count = self.index_and_count
+        return (line_number - index) % count == 0

@@ -1,4 +1,4 @@
-"""The input: numbered lines that can be read twice, from a file, from stdin or from a program."""
+"""The input of a job: numbered lines from a file, stdin or Python records, read twice."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from typing import IO, Any
 
 from langgraph_arbitrage.errors import DataError
 
-__all__ = ["Source"]
+__all__ = ["BatchSource"]
 
 
-class Source:
-    """The lines of an input.
+class BatchSource:
+    """The lines of an input. They can be iterated several times.
 
     Args:
-        given: A path, `-` for stdin, or records as they would stand in the lines of a file.
+        source: Path of a JSONL file, `-` for stdin, or records, each the content of one line.
 
     Raises:
         DataError: The file cannot be read.
     """
 
-    def __init__(self, given: str | Path | Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, source: str | Path | Iterable[Mapping[str, Any]]) -> None:
         self.path: Path | None = None
-        if isinstance(given, str | Path):
-            self.name = "stdin" if str(given) == "-" else str(given)
-            self.path = None if str(given) == "-" else Path(given)
-            self._file = self._opened()
+        if isinstance(source, str | Path):
+            self.name = "stdin" if str(source) == "-" else str(source)
+            self.path = None if str(source) == "-" else Path(source)
+            self._file = self._open()
         else:
-            self.name = "the questions"
+            self.name = "the records"
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
-            for record in given:
+            for record in source:
                 self._file.write(json.dumps(record).encode() + b"\n")
 
-    def _opened(self) -> IO[bytes]:
+    def _open(self) -> IO[bytes]:
         try:
             file = sys.stdin.buffer if self.path is None else self.path.open("rb")
             if self.path is not None and self.path.is_file():
                 return file
-            # A pipe is read once: to check all lines, and to ask them later, it has to be kept.
-            kept = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
-            shutil.copyfileobj(file, kept)
+            # A pipe can be read only once, but its lines are first checked and later answered.
+            copy = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+            shutil.copyfileobj(file, copy)
         except OSError as error:
             raise DataError(f"{self.name} cannot be read: {error.strerror}") from None
-        return kept
+        return copy
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Number, from 1, and bytes of each line that is not empty."""
+        """Yield the line number, from 1, and the content of each line that is not blank."""
         self._file.seek(0)
         for number, line in enumerate(self._file, 1):
-            mark = b"\xef\xbb\xbf" if number == 1 else b""  # of the byte order
-            if text := line.removeprefix(mark).strip():
+            byte_order_mark = b"\xef\xbb\xbf" if number == 1 else b""
+            if text := line.removeprefix(byte_order_mark).strip():
                 yield number, text
 
     def close(self) -> None:

@@ -146,8 +146,13 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         """Prompt tokens of these messages for the target, including its chat template."""
         check_conversation(messages)
         response_format = ResponseFormat.of(tools)
-        template = self._models.template("target")
-        return len(template.render(template_messages(messages), response_format.tools))
+        template = self._models.template("target", self)
+        prompt = template.render(
+            template_messages(messages),
+            response_format.tools,
+            special_tokens_in_text=self.special_tokens_in_text,
+        )
+        return len(prompt)
 
     # --- tools and structured output -----------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The command `arbitrage`: one file a subcommand, over the same graph that a program uses."""
+"""The `arbitrage` command: one module per subcommand."""
 
 from langgraph_arbitrage.cli.program import main
 

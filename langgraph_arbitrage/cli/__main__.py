@@ -1,4 +1,4 @@
-"""`python -m langgraph_arbitrage.cli`, for `accelerate launch -m` and where no script is found."""
+"""`python -m langgraph_arbitrage.cli`, for `accelerate launch -m` or without the script on PATH."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`arbitrage batch`: a file of questions in, a file of answers out."""
+"""`arbitrage batch`: answers a file of requests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.batch import BatchJob, BatchSettings
 from langgraph_arbitrage.batch.ray_settings import RaySettings
+from langgraph_arbitrage.cli.notice import print_demo_notice
 from langgraph_arbitrage.cli.options import (
     SERVICE,
     add_options,
@@ -31,29 +32,37 @@ if TYPE_CHECKING:
 __all__ = ["add_command"]
 
 INCOMPLETE = 1
-EVERY = 10.0  # seconds between two lines of progress where nobody looks at a terminal
+"""Exit status if a request has no answer."""
+LOG_INTERVAL = 10.0
+"""Seconds between progress lines if stderr is not an interactive terminal."""
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "batch",
-        help="answer a file of questions",
-        description="Answer a file of questions. Each line of the input is a request of an OpenAI "
-        'batch, or a plain {"messages": …} or {"prompt": …}; each line of the output is what an '
-        "OpenAI batch answers. Lines are written as they come, in no order. The same command "
-        "again goes on where it was stopped, also after a kill. Exit status: 0 if every line has "
-        "its answer, 1 if not, 2 after a wrong argument or file.",
+        help="answer a file of requests",
+        description="Answer a file of requests. Each input line is a request of OpenAI's batch "
+        'API, or an object {"messages": …} or {"prompt": …}. Each output line has the format of '
+        "OpenAI's batch API; lines are written as soon as they are complete, in any order. "
+        "Repeating the command resumes an interrupted job, even after SIGKILL. Exit status: 0 if "
+        "every request is answered, 1 if not, 2 for invalid arguments or files.",
     )
-    parser.add_argument("input", metavar="IN.jsonl", help="Questions, one a line; - for stdin")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT.jsonl", help="Answers; - for stdout"
+        "input", metavar="IN.jsonl", help="File with one request per line; - for stdin."
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT.jsonl",
+        help="File to which the answers are written; - for stdout.",
     )
     add_options(parser, BatchSettings)
     parser.add_argument(
         "--ray",
         action="store_true",
-        help="Answer by actors on Ray, each with models of its own. Needs "
+        help="Answer with Ray actors, each of which loads all models. Requires: "
         "pip install 'langgraph-arbitrage[ray]'.",
     )
     add_options(parser, RaySettings)
@@ -62,34 +71,35 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check everything, then answer."""
+    """Validate everything, then answer."""
     job_settings = config_of(args, BatchSettings)
-    # More slots than questions at a time would only hold memory.
+    # More slots than concurrent requests would only reserve memory.
     settings = settings_of(args, max_slots=job_settings.concurrency)
     ray = _ray_settings(args)
+    print_demo_notice(settings)
     with BatchJob(args.input, args.output, job_settings) as job:
         from rich.console import Console
 
         console = Console(stderr=True, highlight=False)
         try:
-            if job.summary.left:
+            if job.summary.remaining:
                 if ray is None:
                     _answer(job, settings, console)
                 else:
                     _answer_on_ray(job, settings, ray, console)
         finally:
             console.print(str(job.summary), soft_wrap=True)
-        _advise(job.summary, console)
+        _print_hint(job.summary, console)
     return 0 if job.summary.succeeded else INCOMPLETE
 
 
 def _ray_settings(args: argparse.Namespace) -> RaySettings | None:
-    """How the job is spread over Ray; None where it is not."""
-    given = [n for n in RaySettings.model_fields if getattr(args, n) is not None]
+    """The Ray settings; None without --ray."""
+    ray_options = [n for n in RaySettings.model_fields if getattr(args, n) is not None]
     if args.ray:
         return config_of(args, RaySettings)
-    if given:
-        raise SettingsError(f"{option_name(given[0])} applies to jobs on Ray only: add --ray")
+    if ray_options:
+        raise SettingsError(f"{option_name(ray_options[0])} requires --ray")
     return None
 
 
@@ -98,8 +108,8 @@ def _answer_on_ray(
 ) -> None:
     from langgraph_arbitrage.batch.ray_job import run_on_ray
 
-    with _progress(job.summary, console) as tell:
-        run_on_ray(job, settings, ray, tell)
+    with _progress(job.summary, console) as report:
+        run_on_ray(job, settings, ray, report)
 
 
 def _answer(job: BatchJob, settings: ArbitrageSettings, console: Console) -> None:
@@ -107,63 +117,69 @@ def _answer(job: BatchJob, settings: ArbitrageSettings, console: Console) -> Non
 
     llm = ChatArbitrage(**settings.given)
     try:
-        with _progress(job.summary, console) as tell:
-            asyncio.run(job.run(llm, tell))
+        with _progress(job.summary, console) as report:
+            asyncio.run(job.run(llm, report))
     finally:
         llm.close()
 
 
-def _advise(summary: BatchSummary, console: Console) -> None:
-    if summary.left:
-        console.print(f"stopped by {summary.stopped}: the same command goes on", soft_wrap=True)
+def _print_hint(summary: BatchSummary, console: Console) -> None:
+    """Print how to complete a job that is not complete."""
+    if summary.remaining:
+        console.print(
+            f"Stopped by {summary.stopped}. Repeat the command to answer the remaining requests.",
+            soft_wrap=True,
+        )
     elif not summary.succeeded:
-        console.print("their lines say why; --retry-failed asks them again", soft_wrap=True)
+        console.print(
+            "The output has an error for each failed request. --retry-failed answers them again.",
+            soft_wrap=True,
+        )
 
 
 @contextmanager
 def _progress(summary: BatchSummary, console: Console) -> Iterator[Callable[[BatchSummary], None]]:
-    """A bar with rate and time left on a terminal; elsewhere a line now and then."""
+    """Yield a function that reports progress: as a bar on a terminal, else as log lines."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from langgraph_arbitrage.cli.view import interactive
+    from langgraph_arbitrage.cli.view import is_interactive
 
-    if not interactive(console):
-        yield _Lines(console)
+    if not is_interactive(console):
+        yield _ProgressLog(console)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, console=console, refresh_per_second=4, transient=True) as bar:
-        task = bar.add_task("", total=summary.total, told="", completed=_finished(summary))
+        task = bar.add_task("", total=summary.total, rate="", completed=_completed(summary))
 
-        def tell(summary: BatchSummary) -> None:
-            bar.update(task, completed=_finished(summary), told=_rate(summary))
+        def report(summary: BatchSummary) -> None:
+            bar.update(task, completed=_completed(summary), rate=_rate(summary))
 
-        yield tell
+        yield report
 
 
-class _Lines:
-    """Progress for a log: the first line after some seconds, so that short jobs tell nothing."""
+class _ProgressLog:
+    """Prints a progress line every `LOG_INTERVAL` seconds. Short jobs print none."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
     def __call__(self, summary: BatchSummary) -> None:
-        if time.monotonic() - self._told >= EVERY:
-            self._told = time.monotonic()
-            counts = f"{_finished(summary)} of {summary.total}"
+        if time.monotonic() - self._last_line >= LOG_INTERVAL:
+            self._last_line = time.monotonic()
+            counts = f"{_completed(summary)} of {summary.total}"
             self._console.print(f"{counts}, {_rate(summary)}", soft_wrap=True)
 
 
-def _finished(summary: BatchSummary) -> int:
-    return summary.total - summary.left
+def _completed(summary: BatchSummary) -> int:
+    return summary.total - summary.remaining
 
 
 def _rate(summary: BatchSummary) -> str:
-    left = summary.seconds_left or 0.0
-    minutes, seconds = divmod(round(left), 60)
+    minutes, seconds = divmod(round(summary.remaining_seconds or 0.0), 60)
     hours, minutes = divmod(minutes, 60)
     failed = f"{summary.failed} failed, " if summary.failed else ""
     return (
-        f"{failed}{summary.questions_per_second:.1f} questions/s, "
+        f"{failed}{summary.requests_per_second:.1f} requests/s, "
         f"{hours}:{minutes:02}:{seconds:02} left"
     )

@@ -1,4 +1,4 @@
-"""`arbitrage calibrate`: what a router's thresholds do, stored beside it."""
+"""`arbitrage calibrate`: measures a router at many thresholds and stores the table beside it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.cli.collect import PAIR, add_questions, bar, questions_of
+from langgraph_arbitrage.cli.collect import (
+    PAIR_OPTIONS,
+    add_question_options,
+    progress_bar,
+    questions_of,
+)
 from langgraph_arbitrage.cli.options import (
     add_options,
     add_setting_options,
@@ -27,59 +32,62 @@ def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "calibrate",
-        help="find a router's thresholds",
-        description="What happens at each threshold: escalations, wasted ones, scores, accuracy, "
-        "and what is lost against the target alone, with a bound that holds. The table is stored "
-        "beside the router; then threshold='rate:0.3' and 'loss:0.01' are understood.",
+        help="measure a router's thresholds",
+        description="Measure a router at many thresholds: escalation rate, wasted escalations, "
+        "PRM scores, accuracy, and the loss against the target alone with an upper bound. The "
+        "table is stored in the router's folder. Afterwards the router accepts the thresholds "
+        "rate:R and loss:E, such as rate:0.3 and loss:0.01.",
     )
-    parser.add_argument("checkpoint", metavar="ROUTER", help="Checkpoint of the router, a folder")
-    add_questions(parser, nargs="?")
+    parser.add_argument("checkpoint", metavar="ROUTER", help="Folder of the router's checkpoint.")
+    add_question_options(parser, nargs="?")
     parser.add_argument(
         "--rows",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="Collected rows in the place of questions: nothing is run but the router",
+        help="Rows of `arbitrage collect` to calibrate on instead of QUESTIONS. Only the router "
+        "is run.",
     )
     parser.add_argument(
         "--answer-column",
         metavar="NAME",
-        help="Column of the right answers; embedded problems bring theirs",
+        help="Column of the right answers. Not needed for embedded problems.",
     )
     parser.add_argument(
         "--prm",
         metavar="MODEL",
-        help="PRM for the columns on scores: a checkpoint, or checker for embedded problems "
-        "(default: those columns stay empty)",
+        help="PRM for the score columns: a checkpoint, or `checker` for the exact checker of the "
+        "embedded problems. (default: no score columns)",
     )
     parser.add_argument(
         "--find",
         action="append",
         default=[],
         metavar="rate:R|loss:E",
-        help="Say the threshold for it; give it again for another",
+        help="Print the threshold for this escalation rate or loss. May be given several times.",
     )
     add_options(parser, CalibrateConfig)
-    add_setting_options(parser, *PAIR)
+    add_setting_options(parser, *PAIR_OPTIONS)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, store, print."""
+    """Measure, store and print the table."""
     from langgraph_arbitrage.errors import SettingsError
     from langgraph_arbitrage.models.identifiers import local_path
-    from langgraph_arbitrage.policies.calibration import parse
+    from langgraph_arbitrage.policies.calibration import parse_threshold_rule
 
     if (args.questions is None) == (args.rows is None):
-        raise SettingsError("give questions to run, or --rows with collected ones")
+        raise SettingsError("pass either QUESTIONS to run or collected --rows")
     folder = Path(local_path(args.checkpoint))
     if not folder.is_dir():
         raise SettingsError(
-            f"{args.checkpoint} is no folder here; the table is stored beside the router: download "
-            f"it first with `hf download {args.checkpoint} --local-dir FOLDER`"
+            f"{args.checkpoint} is not a local folder, and the table is stored in the router's "
+            f"folder. Download it with `hf download {args.checkpoint} --local-dir FOLDER` and "
+            "pass the folder"
         )
-    for wanted in args.find:
-        parse(wanted)
+    for rule in args.find:
+        parse_threshold_rule(rule)
     config = config_of(args, CalibrateConfig)
     measure = _from_rows if args.rows else _from_questions
     calibration = measure(args, folder, config)
@@ -88,11 +96,11 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    console.print(table(calibration))
-    console.print(f"stored in {path}", style="dim", soft_wrap=True)
-    for wanted in args.find:
-        found = calibration.threshold(wanted, folder.name)
-        console.print(f"{wanted}: threshold {found:.4g}")
+    console.print(calibration_table(calibration))
+    console.print(f"Stored in {path}", style="dim", soft_wrap=True)
+    for rule in args.find:
+        threshold = calibration.threshold(rule, folder.name)
+        console.print(f"{rule}: threshold {threshold:.4g}")
 
 
 def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) -> Calibration:
@@ -109,25 +117,25 @@ def _from_rows(args: argparse.Namespace, folder: Path, config: CalibrateConfig) 
         score_examples,
     )
 
-    every = read_rows(args.rows)
-    rows = exclude_seen(every, lambda row: row["question"], TrainingRecord.question_ids(folder))
-    _tell_left_out(len(every) - len(rows), "rows")
+    all_rows = read_rows(args.rows)
+    rows = exclude_seen(all_rows, lambda row: row["question"], TrainingRecord.question_ids(folder))
+    _print_excluded(len(all_rows) - len(rows), "rows")
     examples = [router_examples([row], margin=0.0).examples[0] for row in rows]
     models = Models(settings_of(args))
     try:
-        with bar() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("Questions", total=len({e.question for e in examples}))
-            reading = score_examples(
+            scoring = score_examples(
                 models,
                 LearnedRouter(str(folder), threshold=0.5).scorer,
                 examples,
                 concurrency=config.concurrency,
                 progress=lambda: progress.advance(task),
             )
-            judged = asyncio.run(reading)
+            scores = asyncio.run(scoring)
     finally:
         models.close()
-    return calibrate_rows(rows, [j.score.value for j in judged], config)
+    return calibrate_rows(rows, [s.score.value for s in scores], config)
 
 
 def _from_questions(args: argparse.Namespace, folder: Path, config: CalibrateConfig) -> Calibration:
@@ -138,50 +146,51 @@ def _from_questions(args: argparse.Namespace, folder: Path, config: CalibrateCon
     from langgraph_arbitrage.scorers import load_scorer
     from langgraph_arbitrage.training import Calibrator, TrainingRecord, exclude_seen
 
-    every = questions_of(args, args.answer_column)
-    questions = exclude_seen(every, lambda q: q.text, TrainingRecord.question_ids(folder))
-    _tell_left_out(len(every) - len(questions), "questions")
+    all_questions = questions_of(args, args.answer_column)
+    questions = exclude_seen(all_questions, lambda q: q.text, TrainingRecord.question_ids(folder))
+    _print_excluded(len(all_questions) - len(questions), "questions")
     prm = args.prm if args.prm in (None, CHECKER) else load_scorer(args.prm)
-    policy = LearnedRouter(str(folder), threshold=0.5)  # whatever an older table says
+    # An explicit threshold, because the default one would be read from an earlier table.
+    policy = LearnedRouter(str(folder), threshold=0.5)
     models = Models(settings_of(args))
     calibrator = Calibrator(models, policy, config, prm)
     try:
-        with bar() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("Questions", total=len(questions))
-            running = calibrator.calibrate(questions, lambda: progress.advance(task))
-            return asyncio.run(running)
+            calibration = calibrator.calibrate(questions, lambda: progress.advance(task))
+            return asyncio.run(calibration)
     finally:
         models.close()
 
 
-def _tell_left_out(count: int, what: str) -> None:
+def _print_excluded(count: int, noun: str) -> None:
     if count:
-        print(f"left out, for the router was trained on their questions: {count:,} {what}")
+        print(f"Excluded because the router was trained on their questions: {count:,} {noun}")
 
 
-def table(calibration: Calibration) -> Table:
-    """The table as one reads it."""
+def calibration_table(calibration: Calibration) -> Table:
+    """A table of the operating points."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     c = calibration
-    shown = Table(
+    table = Table(
         box=SIMPLE_HEAD,
-        title=f"{c.questions:,} questions, {c.steps:,} steps, by {c.source}",
-        caption=f"loss: {c.loss_of} that the target alone would gain; at most: bound on it with "
-        f"{c.confidence:.0%} confidence for each line",
+        title=f"{c.questions:,} questions, {c.steps:,} steps, measured on {c.source}",
+        caption=f"loss: {c.loss_of} of the target alone minus that of the router. loss bound: "
+        f"upper bound on the loss; each holds with {c.confidence:.0%} confidence.",
         caption_justify="left",
     )
-    for head in ("τ", "escalated", "wasted", "score", "accuracy", "loss", "at most"):
-        shown.add_column(head, justify="right")
-    for row in c.table:
-        shown.add_row(
-            f"{row.threshold:.4f}",
-            f"{row.escalation_rate:.1%}",
-            "–" if row.wasted is None else f"{row.wasted:.0%}",
-            "–" if row.score is None else f"{row.score:.3f}",
-            "–" if row.accuracy is None else f"{row.accuracy:.1%}",
-            f"{row.loss:+.4f}",
-            f"{row.loss_bound:.4f}",
+    for head in ("τ", "escalated", "wasted", "score", "accuracy", "loss", "loss bound"):
+        table.add_column(head, justify="right")
+    for point in c.table:
+        table.add_row(
+            f"{point.threshold:.4f}",
+            f"{point.escalation_rate:.1%}",
+            "–" if point.wasted is None else f"{point.wasted:.0%}",
+            "–" if point.score is None else f"{point.score:.3f}",
+            "–" if point.accuracy is None else f"{point.accuracy:.1%}",
+            f"{point.loss:+.4f}",
+            f"{point.loss_bound:.4f}",
         )
-    return shown
+    return table

@@ -1,4 +1,4 @@
-"""`arbitrage collect`: rows for a router, from one's own questions and models."""
+"""`arbitrage collect`: collects training rows for a router from your own questions and models."""
 
 from __future__ import annotations
 
@@ -19,55 +19,68 @@ if TYPE_CHECKING:
 
     from langgraph_arbitrage.training import Question
 
-__all__ = ["PAIR", "add_command", "add_questions", "bar", "questions_of"]
+__all__ = ["PAIR_OPTIONS", "add_command", "add_question_options", "progress_bar", "questions_of"]
 
-PAIR = ("draft", "target", "device", "dtype", "chat_template", "separator", "limits")
-"""Settings of a pair that is run."""
+PAIR_OPTIONS = ("draft", "target", "device", "dtype", "chat_template", "separator", "limits")
+"""Settings of commands that run a pair of models without a policy option."""
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "collect",
-        help="collect rows to train a router on",
-        description="At each prefix both models write a step, and a PRM scores both: one row. "
-        "Rows are kept question by question: the same command again goes on where it was stopped.",
+        help="collect rows to train a router",
+        description="Collect rows to train a router. At each prefix of an answer, both models "
+        "write a step and a PRM scores both steps; this is one row. Rows are saved after each "
+        "question, and repeating the command resumes an interrupted collection.",
     )
-    add_questions(parser)
+    add_question_options(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE", help="Rows: .jsonl or .parquet"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="File to which the rows are written: .jsonl or .parquet.",
     )
     add_options(parser, CollectConfig)
-    add_setting_options(parser, *PAIR)
+    add_setting_options(parser, *PAIR_OPTIONS)
     parser.set_defaults(run=run)
 
 
-def add_questions(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    """Add what names the questions."""
+def add_question_options(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """Add the options that select questions.
+
+    Args:
+        parser: The command's parser.
+        nargs: Number of QUESTIONS arguments, as in `add_argument`.
+    """
     parser.add_argument(
         "questions",
         nargs=nargs,
         metavar="QUESTIONS",
-        help="A JSONL file, a data set of the hub (owner/name or owner/name:config), or "
-        "embedded:N:SEED for N of the embedded problems",
+        help="Questions: a JSONL file, a dataset on the hub (owner/name or owner/name:config), or "
+        "embedded:N:SEED for N generated word problems.",
     )
     parser.add_argument(
         "--column",
         default="question",
         metavar="NAME",
-        help="Column of the questions (default: question)",
+        help="Column of the questions. (default: question)",
     )
     parser.add_argument(
         "--split",
         default="train",
         metavar="NAME",
-        help="Split of a data set of the hub (default: train)",
+        help="Split of a dataset on the hub. (default: train)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="At most so many questions")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="Maximum number of questions. (default: all)"
+    )
 
 
 def questions_of(args: argparse.Namespace, answer_column: str | None = None) -> list[Question]:
-    """The questions that the arguments name."""
+    """Load the questions that the command line selects."""
     from langgraph_arbitrage.training import load_questions
 
     return load_questions(
@@ -79,8 +92,8 @@ def questions_of(args: argparse.Namespace, answer_column: str | None = None) -> 
     )
 
 
-def bar() -> Progress:
-    """A progress bar for long work; nothing where nobody looks."""
+def progress_bar() -> Progress:
+    """A progress bar on stderr. It is disabled if stderr is not an interactive terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -91,7 +104,7 @@ def bar() -> Progress:
         TimeRemainingColumn,
     )
 
-    from langgraph_arbitrage.cli.view import interactive
+    from langgraph_arbitrage.cli.view import is_interactive
 
     console = Console(stderr=True)
     return Progress(
@@ -102,12 +115,12 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         refresh_per_second=2,
-        disable=not interactive(console),
+        disable=not is_interactive(console),
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check everything, then collect."""
+    """Validate everything, then collect."""
     import asyncio
 
     config, settings = config_of(args, CollectConfig), settings_of(args)
@@ -123,11 +136,13 @@ def run(args: argparse.Namespace) -> None:
     models = Models(settings)
     collector = Collector(models, config, prm, router)
     try:
-        with RowFile(args.output, collector.origin) as file, bar() as progress:
-            known = sum(question in file for question in questions)
-            if known:
-                progress.console.print(f"{known} questions are in {args.output} already")
-            task = progress.add_task("Questions", total=len(questions), completed=known)
+        with RowFile(args.output, collector.origin) as file, progress_bar() as progress:
+            completed = sum(question in file for question in questions)
+            if completed:
+                progress.console.print(
+                    f"Resuming: {args.output} already contains {completed} questions"
+                )
+            task = progress.add_task("Questions", total=len(questions), completed=completed)
             collected = asyncio.run(
                 collector.collect(questions, file, lambda: progress.advance(task))
             )
@@ -135,4 +150,4 @@ def run(args: argparse.Namespace) -> None:
         models.close()
     print(summary(read_rows([args.output])))
     if collected.too_long:
-        print(f"left out, for they do not fit the models' contexts: {collected.too_long} questions")
+        print(f"Excluded because they exceed a model's context: {collected.too_long} questions")

@@ -1,4 +1,4 @@
-"""`arbitrage compare`: two evaluations side by side."""
+"""`arbitrage compare`: compares two evaluations."""
 
 from __future__ import annotations
 
@@ -9,35 +9,41 @@ from typing import Any
 __all__ = ["add_command"]
 
 WORSE = 1
+"""Exit status of --strict if a point became worse."""
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "compare",
-        help="put two evaluations side by side",
-        description="What became better and what worse between two runs of `arbitrage evaluate`: "
-        "accuracy, seconds and escalation of each policy and threshold, on the questions that both "
-        "have, with bootstrap intervals. Exit status: 0; 1 with --strict if something is worse.",
+        help="compare two evaluations",
+        description="Compare two runs of `arbitrage evaluate`: accuracy, seconds and escalation "
+        "rate of each policy and threshold, on the questions that both runs have in common, with "
+        "bootstrap intervals. Exit status: 0; with --strict 1 if a point became worse.",
     )
-    for name, text in (("before", "Results of one run"), ("after", "Results of the other run")):
+    for name, run_name in (("before", "first"), ("after", "second")):
         parser.add_argument(
-            name, type=Path, metavar=f"{name.upper()}.json", help=f"{text}: its results.json"
+            name,
+            type=Path,
+            metavar=f"{name.upper()}.json",
+            help=f"The results.json of the {run_name} run.",
         )
     parser.add_argument(
         "--slack",
         type=float,
         default=0.05,
         metavar="X",
-        help="Share by which seconds may differ and count as the same (default: 0.05)",
+        help="Relative difference in seconds that still counts as equal. (default: 0.05)",
     )
-    parser.add_argument("--strict", action="store_true", help="Exit status 1 if something is worse")
-    parser.add_argument("--json", action="store_true", help="Print it as JSON")
+    parser.add_argument(
+        "--strict", action="store_true", help="Exit with status 1 if a point became worse."
+    )
+    parser.add_argument("--json", action="store_true", help="Print the comparison as JSON.")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read both, compare, print."""
+    """Load both results, compare and print them."""
     import json
 
     from rich.console import Console
@@ -48,18 +54,19 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.slack >= 0:
         raise SettingsError(f"--slack must be 0 or more, not {args.slack}")
-    found = compare(load_results(args.before), load_results(args.after), args.slack)
+    comparison = compare(load_results(args.before), load_results(args.after), args.slack)
     console = Console(highlight=False)
     if args.json:
-        print(json.dumps(found.plain, ensure_ascii=False))
+        print(json.dumps(comparison.plain, ensure_ascii=False))
     else:
-        console.print(comparison_table(found))
-        for note in found.notes:
+        console.print(comparison_table(comparison))
+        for note in comparison.notes:
             console.print(f"note: {note}", soft_wrap=True, markup=False)
-        for side, titles in (("before", found.only_before), ("after", found.only_after)):
+        only = (("before", comparison.only_before), ("after", comparison.only_after))
+        for side, titles in only:
             if titles:
                 console.print(f"only {side}: {', '.join(titles)}", soft_wrap=True, markup=False)
-        worse = len(found.worse)
-        told = f"{worse} of {len(found.changes)} points are worse" if worse else "nothing is worse"
-        console.print(told, style="bold red" if worse else "green")
-    return WORSE if args.strict and found.worse else 0
+        worse, total = len(comparison.worse), len(comparison.changes)
+        verdict = f"{worse} of {total} points are worse" if worse else "No point is worse"
+        console.print(verdict, style="bold red" if worse else "green")
+    return WORSE if args.strict and comparison.worse else 0

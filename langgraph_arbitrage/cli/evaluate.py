@@ -1,4 +1,4 @@
-"""`arbitrage evaluate`: policies and thresholds on questions with answers, and the report."""
+"""`arbitrage evaluate`: sweeps policies and thresholds over a dataset and writes the report."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command"]
 
-NOBODY = "nobody"
-EVERY = 30.0  # seconds between two lines of progress where nobody looks at a terminal
+NO_SCORER = "nobody"
+"""Value of --scored-by that disables the scores."""
+LOG_INTERVAL = 30.0
+"""Seconds between progress lines if stderr is not an interactive terminal."""
 POLICIES = "router, rsd, judge, confidence, random, oracle, exact, draft, target, assisted"
 
 
@@ -35,16 +37,22 @@ def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "evaluate",
-        help="sweep policies and thresholds over questions with answers, and make the report",
-        description="Answer all questions under each policy and threshold, grade the answers, and "
-        "write figures (CSV, JSON), plots (PNG, SVG) and one HTML report in which single answers "
-        "can be read step by step. Answers are kept one by one: the same command again goes on "
-        f"where it was stopped. Policies: {POLICIES} (assisted is transformers' token-level "
-        "speculation, exact the exact oracle of embedded problems).",
+        help="evaluate policies and thresholds on a dataset",
+        description="Answer all questions of a dataset under each policy and threshold, and grade "
+        "the answers. Write tables (CSV, JSON), plots (PNG, SVG) and an HTML report that shows "
+        "answers step by step. Each answer is saved as soon as it is complete, and repeating the "
+        f"command resumes an interrupted evaluation. Policies: {POLICIES}. assisted is the "
+        "token-level speculative decoding of transformers; exact is an oracle that uses the exact "
+        "checker of the embedded problems.",
     )
-    _add_questions(parser)
+    _add_question_options(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="Where everything is written"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="Folder to which all results are written. Required unless --check-references is "
+        "given.",
     )
     add_options(parser, EvaluateConfig)
     parser.add_argument(
@@ -52,65 +60,78 @@ def add_command(commands: Any) -> None:
         action="append",
         default=[],
         metavar="POLICY=X,Y",
-        help="Thresholds of a policy in the place of those laid out; give it again for another",
+        help="Thresholds of a policy, instead of those chosen from --points. May be given several "
+        "times.",
     )
     parser.add_argument(
-        "--router", dest="policy_router", metavar="CHECKPOINT",
-        help="Trained router, for the policy router (default: the embedded one for the embedded "
+        "--router",
+        dest="policy_router",
+        metavar="CHECKPOINT",
+        help="Trained router for the policy router. (default: the embedded one for the embedded "
         "pair)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--prm", dest="policy_prm", metavar="CHECKPOINT",
-        help="Process reward model, for rsd and oracle (default: the embedded one for the embedded "
-        "pair)",
-    )  # fmt: skip
+        "--prm",
+        dest="policy_prm",
+        metavar="CHECKPOINT",
+        help="Process reward model for the policies rsd and oracle. (default: the embedded one "
+        "for the embedded pair)",
+    )
     parser.add_argument(
         "--scored-by",
         metavar="MODEL",
-        help="Who scores both steps for the report and tells which escalations were wasted, not in "
-        f"the time that is told: a PRM, {CHECKER} (the exact checker of embedded problems) or "
-        f"{NOBODY} (default: --prm)",
+        help="Scorer of the draft's and the target's steps. The report shows the scores and "
+        "derives the wasted escalations from them. Scoring is not part of the measured time. A "
+        f"PRM checkpoint, {CHECKER} for the exact checker of the embedded problems, or "
+        f"{NO_SCORER} for no scores. (default: the PRM of --prm)",
     )
     pair = ("draft", "target", "device", "dtype", "chat_template", "timeout")
     add_setting_options(parser, *pair, "limits", "sampling")
     parser.set_defaults(run=run)
 
 
-def _add_questions(parser: argparse.ArgumentParser) -> None:
+def _add_question_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "questions",
         metavar="QUESTIONS",
-        help="gsm8k, math500 or olympiadbench (from the hub); a JSONL file of one of these formats "
-        "or with columns of one's own; a data set of the hub (owner/name or owner/name:config); "
-        "embedded:N:SEED for N of the embedded problems",
+        help="Dataset: gsm8k, math500 or olympiadbench (loaded from the hub); a JSONL file in one "
+        "of these formats or with the columns named below; a dataset on the hub (owner/name or "
+        "owner/name:config); or embedded:N:SEED for N generated word problems.",
     )
     parser.add_argument(
-        "--column", metavar="NAME", help="Column of the questions (default: the known format's)"
+        "--column",
+        metavar="NAME",
+        help="Column of the questions. (default: that of the known format)",
     )
     parser.add_argument(
         "--answer-column",
         metavar="NAME",
-        help="Column of the right answers (default: the known format's)",
+        help="Column of the reference answers. (default: that of the known format)",
     )
     parser.add_argument(
-        "--split", metavar="NAME", help="Split of a data set of the hub (default: the known one's)"
+        "--split",
+        metavar="NAME",
+        help="Split of a dataset on the hub. (default: that of the known format)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="At most so many questions")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="Maximum number of questions. (default: all)"
+    )
     parser.add_argument(
         "--instruction",
         metavar="TEXT",
-        help="Added to each question; '' adds nothing (default: to reason step by step and to box "
-        "the answer; nothing for embedded problems)",
+        help="Instruction appended to each question; '' appends none. (default: reason step by "
+        "step and box the answer; none for embedded problems and for the embedded pair)",
     )
     parser.add_argument(
         "--check-references",
         action="store_true",
-        help="Only tell which references cannot be graded, or do not grade themselves as right",
+        help="Only check the reference answers: print those that cannot be graded or are not "
+        "graded as right when given as the answer.",
     )
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Check everything, then sweep, then write."""
+    """Validate everything, then run the sweep and write its results."""
     from rich.console import Console
 
     from langgraph_arbitrage.errors import SettingsError
@@ -119,42 +140,46 @@ def run(args: argparse.Namespace) -> int | None:
         raise SettingsError(f"--limit must be at least 1, not {args.limit}")
     console = Console(stderr=True, highlight=False)
     config = config_of(args, EvaluateConfig)
-    dataset = _dataset(args, config, console)
+    dataset = _load_dataset(args, config, console)
     if args.check_references:
-        return _check(dataset, config)
+        return _check_references(dataset, config)
     if args.output is None:
-        raise SettingsError("say where everything is to be written: -o FOLDER")
-    _tell_left_out(dataset, console)
+        raise SettingsError("the output folder is missing. Add -o FOLDER")
+    _print_excluded(dataset, console)
     sweep = _sweep(args, config, dataset)
-    with sweep, _progress(console) as tell:
-        sweep.tell = tell
+    with sweep, _progress(console) as report:
+        sweep.tell = report
         if sweep.resumed:
-            console.print(f"{sweep.resumed:,} answers are in {args.output} already")
+            console.print(f"Resuming: {args.output} already contains {sweep.resumed:,} answers")
         try:
             _run(sweep)
         except KeyboardInterrupt:
-            console.print("stopped: the same command goes on", soft_wrap=True)
+            console.print("Interrupted. Repeat the command to resume.", soft_wrap=True)
             raise
-        _write(sweep, args.output, console)
+        _write_results(sweep, args.output, console)
     return None
 
 
-def _dataset(args: argparse.Namespace, config: EvaluateConfig, console: Console) -> Dataset:
-    from langgraph_arbitrage.cli.view import waiting
-    from langgraph_arbitrage.evaluation.dataset import load_dataset
+def _load_dataset(args: argparse.Namespace, config: EvaluateConfig, console: Console) -> Dataset:
+    from langgraph_arbitrage.cli.view import spinner
+    from langgraph_arbitrage.evaluation.dataset import default_instruction, load_dataset
     from langgraph_arbitrage.evaluation.grading import Grader
 
     embedded = args.questions.startswith("embedded")
+    instruction = args.instruction
+    if instruction is None and not embedded:
+        settings = settings_of(args)
+        instruction = default_instruction(settings.draft, settings.target)
     grader = None if embedded else Grader(config.grading_limit)
     try:
-        with waiting(console, "Reading the questions …"):
+        with spinner(console, "Loading the questions …"):
             return load_dataset(
                 args.questions,
                 column=args.column,
                 answer_column=args.answer_column,
                 split=args.split,
                 limit=args.limit,
-                instruction=args.instruction,
+                instruction=instruction,
                 grader=grader,
             )
     finally:
@@ -162,31 +187,31 @@ def _dataset(args: argparse.Namespace, config: EvaluateConfig, console: Console)
             grader.close()
 
 
-def _tell_left_out(dataset: Dataset, console: Console) -> None:
+def _print_excluded(dataset: Dataset, console: Console) -> None:
     if not dataset.left_out:
         return
-    console.print(f"left out: {len(dataset.left_out)} questions", style="yellow")
-    for one in dataset.left_out[:10]:
-        console.print(f"  {one.reason}: {one.reference!r}", soft_wrap=True, markup=False)
+    console.print(f"Excluded: {len(dataset.left_out)} questions", style="yellow")
+    for question in dataset.left_out[:10]:
+        console.print(f"  {question.reason}: {question.reference!r}", soft_wrap=True, markup=False)
 
 
-def _check(dataset: Dataset, config: EvaluateConfig) -> int:
-    """Grade each reference by itself; 1 if any does not pass."""
+def _check_references(dataset: Dataset, config: EvaluateConfig) -> int:
+    """Grade each reference answer against itself. Return 1 if any is not graded as right."""
     from langgraph_arbitrage.evaluation.grading import Grader, final_reference
 
-    wrong = []
+    failures = []
     with Grader(config.grading_limit) as grader:
         for task in dataset.tasks:
             grade = grader.grade(f"\\boxed{{{final_reference(task.reference)}}}", task.reference)
             if grade != "right":
-                wrong.append((grade, task.reference))
-    every = len(dataset.tasks) + len(dataset.left_out)
-    print(f"{len(dataset.tasks) - len(wrong):,} of {every:,} references grade themselves as right")
-    for grade, reference in wrong:
+                failures.append((grade, task.reference))
+    right, total = len(dataset.tasks) - len(failures), len(dataset.tasks) + len(dataset.left_out)
+    print(f"{right:,} of {total:,} references are graded as right against themselves")
+    for grade, reference in failures:
         print(f"  {grade}: {reference!r}")
-    for one in dataset.left_out:
-        print(f"  {one.reason}: {one.reference!r}")
-    return int(bool(wrong or dataset.left_out))
+    for question in dataset.left_out:
+        print(f"  {question.reason}: {question.reference!r}")
+    return int(bool(failures or dataset.left_out))
 
 
 def _sweep(args: argparse.Namespace, config: EvaluateConfig, dataset: Dataset) -> Sweep:
@@ -197,17 +222,22 @@ def _sweep(args: argparse.Namespace, config: EvaluateConfig, dataset: Dataset) -
 
     settings = settings_of(args)
     if settings.temperature and settings.seed is None:
-        settings = settings.model_copy(update={"seed": 0})  # or else no sweep could go on
+        # Without a fixed seed, a resumed sweep would not reproduce the interrupted one.
+        settings = settings.model_copy(update={"seed": 0})
     problems = {t.prompt: t.problem for t in dataset.tasks if t.problem is not None}
-    known = problems if len(problems) == len(dataset.tasks) else None
-    lineup = Lineup.of(settings, args.policy_router, args.policy_prm, known)
+    embedded_problems = problems if len(problems) == len(dataset.tasks) else None
+    lineup = Lineup.of(settings, args.policy_router, args.policy_prm, embedded_problems)
     kinds = lineup.kinds(config.policies)
-    by = args.scored_by or lineup.prm or NOBODY
-    if by == CHECKER and known is None:
-        raise SettingsError(
-            "the exact checker knows embedded problems only: name a PRM with --scored-by"
-        )
-    scorer: Any = None if by == NOBODY else CHECKER if by == CHECKER else load_scorer(by)
+    scored_by = args.scored_by or lineup.prm or NO_SCORER
+    scorer: Any = None
+    if scored_by == CHECKER:
+        if embedded_problems is None:
+            raise SettingsError(
+                f"--scored-by {CHECKER} works for embedded problems only. Pass a PRM instead"
+            )
+        scorer = CHECKER
+    elif scored_by != NO_SCORER:
+        scorer = load_scorer(scored_by)
     return Sweep(dataset, lineup, config, kinds, explicit(args.at, kinds), args.output, scorer)
 
 
@@ -217,8 +247,10 @@ def _run(sweep: Sweep) -> None:
     asyncio.run(sweep.run())
 
 
-def _write(sweep: Sweep, folder: Path, console: Console) -> None:
-    """Everything that comes of the answers."""
+def _write_results(sweep: Sweep, folder: Path, console: Console) -> None:
+    """Write results, tables, plots and the report, and print the main table."""
+    from rich.console import Console
+
     from langgraph_arbitrage.evaluation.plots import save_plots
     from langgraph_arbitrage.evaluation.report import save_report
     from langgraph_arbitrage.evaluation.results import results_of, save_results
@@ -230,50 +262,48 @@ def _write(sweep: Sweep, folder: Path, console: Console) -> None:
     written = [save_results(results, folder), save_points(results, folder)]
     written += save_plots(results, folder)
     written.append(save_report(results, answers, folder, sweep.config.traces))
-    from rich.console import Console
-
     out = Console(highlight=False)
     out.print(points_table(results))
     for line in headlines(results):
         out.print(line, soft_wrap=True)
-    console.print(f"written: {', '.join(map(str, written))}", style="dim", soft_wrap=True)
+    console.print(f"Written: {', '.join(map(str, written))}", style="dim", soft_wrap=True)
 
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal; elsewhere a line now and then."""
-    from langgraph_arbitrage.cli.collect import bar
-    from langgraph_arbitrage.cli.view import interactive
+    """Yield a function that reports progress: as a bar on a terminal, else as log lines."""
+    from langgraph_arbitrage.cli.collect import progress_bar
+    from langgraph_arbitrage.cli.view import is_interactive
 
-    if not interactive(console):
-        yield _Lines(console)
+    if not is_interactive(console):
+        yield _ProgressLog(console)
         return
-    with bar() as progress:
-        task = progress.add_task("", total=None)
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None)
 
-        def tell(now: Progress) -> None:
-            progress.update(task, description=now.what, completed=now.done, total=now.total or None)
+        def report(now: Progress) -> None:
+            bar.update(task, description=now.what, completed=now.done, total=now.total or None)
 
-        yield tell
+        yield report
 
 
-class _Lines:
-    """Progress for a log: the first line after some time, so that short sweeps tell nothing."""
+class _ProgressLog:
+    """Prints a progress line every `LOG_INTERVAL` seconds. Short sweeps print none."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told = time.monotonic()
-        self._began: tuple[float, int] | None = None
+        self._last_line = time.monotonic()
+        self._start: tuple[float, int] | None = None  # time and number of finished answers
 
     def __call__(self, now: Progress) -> None:
         time_now = time.monotonic()
-        if self._began is None and now.total:
-            self._began = time_now, now.done
-        if time_now - self._told < EVERY or self._began is None:
+        if self._start is None and now.total:
+            self._start = time_now, now.done
+        if time_now - self._last_line < LOG_INTERVAL or self._start is None:
             return
-        self._told = time_now
-        start, before = self._began
-        rate = (now.done - before) / max(1e-9, time_now - start)
+        self._last_line = time_now
+        start, done_at_start = self._start
+        rate = (now.done - done_at_start) / max(1e-9, time_now - start)
         left = (now.total - now.done) / rate / 60 if rate else float("inf")
-        told = f"{now.done:,} of {now.total:,} answers, {rate:.1f} a second, {left:.0f} min left"
-        self._console.print(told, soft_wrap=True)
+        line = f"{now.done:,} of {now.total:,} answers, {rate:.1f} answers/s, {left:.0f} min left"
+        self._console.print(line, soft_wrap=True)

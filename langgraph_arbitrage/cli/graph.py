@@ -1,4 +1,4 @@
-"""`arbitrage graph`: draws the state machine, offline."""
+"""`arbitrage graph`: draws the state machine without network access."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from langgraph_arbitrage.errors import SettingsError
 __all__ = ["add_command"]
 
 FORMATS = {"mermaid": None, "png": "pygraphviz", "ascii": "grandalf"}
-"""What can be drawn, and the package that draws it. LangChain's own PNG of a mermaid drawing is
-made by a web service, so it is not used."""
+"""Formats and the package that draws each. LangChain's mermaid PNG is not used because a web
+service renders it."""
 
 
 def add_command(commands: Any) -> None:
@@ -22,38 +22,38 @@ def add_command(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "graph",
         help="draw the state machine",
-        description="Draw the state machine of the reasoning loop, without any network.",
+        description="Draw the state machine of the reasoning loop. Works without network access.",
     )
     parser.add_argument(
         "--format",
         choices=list(FORMATS),
-        help="mermaid (text for Markdown), png or ascii (default: png if FILE ends so, "
-        "else mermaid)",
+        help="Format of the drawing. mermaid is text for Markdown. (default: png if FILE ends "
+        "with .png, else mermaid)",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="Write to this file (default: stdout)"
+        "-o", "--output", type=Path, metavar="FILE", help="File to write. (default: stdout)"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw, then write."""
+    """Draw the graph and write the drawing."""
     file: Path | None = args.output
     kind = args.format or ("png" if file and file.suffix.lower() == ".png" else "mermaid")
     if kind == "png" and file is None and sys.stdout.isatty():
-        raise SettingsError("a PNG is no text for a terminal; write it to a file with -o FILE.png")
+        raise SettingsError("a terminal cannot show a PNG. Write it to a file with -o FILE.png")
     package = FORMATS[kind]
     if package is not None and find_spec(package) is None:
         raise SettingsError(
-            f"drawing as {kind} needs {package}: pip install 'langgraph-arbitrage[draw]' "
-            f"(or: pip install {package})"
+            f"drawing as {kind} needs {package}, which is not installed: "
+            f"pip install 'langgraph-arbitrage[draw]' (or: pip install {package})"
         )
-    drawn = _draw(kind)
+    drawing = _draw(kind)
     if file is None:
-        sys.stdout.buffer.write(drawn)
+        sys.stdout.buffer.write(drawing)
         return
     try:
-        file.write_bytes(drawn)
+        file.write_bytes(drawing)
     except OSError as error:
         raise SettingsError(f"{file} cannot be written: {error.strerror}") from None
 

@@ -16,7 +16,7 @@ from langgraph_arbitrage.config.base import Flag
 from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies import Policy
-from langgraph_arbitrage.policies.named import POLICIES, SCORED
+from langgraph_arbitrage.policies.named import POLICIES, SCORER_ROLES
 
 __all__ = ["ANSWERING", "MODELS", "SERVICE", "add_options", "add_setting_options", "config_of",
            "option_name", "settings_of"]  # fmt: skip
@@ -213,10 +213,10 @@ def _policy_of(args: argparse.Namespace) -> Policy | None:
     """The policy that is named; None for the default."""
     checkpoints = {"router": args.policy_router, "prm": args.policy_prm}
     name = args.policy_name or ("router" if checkpoints["router"] else None)
-    needed = SCORED.get(name or "")
+    needed = SCORER_ROLES.get(name or "")
     for option, checkpoint in checkpoints.items():
         if checkpoint and option != needed:
-            users = " and ".join(policy for policy, kind in SCORED.items() if kind == option)
+            users = " and ".join(policy for policy, kind in SCORER_ROLES.items() if kind == option)
             raise SettingsError(
                 f"{f'--policy {name}' if name else 'the default policy'} does not use --{option}; "
                 f"--policy {users} does"

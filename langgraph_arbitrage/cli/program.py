@@ -1,10 +1,11 @@
-"""Reads the command line, runs the subcommand, turns errors into one line and an exit status."""
+"""Parses the command line, runs the subcommand and turns errors into messages and exit statuses."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from langgraph_arbitrage.cli import (
     compare,
     demo,
     evaluate,
+    fit,
     graph,
     replay,
     serve,
@@ -30,63 +32,78 @@ from langgraph_arbitrage.errors import ArbitrageError
 
 __all__ = ["main"]
 
-FAILED = 2  # as argparse has it
-INTERRUPTED = 128 + 2  # as shells have it: killed by SIGINT
-BROKEN_PIPE = 128 + 13
+USAGE_ERROR = 2  # as in argparse
+INTERRUPTED = 128 + 2  # as in shells: terminated by SIGINT
+BROKEN_PIPE = 128 + 13  # as in shells: terminated by SIGPIPE
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps help texts at spaces only, which keeps names and commands in one piece."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in self._split_lines(text, width - len(indent)))
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, without the whole usage before it."""
+    """An argument parser that reports errors in one line, without the usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": _HelpFormatter, **kwargs})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse an option that was removed, by name; anything else as usual."""
-        found, unknown = self.parse_known_args(args, namespace)
+        """Parse the arguments; an option that was removed is reported by name."""
+        parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             refuse_removed(option.partition("=")[0] for option in unknown)
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return found
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         print_error(f"{message} (see {self.prog} --help)")
-        raise SystemExit(FAILED)
+        raise SystemExit(USAGE_ERROR)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `arbitrage`.
 
     Args:
-        argv: The arguments; those of the process by default.
+        argv: Arguments. Default: those of the process.
 
     Returns:
-        0, or 1 after a batch job that has lines without an answer or a comparison that is strict
-        and finds something worse, or 2 after an error of the user's, or 130 after Ctrl-C.
+        Exit status. 0: success. 1: a batch job left requests unanswered, `compare --strict` found
+        a worse point, `evaluate --check-references` found an ungradable reference, or `fit` found
+        too little memory. 2: invalid arguments or input. 130: interrupted by Ctrl-C. 141: the
+        reader of stdout closed the pipe.
     """
     try:
         status = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has gone; Python would complain once more while it flushes at its end.
+        # Without this redirection, Python reports the closed pipe again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return status
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    warnings.simplefilter("ignore", DemoModelsWarning)  # commands have their own notice
+    warnings.simplefilter("ignore", DemoModelsWarning)  # see `cli.notice`
     try:
         args = _parser().parse_args(argv)
         return args.run(args) or 0
-    except SystemExit as end:  # argparse: help, version, a wrong argument
-        return end.code if isinstance(end.code, int) else FAILED
+    except SystemExit as end:  # raised by argparse after --help, --version and errors
+        return end.code if isinstance(end.code, int) else USAGE_ERROR
     except ArbitrageError as error:
         print_error(str(error))
-        return FAILED
+        return USAGE_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
 def print_error(message: str) -> None:
-    """One line on stderr, red on a terminal."""
+    """Print an error on stderr as one line, in red if stderr is a terminal."""
     from rich.console import Console
     from rich.text import Text
 
@@ -99,8 +116,8 @@ def print_error(message: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="arbitrage",
-        description="A small draft model reasons step by step; a large target model writes again "
-        "the steps where it pays.",
+        description="Step-level speculative reasoning: a small draft model writes each step, and "
+        "a large target model rewrites the steps that a policy escalates.",
     )
     parser.add_argument(
         "--version", action="version", version=f"arbitrage {version('langgraph-arbitrage')}"
@@ -119,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         evaluate,
         compare,
         bench,
+        fit,
     ):
         command.add_command(commands)
     return parser

@@ -1,4 +1,4 @@
-"""`arbitrage serve`: the chat model for any OpenAI client."""
+"""`arbitrage serve`: serves the chat model to OpenAI clients."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from langgraph_arbitrage.serve import ServeSettings
 
 __all__ = ["add_command"]
 
-KEY = "ARBITRAGE_API_KEY"
+API_KEY_VARIABLE = "ARBITRAGE_API_KEY"
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "serve",
-        help="serve any OpenAI client over HTTP",
-        description="Serve chat completions over HTTP, as OpenAI's clients ask for them: streams, "
-        "tools, response_format, usage, stop, seed. /v1/models lists the pair and each model "
-        "alone, /v1/completions goes on from raw text, /health tells that the server is up. "
-        "Told to stop (Ctrl-C, SIGTERM), it finishes the answers that are running. "
-        "Needs pip install 'langgraph-arbitrage[serve]'.",
+        help="serve the models to OpenAI clients over HTTP",
+        description="Serve an OpenAI-compatible HTTP API. /v1/chat/completions supports streams, "
+        "tools, response_format, usage, stop and seed. /v1/models lists the pair and each of its "
+        "models. /v1/completions continues raw text with one model. /health reports whether the "
+        "server is up. On Ctrl-C or SIGTERM the server finishes the answers in progress, then "
+        "exits. Requires: pip install 'langgraph-arbitrage[serve]'.",
     )
     add_options(parser, ServeSettings)
     add_setting_options(parser, *SERVICE)
@@ -40,13 +40,14 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check everything, then serve."""
-    args.api_key = args.api_key or os.environ.get(KEY)
-    serving = config_of(args, ServeSettings)
-    settings = settings_of(args, max_slots=serving.concurrency)
+    """Validate everything, then serve."""
+    args.api_key = args.api_key or os.environ.get(API_KEY_VARIABLE)
+    serve_settings = config_of(args, ServeSettings)
+    settings = settings_of(args, max_slots=serve_settings.concurrency)
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        verb = "is" if len(missing) == 1 else "are"
         raise MissingExtraError(
-            f"serving needs {' and '.join(missing)}, which is not installed: "
+            f"serving needs {' and '.join(missing)}, which {verb} not installed: "
             "pip install 'langgraph-arbitrage[serve]'"
         )
     from langgraph_arbitrage.chat_model import ChatArbitrage
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
     llm = ChatArbitrage(**settings.given)
     llm.prepare()
 
-    def ready(address: str) -> None:
-        print(f"serving {serving.name}, draft and target at {address}", file=sys.stderr, flush=True)
+    def print_address(address: str) -> None:
+        line = f"Serving {serve_settings.name}, draft and target at {address}"
+        print(line, file=sys.stderr, flush=True)
 
-    serve(llm, serving, ready)
+    serve(llm, serve_settings, print_address)

@@ -11,29 +11,38 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from langgraph_arbitrage.cli.notice import print_demo_notice
 from langgraph_arbitrage.cli.options import settings_of
 from langgraph_arbitrage.errors import SettingsError
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.runner import Runner
 
-__all__ = ["ask_thread", "checkpoints", "reader", "runner_of"]
+__all__ = ["ask_thread", "open_checkpointer", "reader_graph", "thread_runner"]
 
 
 @contextmanager
-def checkpoints(file: str, *, create: bool = False) -> Iterator[Any]:
-    """A checkpointer over an SQLite file.
+def open_checkpointer(file: str, *, create: bool = False) -> Iterator[Any]:
+    """Open an SQLite file as a checkpointer.
+
+    Args:
+        file: Path of the file.
+        create: Create the file if it does not exist.
 
     Raises:
-        SettingsError: The extra is not installed, or the file is not there or no database.
+        SettingsError: The extra `sqlite` is not installed, the file does not exist, or it is not
+            an SQLite database.
     """
     if find_spec("aiosqlite") is None or find_spec("langgraph.checkpoint.sqlite") is None:
         raise SettingsError(
-            "checkpoint files need langgraph-checkpoint-sqlite: "
+            "checkpoint files need langgraph-checkpoint-sqlite, which is not installed: "
             "pip install 'langgraph-arbitrage[sqlite]'"
         )
     if not create and not Path(file).is_file():
-        raise SettingsError(f"{file} is no file: give one that `arbitrage ask --thread` has made")
+        raise SettingsError(
+            f"{file} does not exist or is not a file. Pass a checkpoint file that "
+            "`arbitrage ask --thread` wrote"
+        )
     from langgraph.checkpoint.sqlite import SqliteSaver
 
     try:
@@ -44,15 +53,21 @@ def checkpoints(file: str, *, create: bool = False) -> Iterator[Any]:
         raise SettingsError(f"{file} cannot be used as a checkpoint file: {error}") from None
 
 
-def reader(saver: Any) -> Any:
-    """A graph that reads any thread; it loads no model."""
+def reader_graph(saver: Any) -> Any:
+    """A graph that reads any thread of a checkpointer. It loads no models."""
     from langgraph_arbitrage.graphs import create_arbitrage_graph
 
     return create_arbitrage_graph().compile(checkpointer=saver)
 
 
-def runner_of(state: dict[str, Any], args: argparse.Namespace, saver: Any) -> Runner:
-    """The team that the arguments ask for; where they name no model, that of the thread."""
+def thread_runner(state: dict[str, Any], args: argparse.Namespace, saver: Any) -> Runner:
+    """A runner for a stored thread.
+
+    Args:
+        state: State of the thread. Its models are used if the command line names none.
+        args: The command line.
+        saver: The checkpointer that holds the thread.
+    """
     from langgraph_arbitrage.runner import Runner
 
     for role, model in state.get("models", {}).items():
@@ -62,28 +77,31 @@ def runner_of(state: dict[str, Any], args: argparse.Namespace, saver: Any) -> Ru
 
 
 def ask_thread(args: argparse.Namespace) -> None:
-    """Answer a question on a stored thread, or go on with it."""
+    """Answer a question in a stored thread, or resume the thread's unfinished answer."""
     if args.thread is None or args.checkpoint is None:
         raise SettingsError(
-            "--thread ID and --checkpoint FILE go together: where an answer is kept"
+            "--thread ID and --checkpoint FILE must be used together: the thread is stored in the "
+            "file"
         )
     if args.compare or len(args.question) > 1:
-        raise SettingsError("--thread takes one question, and no --compare")
+        raise SettingsError("--thread accepts one question and cannot be combined with --compare")
 
     from rich.console import Console
 
-    from langgraph_arbitrage.cli.ask import check_question, from_stdin, show_answer
-    from langgraph_arbitrage.cli.view import waiting
+    from langgraph_arbitrage.cli.ask import check_question, read_stdin, show_answer
+    from langgraph_arbitrage.cli.view import spinner
     from langgraph_arbitrage.loop.answer_state import is_finished
 
-    with checkpoints(args.checkpoint, create=True) as saver:
-        with waiting(Console(stderr=True), "Loading the models …"):
+    with open_checkpointer(args.checkpoint, create=True) as saver:
+        with spinner(Console(stderr=True), "Loading the models …"):
             config: Any = {"configurable": {"thread_id": args.thread}}
-            state = reader(saver).get_state(config).values
-            runner = runner_of(state, args, saver)
+            state = reader_graph(saver).get_state(config).values
+            runner = thread_runner(state, args, saver)
+        if not args.json:
+            print_demo_notice(runner.settings)
         question = args.question[0] if args.question else None
         if question is None and not state:
-            question = from_stdin()
+            question = read_stdin()
         if question is not None:
             runner.check(check_question(question))
         console = Console(highlight=False)
@@ -93,5 +111,5 @@ def ask_thread(args: argparse.Namespace) -> None:
             return
         show_answer(question, runner, console, args.thread)
         if question is None and is_finished(state):
-            told = f"thread {args.thread} was finished before; a further QUESTION continues it"
-            console.print(told, style="dim", soft_wrap=not console.is_terminal)
+            note = f"Thread {args.thread} was already finished. Pass a QUESTION to continue it."
+            console.print(note, style="dim", soft_wrap=not console.is_terminal)

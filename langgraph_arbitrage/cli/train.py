@@ -1,4 +1,4 @@
-"""`arbitrage train-router` and `train-prm`: a judge of steps from collected rows."""
+"""`arbitrage train-router` and `train-prm`: train a step scorer on collected rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from langgraph_arbitrage.cli.collect import bar
+from langgraph_arbitrage.cli.collect import progress_bar
 from langgraph_arbitrage.cli.options import add_options, add_setting_options, config_of
 from langgraph_arbitrage.training.configs import SurpriseConfig, TokenConfig
 
@@ -21,9 +21,9 @@ HEADS: dict[str, type[TokenConfig] | type[SurpriseConfig]] = {
 }
 Role = Literal["router", "prm"]
 DESCRIPTIONS: dict[Role, str] = {
-    "router": "Train a router for one pair of models on the rows of `arbitrage collect`.",
-    "prm": "Train a process reward model on rows with verdicts (question, history, step, correct), "
-    "or on collected rows, whose scores are the verdicts.",
+    "router": "Train a router for one pair of models on rows of `arbitrage collect`.",
+    "prm": "Train a process reward model on labelled steps (columns question, history, step and "
+    "correct), or on rows of `arbitrage collect`, whose scores serve as labels.",
 }
 
 
@@ -32,8 +32,8 @@ def add_command(commands: Any) -> None:
     for role, description in DESCRIPTIONS.items():
         parser: argparse.ArgumentParser = commands.add_parser(
             f"train-{role}",
-            help="train a router on rows" if role == "router" else "train a PRM on rows",
-            description=f"{description} The same command again goes on where it was stopped.",
+            help="train a router" if role == "router" else "train a process reward model",
+            description=f"{description} Repeating the command resumes an interrupted training.",
         )
         _add_options(parser, role)
         parser.set_defaults(run=run, role=role)
@@ -41,30 +41,40 @@ def add_command(commands: Any) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, role: Role) -> None:
     parser.add_argument(
-        "rows", nargs="+", type=Path, metavar="ROWS", help="Rows, .jsonl or .parquet"
+        "rows",
+        nargs="+",
+        type=Path,
+        metavar="ROWS",
+        help="Files with training rows: .jsonl or .parquet.",
     )
     parser.add_argument(
         "--head",
         choices=list(HEADS),
         required=True,
-        help="token: fine-tune the base as a token classifier, the paper's way; surprise: a small "
-        "network on features of the frozen base, a causal LM: minutes on a CPU",
+        help="token: fine-tune the base model as a token classifier, as in the paper. surprise: "
+        "train a small network on features of a frozen causal LM, which takes minutes on a CPU.",
     )
     parser.add_argument(
         "--base",
         required=True,
         metavar="MODEL",
-        help="What it is built on: a folder, a hub id, or embedded:draft",
+        help="Base model: a local folder, a hub id, or embedded:draft.",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="Where it is written"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="Folder to which the checkpoint is written.",
     )
     if role == "router":
         parser.add_argument(
             "--margin",
             type=float,
             metavar="X",
-            help="y = 1 iff the advantage is above this (default: the labels of the rows)",
+            help="Label a row y = 1 if its advantage exceeds this. (default: use the labels "
+            "stored in the rows)",
         )
     else:
         parser.add_argument(
@@ -72,17 +82,20 @@ def _add_options(parser: argparse.ArgumentParser, role: Role) -> None:
             type=float,
             default=0.5,
             metavar="X",
-            help="A step of a collected row is right iff its score is at least this (default: 0.5)",
+            help="Label a step of a collected row as right if its score is at least this. "
+            "(default: 0.5)",
         )
     parser.add_argument(
-        "--push-to-hub", metavar="REPO", help="Put the result on the hub, too; else it stays here"
+        "--push-to-hub",
+        metavar="REPO",
+        help="Also upload the checkpoint to this repository on the hub. (default: no upload)",
     )
     add_setting_options(parser, "device")
     add_options(parser, HEADS)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, measure, say how good it is."""
+    """Train, then print the metrics."""
     config = config_of(args, HEADS[args.head], HEADS)
 
     from langgraph_arbitrage.training import Job, is_main_process, push_to_hub, train
@@ -94,16 +107,16 @@ def run(args: argparse.Namespace) -> None:
         config=config,
         device=args.device or "auto",
     )
-    with bar() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("Training", total=None)
-        record = train(job, lambda done, of: progress.update(task, completed=done, total=of))
+        record = train(job, lambda done, total: progress.update(task, completed=done, total=total))
     if not is_main_process():
         return
     print(f"{job.output}: trained on {record.rows:,} rows")
     if record.too_long:
-        print(f"left out, for they do not fit the base's context: {record.too_long:,} rows")
-    for name, figure in record.formatted_metrics():
-        print(f"  {name:32} {figure}")
+        print(f"Excluded because they exceed the base model's context: {record.too_long:,} rows")
+    for name, value in record.formatted_metrics():
+        print(f"  {name:32} {value}")
     if args.push_to_hub is not None:
         print(push_to_hub(job, args.push_to_hub))
 

@@ -8,19 +8,30 @@ generated from the same declarations.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from langgraph_arbitrage.config.base import CheckedSettings, Flag
 from langgraph_arbitrage.config.types import Texts, Threshold
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies.calibration import read_threshold
+from langgraph_arbitrage.prompts.user_text import SpecialTokensInText
+from langgraph_arbitrage.utils.text import is_valid_text
 
 __all__ = ["MAX_TOKENS", "POLICY_OPTIONS", "RunOptions", "below_threshold"]
 
 MAX_TOKENS = 1024
 """Default of `max_tokens`."""
+RESERVED = {
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "chat_template",
+}
+"""Variables of a chat template that the conversation sets."""
 
 POLICY_OPTIONS = ("first_steps", "escalate_repeats", "max_target_share")
 """Options that wrap the policy in another one."""
@@ -77,6 +88,20 @@ class RunOptions(CheckedSettings):
     Default: the checkpoint's, else all."""
     seed: Annotated[int | None, Flag("sampling", "N")] = None
     """Seed for sampling. The same seed gives the same answer. Default: drawn for each answer."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables for the chat templates of both models, such as {"enable_thinking": False}."""
+    draft_chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables for the draft's chat template alone. They override chat_template_kwargs."""
+    target_chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables for the target's chat template alone. They override chat_template_kwargs."""
+    continue_final_message: bool = False
+    """Continue the last message, which must be the assistant's, instead of answering it. The answer
+    is the continuation alone."""
+    special_tokens_in_text: SpecialTokensInText = "escape"
+    """Special tokens, such as `<|im_end|>`, in the text of user messages, tool results, tools and
+    documents: "escape" reads them as ordinary text, "refuse" raises MessageError, "allow" lets them
+    act as special tokens. System and assistant messages may always contain them. Delimiters that
+    the tokenizer treats as plain text, such as [INST] of some models, cannot be escaped."""
     stop: Texts = ()
     """Strings that end an answer. They are not part of it."""
     stop_token_ids: tuple[int, ...] = ()
@@ -86,6 +111,11 @@ class RunOptions(CheckedSettings):
     AnswerTimeoutError is raised. (max_seconds returns what there is instead.) Default: no limit."""
     logprobs: bool = False
     """Report each token's log-probability under the model that wrote it."""
+
+    def template_kwargs(self, role: str) -> dict[str, Any]:
+        """Variables for the chat template of the draft or the target."""
+        own: dict[str, Any] = getattr(self, f"{role}_chat_template_kwargs")
+        return self.chat_template_kwargs | own
 
     @model_validator(mode="after")
     def _check_run_options(self) -> Self:
@@ -116,8 +146,17 @@ class RunOptions(CheckedSettings):
             raise SettingsError(
                 f"timeout must be above 0 seconds, or None for no limit, not {self.timeout}"
             )
+        for name in ("", "draft_", "target_"):
+            given = getattr(self, f"{name}chat_template_kwargs")
+            if reserved := sorted(RESERVED & given.keys()):
+                raise SettingsError(
+                    f"{name}chat_template_kwargs must not set {', '.join(reserved)}: the "
+                    "conversation and its tools set these"
+                )
         if not all(token >= 0 for token in self.stop_token_ids):
             raise SettingsError(f"stop_token_ids must be 0 or more, not {self.stop_token_ids}")
+        if not all(is_valid_text(text) for text in self.stop):
+            raise SettingsError(f"a stop string must be valid UTF-8 text, not {self.stop!r}")
         if not all(self.stop):
             raise SettingsError(f"a stop string must not be empty: {self.stop!r}")
         if self.approve not in (None, "escalations", "budget"):

@@ -1,1 +1,1 @@
-"""Reads and writes records: JSON Lines files, dataset rows, final answers in texts."""
+"""Reads and writes data files, and extracts final answers from texts."""

@@ -1,20 +1,17 @@
-r"""The final answer of a text: what stands in its last `\boxed{}`, else its last number."""
+r"""Extracts the final answer of a text: the last `\boxed{}`, or else the last number."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["final_answer", "last_boxed", "right_answer"]
-
+__all__ = ["final_answer", "last_boxed", "reference_answer"]
 
 _OPENING = r"\boxed{"
-
-
-_LAST_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def final_answer(text: str) -> str:
-    r"""What stands in the last `\boxed{}`, else the last number, else the text, normalised.
+    r"""Return the content of the last `\boxed{}`, else the last number, else the text; normalized.
 
     Example:
         >>> final_answer("So 2 + 3 = 5."), final_answer(r"Thus \boxed{1,200.0}"), final_answer("No")
@@ -22,19 +19,27 @@ def final_answer(text: str) -> str:
         >>> final_answer("1234567") == final_answer("1,234,567.0") != final_answer("1234568")
         True
     """
-    boxed = last_boxed(text)
-    if boxed is None and (numbers := _LAST_NUMBER.findall(text)):
-        boxed = numbers[-1]
-    return _normal(text if boxed is None else boxed)
+    answer = last_boxed(text)
+    if answer is None and (numbers := _NUMBER.findall(text)):
+        answer = numbers[-1]
+    return _normalize(text if answer is None else answer)
 
 
-def right_answer(answer: str) -> str:
-    r"""A right answer as data sets give it: alone, in a `\boxed{}`, or after `####`."""
+def reference_answer(answer: str) -> str:
+    r"""Return the final answer of a dataset's reference: in `\boxed{}`, after `####`, or all of it.
+
+    The result is normalized like that of `final_answer`.
+
+    Example:
+        >>> reference_answer("3 + 4 = 7 #### 7"), reference_answer(r"So \boxed{7}.")
+        ('7', '7')
+    """
     boxed = last_boxed(answer)
-    return _normal(answer.rpartition("####")[2] if boxed is None else boxed)
+    return _normalize(answer.rpartition("####")[2] if boxed is None else boxed)
 
 
-def _normal(text: str) -> str:
+def _normalize(text: str) -> str:
+    """Remove spaces, `$` and thousands separators, and write numbers in a canonical form."""
     text = re.sub(r"[\s$,]|\\[,;! ]", "", text).rstrip(".")
     try:
         return format(float(text), ".15g")
@@ -42,12 +47,13 @@ def _normal(text: str) -> str:
         return text
 
 
-def last_boxed(text: str, *, torn: bool = True) -> str | None:
-    r"""What stands in the last `\boxed{}` of a text, braces inside of it counted; None without one.
+def last_boxed(text: str, *, unclosed: bool = True) -> str | None:
+    r"""Return the content of the last `\boxed{}`, with nested braces; None if there is none.
 
     Args:
         text: The text.
-        torn: Whether a box that is never closed counts, up to the end of the text.
+        unclosed: If the last box is never closed, return the rest of the text. Otherwise return
+            None.
 
     Example:
         >>> last_boxed(r"\boxed{1} or rather \boxed{\frac{1}{2}}."), last_boxed("1")
@@ -62,4 +68,4 @@ def last_boxed(text: str, *, torn: bool = True) -> str | None:
         depth += {"{": 1, "}": -1}.get(text[end], 0)
         if not depth:
             return text[start:end]
-    return text[start:] if torn else None
+    return text[start:] if unclosed else None

@@ -1,4 +1,4 @@
-"""A file of JSON lines that survives a kill: what is whole stays, a torn end is cut off."""
+"""A JSON Lines file that survives a killed process: an incomplete last line is removed."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ __all__ = ["Entry", "JsonlFile"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A whole line."""
+    """A complete line of the file."""
 
     number: int
-    """Which line of the file, from 1."""
+    """Line number, from 1."""
     end: int
-    """Bytes up to its end: what `cut` takes."""
+    """Byte offset of the end of the line, for `JsonlFile.cut`."""
     record: Any
 
 
 class JsonlFile:
-    """Appends records to a file, one line and one write each, and reads those that are there.
+    """Reads the records of a file and appends new ones, each as one line in one write.
 
-    While it is open no other one can be opened on the same file. Nothing in the file is changed
-    before `repair`, `cut` or `append` is called, so that one can see first whose file it is.
+    While the file is open, it is locked against other processes. Opening does not change it, so
+    that the existing records can be checked before `repair`, `cut`, `retain` or `append`.
 
-    A line is with the system once `append` returns: killing the program loses nothing. A power
-    cut may lose what the system has not written yet.
+    A record that `append` has written survives the end of the process. A power failure may lose
+    records that the operating system has not written to disk.
 
     Example:
         >>> from tempfile import mkdtemp
         >>> path = Path(mkdtemp()) / "rows.jsonl"
-        >>> with JsonlFile(path) as journal:
-        ...     journal.append({"id": 1})
-        >>> _ = path.write_bytes(path.read_bytes() + b'{"id": 2, "te')  # killed while it wrote
-        >>> with JsonlFile(path) as journal:
-        ...     journal.repair()
-        ...     [entry.record for entry in journal.entries()]
+        >>> with JsonlFile(path) as file:
+        ...     file.append({"id": 1})
+        >>> _ = path.write_bytes(path.read_bytes() + b'{"id": 2, "te')  # killed during a write
+        >>> with JsonlFile(path) as file:
+        ...     file.repair()
+        ...     [entry.record for entry in file.entries()]
         [{'id': 1}]
 
     Raises:
-        DataError: The file cannot be written, or another journal is open on it.
+        DataError: The file cannot be written, or another process has it open.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.resolve()  # a link stays one when the file is replaced
+        self.path = path.resolve()  # `retain` replaces the target of a symbolic link, not the link
         self._file = -1
 
     def __enter__(self) -> Self:
         try:
-            self._file = _opened(self.path)
+            self._file = _open_locked(self.path)
         except BlockingIOError:
             raise DataError(
-                f"{self.path} is being written by another job: wait until it has ended, or give "
-                "another file"
+                f"{self.path} is being written by another job. Wait until it has finished, or "
+                "choose another file"
             ) from None
         except OSError as error:
             raise DataError(f"{self.path} cannot be written: {error.strerror}") from None
@@ -79,10 +79,10 @@ class JsonlFile:
         os.close(self._file)
 
     def entries(self) -> Iterator[Entry]:
-        """The whole lines, in order; a torn one at the end is left out.
+        """Yield the complete lines in order. An incomplete last line is skipped.
 
         Raises:
-            DataError: A line is no JSON.
+            DataError: A line is not valid JSON.
         """
         end = 0
         with self.path.open("rb") as file:
@@ -92,14 +92,14 @@ class JsonlFile:
                     record = json.loads(line)
                 except (ValueError, RecursionError):
                     if not line.endswith(b"\n") and line.startswith(b"{"):
-                        return  # torn
+                        return  # incomplete
                     raise DataError(
-                        f"{self.path}, line {number} is no JSON: give another file to write to"
+                        f"{self.path}, line {number} is not valid JSON. Choose another file"
                     ) from None
                 yield Entry(number, end, record)
 
     def repair(self) -> None:
-        """Cut off a torn line; end a whole one that lacks its line end."""
+        """Remove an incomplete last line, and terminate a complete one that lacks its newline."""
         end = max((entry.end for entry in self.entries()), default=0)
         self.cut(end)
         if end:
@@ -109,44 +109,44 @@ class JsonlFile:
                     _write(self._file, b"\n")
 
     def cut(self, end: int) -> None:
-        """Leave the first `end` bytes."""
+        """Truncate the file to its first `end` bytes."""
         if end < os.fstat(self._file).st_size:
             os.ftruncate(self._file, end)
 
-    def keep(self, wanted: Callable[[Any], bool]) -> None:
-        """Leave the records that are wanted; at every moment the old file or the new one is there.
+    def retain(self, predicate: Callable[[Any], bool]) -> None:
+        """Remove the records for which `predicate` is false.
 
-        Call it on a file that is repaired.
+        The file is replaced atomically. Call `repair` first.
         """
         part = self.path.with_name(self.path.name + ".part")
-        part.unlink(missing_ok=True)  # of a program that was killed
-        new = _opened(part)  # held already when it takes the old one's place
+        part.unlink(missing_ok=True)  # left by a process that was killed here
+        new_file = _open_locked(part)  # locked before it replaces the old file
         for entry in self.entries():
-            if wanted(entry.record):
-                _write(new, _line(entry.record))
-        os.fsync(new)
+            if predicate(entry.record):
+                _write(new_file, _to_line(entry.record))
+        os.fsync(new_file)
         part.replace(self.path)
         os.close(self._file)
-        self._file = new
+        self._file = new_file
 
     def append(self, record: Any) -> None:
-        """Add a record.
+        """Append a record.
 
         Raises:
-            DataError: It cannot be written, as on a full disk.
+            DataError: The record cannot be written, for example because the disk is full.
         """
         try:
-            _write(self._file, _line(record))
+            _write(self._file, _to_line(record))
         except OSError as error:
             raise DataError(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def _opened(path: Path) -> int:
-    """A descriptor to append by, held against others."""
+def _open_locked(path: Path) -> int:
+    """Open a file for appending and lock it; returns the file descriptor."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         if sys.platform == "win32":
-            return file  # two programs at one file are not noticed there
+            return file  # not locked: Windows has no fcntl
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file), path.stat()):
@@ -154,13 +154,13 @@ def _opened(path: Path) -> int:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # another job has put a new file in its place meanwhile
+        os.close(file)  # another job replaced the file in the meantime
 
 
-def _line(record: Any) -> bytes:
+def _to_line(record: Any) -> bytes:
     try:
         return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half a character, which only an escape can hold
+    except UnicodeEncodeError:  # an unpaired surrogate, which only an escape can express
         return json.dumps(record).encode() + b"\n"
 
 

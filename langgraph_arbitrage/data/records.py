@@ -1,4 +1,4 @@
-"""Records of questions: the lines of a JSONL file, or the rows of a data set of the hub."""
+"""Records of questions: lines of a JSONL file, or rows of a dataset on the hub."""
 
 from __future__ import annotations
 
@@ -10,66 +10,72 @@ from typing import Any
 
 from langgraph_arbitrage.errors import DataError
 
-__all__ = ["cell", "read_records"]
+__all__ = ["column_text", "read_records"]
 
 
 def read_records(source: str, split: str, extra: str) -> Iterable[Mapping[str, Any]]:
-    """The records of a source, one after the other.
+    """Read the records of a source.
 
     Args:
-        source: A JSONL file, or a data set of the hub (`owner/name` or `owner/name:config`).
-        split: Split of a data set of the hub.
-        extra: The extra of this package that brings what reads the hub, for the message.
+        source: Path of a JSONL file, or a dataset on the hub (`owner/name` or
+            `owner/name:config`).
+        split: Split of a dataset on the hub.
+        extra: Extra of this package that installs `datasets`, for the error message.
 
     Raises:
-        DataError: The source is not there, or is not what it should be.
+        DataError: The source does not exist or cannot be read.
     """
     path = Path(source)
     if path.is_file():
-        return _lines(path)
+        return _read_file(path)
     if path.suffix in (".jsonl", ".json") or source.startswith((".", "/", "embedded:")):
         raise DataError(
-            f"{source} is no file here. Questions come from a JSONL file, from embedded:N:SEED, "
-            "or from a data set of the hub such as openai/gsm8k:main"
+            f"{source} does not exist. Pass a JSONL file, embedded:N:SEED, or a dataset on the "
+            "hub such as openai/gsm8k:main"
         )
-    return _hub(source, split, extra)
+    return _load_from_hub(source, split, extra)
 
 
-def _lines(path: Path) -> Iterable[Mapping[str, Any]]:
+def _read_file(path: Path) -> Iterable[Mapping[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     record = json.loads(line)
                     if not isinstance(record, dict):
-                        raise DataError(f"{path}, line {number}: no JSON object")
+                        raise DataError(f"{path}, line {number} is not a JSON object")
                     yield record
         except ValueError as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{path} is no JSONL file: {error}") from None
+            raise DataError(f"{path} is not a valid JSONL file: {error}") from None
 
 
-def _hub(source: str, split: str, extra: str) -> Iterable[Mapping[str, Any]]:
+def _load_from_hub(source: str, split: str, extra: str) -> Iterable[Mapping[str, Any]]:
     if find_spec("datasets") is None:
         raise DataError(
-            f"{source} is no file here, and reading it from the hub needs datasets: "
-            f"pip install 'langgraph-arbitrage[{extra}]'"
+            f"{source} is not a local file, and loading it from the hub needs datasets, which is "
+            f"not installed: pip install 'langgraph-arbitrage[{extra}]'"
         )
     from datasets import load_dataset
 
     name, _, config = source.partition(":")
     try:
         return load_dataset(name, config or None, split=split)  # type: ignore[no-any-return]
-    except Exception as error:  # datasets raises its own, the hub's and fsspec's
+    except Exception as error:  # datasets, huggingface_hub and fsspec raise many types
         raise DataError(f"{source} (split {split}) cannot be loaded: {error}") from error
 
 
-def cell(record: Mapping[str, Any], column: str, source: str) -> str:
-    """A column of a record, as text.
+def column_text(record: Mapping[str, Any], column: str, source: str) -> str:
+    """Return a column of a record as text.
+
+    Args:
+        record: The record.
+        column: Name of the column.
+        source: Source of the record, for the error message.
 
     Raises:
-        DataError: There is no such column; the message lists those there are.
+        DataError: The record has no such column. The message lists its columns.
     """
     if column not in record:
         raise DataError(

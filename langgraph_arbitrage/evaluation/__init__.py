@@ -1,6 +1,7 @@
-"""Evaluation: questions with answers, policies and thresholds swept over them, and the report.
+"""Evaluate policies: sweep them and their thresholds over graded questions and write a report.
 
-Importing this package is cheap: what needs torch, sympy or matplotlib is imported at its first use.
+Names are imported on first use, so importing this package loads neither torch, sympy nor
+matplotlib.
 """
 
 from importlib import import_module
@@ -29,7 +30,7 @@ __all__ = [
     "results_of",
 ]
 
-_HOMES = {
+_MODULES = {
     **dict.fromkeys(["Comparison", "compare"], "comparison"),
     "EvaluateConfig": "configs",
     **dict.fromkeys(["Dataset", "load_dataset"], "dataset"),
@@ -41,9 +42,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The file that a sweep writes its answers to: its name, and the line that tells whose it is."""
+"""The answers file of a sweep: its name, records and header."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ ANSWERS = "answers.jsonl"
 FORMAT, VERSION = "langgraph_arbitrage answers", 1
 
 Record = dict[str, Any]
-"""A line of it: the header, the points, or an answer at a point."""
+"""A line of the file: the header, the points, or an answer at a point."""
 
 
 def judge_identity(judge: str | None) -> list[str] | None:
-    """A judge's name, and a digest of its files where they are here: it may be trained again."""
+    """Return the name of a router or PRM and, for a local folder, a digest of its files.
+
+    The digest detects a checkpoint that was trained again under the same name.
+    """
     if judge is None:
         return None
     folder = Path(local_path(judge))
@@ -34,26 +37,31 @@ def judge_identity(judge: str | None) -> list[str] | None:
     return [public_name(str(folder)), digest.hexdigest()]
 
 
-def check_header(there: Any, wanted: Record, path: Path) -> None:
-    """See that a file's first line is this sweep's.
+def check_header(header: Any, expected: Record, path: Path) -> None:
+    """Check that a file belongs to this sweep.
+
+    Args:
+        header: First line of the file.
+        expected: Header of this sweep.
+        path: Path to the file, for error messages.
 
     Raises:
-        DataError: It is another sweep's, another version's, or none.
+        DataError: The header belongs to another sweep or format version, or is not a header.
     """
-    if not isinstance(there, dict) or there.get("format") != FORMAT:
-        raise DataError(f"{path} holds no answers of an evaluation: give another folder")
-    if there.get("version") != VERSION:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise DataError(f"{path} is not an answers file of an evaluation: choose another folder")
+    if header.get("version") != VERSION:
         raise DataError(
-            f"{path} has version {there.get('version')!r} of its format and this program writes "
-            f"{VERSION}: give another folder, or go on with the program that began it"
+            f"{path} has format version {header.get('version')!r}, but this program writes version "
+            f"{VERSION}: choose another folder, or continue with the program that created the file"
         )
-    plain = json.loads(json.dumps(wanted))
-    differing = [name for name in plain if there.get(name) != plain[name]]
+    plain = json.loads(json.dumps(expected))
+    differing = [name for name in plain if header.get(name) != plain[name]]
     if differing:
         first = differing[0]
         raise DataError(
-            f"{path} holds another sweep: there {first} is {there.get(first)!r}, here "
-            f"{plain[first]!r}"
-            + (f" (and {', '.join(differing[1:])} differ too)" if differing[1:] else "")
-            + ". Repeat that command to go on with it, or give another folder"
+            f"{path} belongs to another sweep: {first} is {header.get(first)!r} in the file and "
+            f"{plain[first]!r} in this sweep"
+            + (f" ({', '.join(differing[1:])} differ too)" if differing[1:] else "")
+            + ". Repeat the original command to continue it, or choose another folder"
         )

@@ -1,4 +1,4 @@
-"""The lossless baseline: transformers' assisted generation, the draft guessing tokens ahead."""
+"""The lossless baseline: token-level speculative decoding by transformers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
 from langgraph_arbitrage.config.run_options import MAX_TOKENS
+from langgraph_arbitrage.config.run_settings import RunSettings
 from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.engine.cpu import threads_for
 from langgraph_arbitrage.errors import RequestCancelledError
@@ -27,10 +28,11 @@ __all__ = ["AssistedAnswerer"]
 
 
 class AssistedAnswerer:
-    """Speculation by tokens: the draft guesses some, the target verifies them in one forward.
+    """Answers by `generate` with the draft as the assistant model of the target.
 
-    The target's own text (or distribution, when sampling), by `generate` with an assistant model;
-    both models are loaded a second time for it. One answer at a time, whatever the concurrency.
+    The draft proposes tokens and the target verifies them in one forward pass. The answer equals
+    the target's own, in distribution when sampling. Both models are loaded a second time. Answers
+    run one at a time at any concurrency.
     """
 
     def __init__(self, settings: ArbitrageSettings) -> None:
@@ -41,67 +43,70 @@ class AssistedAnswerer:
         self._forwards = {"draft": 0, "target": 0}
 
     def warm_up(self) -> float:
-        """Load the models; `generate` begins with an empty cache each time."""
+        """Load the models. `generate` keeps no cache between answers."""
         start = time.perf_counter()
         with self._lock:
             if self._pair is None:
-                draft, target = self._loaded()
-                before = get_verbosity()
-                set_verbosity_error()  # it warns once of how it calls itself
-                self._generated(self._prompt("Hello!"), draft, target, CancelScope(), 2)
-                set_verbosity(before)
+                draft, target = self._load()
+                verbosity = get_verbosity()
+                # The first call with an assistant model logs a warning about generate's internals.
+                set_verbosity_error()
+                self._generate(self._prompt("Hello!"), draft, target, CancelScope(), 2)
+                set_verbosity(verbosity)
         return time.perf_counter() - start
 
-    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedModel]:
+    def _load(self) -> tuple[PreTrainedModel, PreTrainedModel]:
         if self._pair is None:
-            found = {}
+            models = {}
             for role in ("draft", "target"):
                 model = load_model(self._models.engine(role).spec)
-                model.register_forward_hook(self._counted(role))
-                found[role] = model
-            self._pair = found["draft"], found["target"]
+                model.register_forward_hook(self._forward_counter(role))
+                models[role] = model
+            self._pair = models["draft"], models["target"]
         return self._pair
 
-    def _counted(self, role: str) -> Any:
+    def _forward_counter(self, role: str) -> Any:
         def count(module: Any, args: Any, output: Any) -> None:
             self._forwards[role] += 1
 
         return count
 
     def answer(self, prompt: str, scope: CancelScope) -> Reply:
-        """Answer a question."""
+        """Answer a question. Cancelling `scope` stops generation."""
         with self._lock:
             return self._answer(prompt, scope)
 
     def close(self) -> None:
-        """Give the models back."""
+        """Release the models."""
         self._pair = None
         self._models.close()
 
     def _answer(self, prompt: str, scope: CancelScope) -> Reply:
-        draft, target = self._loaded()
+        draft, target = self._load()
         if target.device.type == "cpu":
             torch.set_num_threads(threads_for(target.num_parameters()))
         start = time.perf_counter()
         ids = self._prompt(prompt)
         self._forwards.update(draft=0, target=0)
-        new = self._generated(ids, draft, target, scope)
+        new = self._generate(ids, draft, target, scope)
         seconds = time.perf_counter() - start
         if scope.cancelled:
             raise RequestCancelledError("the answer was cancelled")
         return self._reply(new, seconds)
 
     def _prompt(self, text: str) -> list[int]:
-        return self._models.render_prompts([HumanMessage(text)], AlwaysTarget())["target"]
+        settings = RunSettings.of(self._settings.under(AlwaysTarget()))
+        return self._models.render_prompts([HumanMessage(text)], settings)["target"]
 
-    def _generated(
+    def _generate(
         self,
         ids: list[int],
         draft: PreTrainedModel,
         target: PreTrainedModel,
         scope: CancelScope,
-        most: int | None = None,
+        max_tokens: int | None = None,
     ) -> list[int]:
+        """Generate the ids of an answer."""
         s, models = self._settings, self._models
         context = models.engine("target").context
         limit = s.max_tokens or MAX_TOKENS
@@ -115,21 +120,24 @@ class AssistedAnswerer:
                 "top_p": 1.0 if s.top_p is None else s.top_p,
                 "top_k": s.top_k or 0,
             }
-        mine, theirs = models.tokenizer("target"), models.tokenizer("draft")
-        if not mine.shares_vocabulary(theirs):
-            options |= {"tokenizer": mine.hf, "assistant_tokenizer": theirs.hf}
-        given = torch.tensor([ids], device=target.device)
+        target_tokenizer, draft_tokenizer = models.tokenizer("target"), models.tokenizer("draft")
+        if not target_tokenizer.shares_vocabulary(draft_tokenizer):
+            options |= {
+                "tokenizer": target_tokenizer.hf,
+                "assistant_tokenizer": draft_tokenizer.hf,
+            }
+        prompt = torch.tensor([ids], device=target.device)  # [1, prompt tokens]
         with torch.inference_mode():
             out: Any = target.generate(  # type: ignore[operator]
-                given,
-                attention_mask=torch.ones_like(given),
-                max_new_tokens=most or room,
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=max_tokens or room,
                 assistant_model=draft,
-                stopping_criteria=StoppingCriteriaList([_Cancelled(scope)]),
+                stopping_criteria=StoppingCriteriaList([_StopIfCancelled(scope)]),
                 **options,
             )
-        found: list[int] = out[0, len(ids) :].tolist()
-        return found
+        new: list[int] = out[0, len(ids) :].tolist()
+        return new
 
     def _reply(self, new: list[int], seconds: float) -> Reply:
         ends = self._ends
@@ -149,20 +157,20 @@ class AssistedAnswerer:
             )
             for part in _steps(text, self._settings.separator)
         ]
-        # Each forward of the target adds one token of its own to those that it confirms.
-        own = min(self._forwards["target"], len(new))
-        confirmed = len(new) - own
-        lost = max(0, self._forwards["draft"] - confirmed)
-        return Reply(text.strip(), rows, seconds, finish, confirmed, own, lost)
+        # Each forward of the target adds one token of its own to the accepted draft tokens.
+        target_tokens = min(self._forwards["target"], len(new))
+        accepted = len(new) - target_tokens
+        discarded = max(0, self._forwards["draft"] - accepted)
+        return Reply(text.strip(), rows, seconds, finish, accepted, target_tokens, discarded)
 
     @cached_property
     def _ends(self) -> frozenset[int]:
-        """The ids that end an answer, as the engine has them."""
+        """The token ids that end an answer, as in the engine."""
         engine = self._models.engine("target")
         return end_ids(engine.spec, engine.config, engine.tokenizer.hf.eos_token_id)
 
 
-class _Cancelled(StoppingCriteria):
+class _StopIfCancelled(StoppingCriteria):
     def __init__(self, scope: CancelScope) -> None:
         self._scope = scope
 
@@ -172,7 +180,7 @@ class _Cancelled(StoppingCriteria):
 
 
 def _steps(text: str, separators: tuple[str, ...]) -> list[str]:
-    """A text cut behind its separators."""
+    """Split a text after each separator."""
     parts = [text]
     for separator in separators:
         parts = [

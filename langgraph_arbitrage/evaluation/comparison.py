@@ -1,4 +1,4 @@
-"""Two runs side by side: what became better, what became worse."""
+"""Compare the results of two evaluation runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from langgraph_arbitrage.evaluation.statistics import Bootstrap, Estimate
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Change", "Comparison", "compare"]
+__all__ = ["Change", "Comparison", "compare", "comparison_table"]
 
 Verdict = Literal["better", "worse", "same", "unknown"]
 Results = Mapping[str, Any]
@@ -21,17 +21,18 @@ Results = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """A point in both runs."""
+    """The change of a point from one run to the other. Pairs hold the values before and after."""
 
     before: str
+    """Title of the point in the first run."""
     after: str
-    """Its titles; thresholds may differ."""
+    """Title of the point in the second run. Its threshold may differ."""
     accuracies: tuple[float, float]
     accuracy: Estimate
-    """After minus before."""
+    """Accuracy after minus accuracy before."""
     seconds: tuple[float, float]
     slowdown: Estimate
-    """Mean seconds after over before."""
+    """Mean seconds after divided by mean seconds before."""
     escalations: tuple[float | None, float | None]
     accuracy_verdict: Verdict
     seconds_verdict: Verdict
@@ -39,23 +40,23 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs side by side."""
+    """The comparison of two runs."""
 
     changes: tuple[Change, ...]
     common: int
-    """Questions of both; 0 where the runs have other questions, and intervals are unpaired."""
+    """Number of questions in both runs. At 0, the intervals are unpaired."""
     notes: tuple[str, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
 
     @property
     def worse(self) -> list[Change]:
-        """Changes for the worse."""
+        """Changes whose accuracy or latency became worse."""
         return [c for c in self.changes if "worse" in (c.accuracy_verdict, c.seconds_verdict)]
 
     @property
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """The comparison as plain data for JSON."""
         return {
             "questions in common": self.common,
             "notes": list(self.notes),
@@ -79,15 +80,16 @@ class Comparison:
 
 
 def compare(before: Results, after: Results, slack: float = 0.05) -> Comparison:
-    """Compare the points that both runs have, on the questions that both have.
+    """Compare the points of two runs on the questions that both runs contain.
 
-    An accuracy is worse where all of the interval of its difference is below 0; seconds are worse
-    where all of the interval of their ratio is above 1 + slack. Better, likewise.
+    Accuracy is worse if the whole interval of its difference is below 0, and better if it is above
+    0. Seconds are worse if the whole interval of their ratio is above 1 + slack, and better if it
+    is below 1 / (1 + slack).
 
     Args:
-        before: Results of one run.
-        after: Those of the other.
-        slack: Share by which seconds may differ and still count as the same: machines have moods.
+        before: Results of the first run.
+        after: Results of the second run.
+        slack: Relative change of the mean seconds that is attributed to noise of the machine.
 
     Raises:
         DataError: The runs have no policy in common.
@@ -95,18 +97,19 @@ def compare(before: Results, after: Results, slack: float = 0.05) -> Comparison:
     pairs, only_before, only_after = _matched(before["points"], after["points"])
     if not pairs:
         raise DataError(
-            "the runs have no policy in common: one has "
-            f"{_kinds(before['points'])}, the other {_kinds(after['points'])}"
+            f"the runs have no policy in common: the first has {_kinds(before['points'])}, the "
+            f"second {_kinds(after['points'])}"
         )
     ids = [q["id"] for q in after["questions"]]
-    known = {q["id"]: i for i, q in enumerate(before["questions"])}
-    both = [(known[key], i) for i, key in enumerate(ids) if key in known]
+    index = {q["id"]: i for i, q in enumerate(before["questions"])}
+    both = [(index[key], i) for i, key in enumerate(ids) if key in index]
     notes = _notes(before, after, len(both))
-    timed = before["machine"]["processor"] == after["machine"]["processor"]
-    timed &= before["machine"]["cores"] == after["machine"]["cores"]
-    timed &= before["about"]["concurrency"] == after["about"]["concurrency"]
-    measure = _Paired(both, after) if both else _Apart(before, after)
-    changes = [_change(b, a, measure, slack, timed=timed) for b, a in pairs]
+    # Latencies are comparable only on the same hardware at the same load.
+    comparable = before["machine"]["processor"] == after["machine"]["processor"]
+    comparable &= before["machine"]["cores"] == after["machine"]["cores"]
+    comparable &= before["about"]["concurrency"] == after["about"]["concurrency"]
+    measure = _Paired(both, after) if both else _Unpaired(before, after)
+    changes = [_change(b, a, measure, slack, comparable=comparable) for b, a in pairs]
     return Comparison(tuple(changes), len(both), notes, only_before, only_after)
 
 
@@ -117,26 +120,26 @@ def _kinds(points: Sequence[Mapping[str, Any]]) -> str:
 def _notes(before: Results, after: Results, common: int) -> tuple[str, ...]:
     notes = []
     if not common:
-        notes.append("other questions: intervals are unpaired, and so much wider")
+        notes.append("no common questions: the intervals are unpaired and therefore wider")
     elif common < len(before["questions"]) or common < len(after["questions"]):
         notes.append(
-            f"only the {common:,} questions that both have ({len(before['questions']):,} before, "
+            f"compared on the {common:,} common questions ({len(before['questions']):,} before, "
             f"{len(after['questions']):,} after)"
         )
     for name in ("draft", "target", "router", "prm"):
-        one, other = before["about"].get(name), after["about"].get(name)
-        if one != other:
-            notes.append(f"another {name}: {_shown(one)} before, {_shown(other)} after")
+        old, new = before["about"].get(name), after["about"].get(name)
+        if old != new:
+            notes.append(f"different {name}: {_shown(old)} before, {_shown(new)} after")
     if before["machine"] != after["machine"]:
-        said = [
+        differences = [
             f"{name} {before['machine'].get(name)} → {after['machine'].get(name)}"
             for name in after["machine"]
             if before["machine"].get(name) != after["machine"].get(name)
         ]
-        notes.append("another machine or version: " + ", ".join(said))
-    many = before["about"]["concurrency"], after["about"]["concurrency"]
-    if many[0] != many[1]:
-        notes.append(f"{many[0]} questions at a time before, {many[1]} after")
+        notes.append("different machine or version: " + ", ".join(differences))
+    concurrency = before["about"]["concurrency"], after["about"]["concurrency"]
+    if concurrency[0] != concurrency[1]:
+        notes.append(f"different concurrency: {concurrency[0]} before, {concurrency[1]} after")
     return tuple(notes)
 
 
@@ -147,24 +150,27 @@ def _shown(model: Any) -> str:
 def _matched(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
 ) -> tuple[list[tuple[Any, Any]], tuple[str, ...], tuple[str, ...]]:
-    """Points of the same name; else defaults; else of one policy the next in escalation."""
+    """Pair the points of two runs, and list the titles of the points without a partner.
+
+    Points of a policy are paired by key, then by being the default, then by escalation rate.
+    """
     left, right = list(before), list(after)
     pairs = []
 
-    def take(same: Any) -> None:
+    def pair(matches: Any) -> None:
         for b in list(left):
-            options = [a for a in right if a["kind"] == b["kind"] and same(b, a)]
+            options = [a for a in right if a["kind"] == b["kind"] and matches(b, a)]
             if options:
                 a = min(options, key=lambda a: _distance(a, b))
                 pairs.append((b, a))
                 left.remove(b)
                 right.remove(a)
 
-    take(lambda b, a: b["key"] == a["key"])
-    take(lambda b, a: b["default"] and a["default"])
-    take(lambda b, a: True)
+    pair(lambda b, a: b["key"] == a["key"])
+    pair(lambda b, a: b["default"] and a["default"])
+    pair(lambda b, a: True)
     order = [p["key"] for p in after]
-    pairs.sort(key=lambda pair: order.index(pair[1]["key"]))
+    pairs.sort(key=lambda match: order.index(match[1]["key"]))
     return pairs, tuple(p["title"] for p in left), tuple(p["title"] for p in right)
 
 
@@ -174,55 +180,55 @@ def _distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 
 
 class _Paired:
-    """Differences on the questions that both runs have."""
+    """Estimates of changes on the questions that both runs contain."""
 
     def __init__(self, both: Sequence[tuple[int, int]], after: Results) -> None:
         self._both = both
         self._boot = Bootstrap(len(both), confidence=after["confidence"])
 
     def values(self, before: Any, after: Any, name: str) -> tuple[list[float], list[float]]:
-        one, other = before["each"][name], after["each"][name]
-        return [one[i] for i, _ in self._both], [other[j] for _, j in self._both]
+        old, new = before["each"][name], after["each"][name]
+        return [old[i] for i, _ in self._both], [new[j] for _, j in self._both]
 
-    def difference(self, one: list[float], other: list[float]) -> Estimate:
-        return self._boot.difference(other, one)
+    def difference(self, old: list[float], new: list[float]) -> Estimate:
+        return self._boot.difference(new, old)
 
-    def ratio(self, one: list[float], other: list[float]) -> Estimate:
-        return self._boot.ratio(other, one)
+    def ratio(self, old: list[float], new: list[float]) -> Estimate:
+        return self._boot.ratio(new, old)
 
 
-class _Apart:
-    """Differences of runs on other questions."""
+class _Unpaired:
+    """Estimates of changes between runs without common questions."""
 
     def __init__(self, before: Results, after: Results) -> None:
         level = after["confidence"]
-        self._one = Bootstrap(len(before["questions"]), confidence=level)
-        self._other = Bootstrap(len(after["questions"]), confidence=level, seed=1)
+        self._old = Bootstrap(len(before["questions"]), confidence=level)
+        self._new = Bootstrap(len(after["questions"]), confidence=level, seed=1)
 
     def values(self, before: Any, after: Any, name: str) -> tuple[list[float], list[float]]:
         return before["each"][name], after["each"][name]
 
-    def _means(self, one: list[float], other: list[float]) -> tuple[float, Any, float, Any]:
-        (a,), many = self._one.means([one])
-        (b,), others = self._other.means([other])
-        return float(a), many[:, 0], float(b), others[:, 0]
+    def _means(self, old: list[float], new: list[float]) -> tuple[float, Any, float, Any]:
+        (a,), a_samples = self._old.means([old])
+        (b,), b_samples = self._new.means([new])
+        return float(a), a_samples[:, 0], float(b), b_samples[:, 0]
 
-    def difference(self, one: list[float], other: list[float]) -> Estimate:
-        a, many, b, others = self._means(one, other)
-        return self._one.estimate(b - a, others - many)
+    def difference(self, old: list[float], new: list[float]) -> Estimate:
+        a, a_samples, b, b_samples = self._means(old, new)
+        return self._old.estimate(b - a, b_samples - a_samples)
 
-    def ratio(self, one: list[float], other: list[float]) -> Estimate:
-        a, many, b, others = self._means(one, other)
-        return self._one.estimate(b / a, others / many) if a else Estimate(None, None, None)
+    def ratio(self, old: list[float], new: list[float]) -> Estimate:
+        a, a_samples, b, b_samples = self._means(old, new)
+        return self._old.estimate(b / a, b_samples / a_samples) if a else Estimate(None, None, None)
 
 
 def _change(
     before: Mapping[str, Any],
     after: Mapping[str, Any],
-    measure: _Paired | _Apart,
+    measure: _Paired | _Unpaired,
     slack: float,
     *,
-    timed: bool,
+    comparable: bool,
 ) -> Change:
     right, seconds = (measure.values(before, after, name) for name in ("right", "seconds"))
     accuracy, slowdown = measure.difference(*right), measure.ratio(*seconds)
@@ -236,7 +242,7 @@ def _change(
         (before["escalation by steps"], after["escalation by steps"]),
         _verdict(accuracy, 0.0, 0.0, more_is_better=True),
         _verdict(slowdown, 1 / (1 + slack), 1 + slack, more_is_better=False)
-        if timed
+        if comparable
         else "unknown",
     )
 
@@ -249,8 +255,8 @@ def _verdict(change: Estimate, low: float, high: float, *, more_is_better: bool)
     return "same"
 
 
-def comparison_table(found: Comparison) -> Table:
-    """For the terminal."""
+def comparison_table(comparison: Comparison) -> Table:
+    """Render a comparison for the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -259,15 +265,15 @@ def comparison_table(found: Comparison) -> Table:
     style = {"better": "green", "worse": "bold red", "same": "", "unknown": "dim"}
     table = Table(
         box=SIMPLE_HEAD,
-        caption="difference of accuracies in points and ratio of mean seconds, after against "
-        "before, with intervals; worse in red and marked ▼, better ▲",
+        caption="accuracy difference in percentage points and ratio of mean seconds, after "
+        "compared with before, with intervals; ▲ better, ▼ worse, ? not comparable",
         caption_justify="left",
     )
     table.add_column("")
     for head in ("accuracy", "difference", "mean s", "ratio", "escalated"):
         table.add_column(head, justify="right")
     mark = {"better": " ▲", "worse": " ▼", "same": "  ", "unknown": " ?"}
-    for c in found.changes:
+    for c in comparison.changes:
         title = c.after if c.after == c.before else f"{c.before} → {c.after}"
         gap, ratio = interval(c.accuracy.plain, 100, 1), interval(c.slowdown.plain)
         table.add_row(

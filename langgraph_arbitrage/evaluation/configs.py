@@ -1,4 +1,4 @@
-"""What can be set for an evaluation. The texts under the fields are the command line's help too."""
+"""Options of an evaluation. The field docstrings are also the help texts of the command line."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ __all__ = ["EvaluateConfig"]
 
 
 class EvaluateConfig(BaseModel):
-    """How policies and thresholds are swept."""
+    """Options of a sweep over policies and thresholds."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid")
 
     policies: str | None = None
-    """Which policies, by their names with commas between; `arbitrage evaluate --help` lists them.
-    By default all for which there is a checkpoint."""
+    """Comma-separated names of the policies to evaluate; `arbitrage evaluate --help` lists them.
+    Default: all policies whose checkpoints are available."""
     points: int = Field(default=4, ge=1)
-    """Thresholds a policy, laid out so that they escalate from few to most of the steps; the
-    policy's own default comes on top."""
+    """Number of thresholds per policy, chosen to cover low to high escalation rates. The policy's
+    default threshold is added."""
     pilot: int = Field(default=30, ge=2)
-    """First questions, on which the thresholds are laid out by the scores of the draft's steps."""
+    """Number of questions, from the start of the dataset, on which the thresholds are chosen by the
+    scores of the draft's steps."""
     concurrency: int = Field(default=1, ge=1)
-    """Questions under way at a time. At 1 each question goes to all points before the next one, so
-    that they share the machine's noise; above it seconds are those of a busy machine."""
+    """Number of questions answered concurrently. At 1, all points answer a question before the next
+    question starts, so that noise of the machine affects them alike. Above 1, latencies include
+    the load of the other questions."""
     within: float = Field(default=0.01, ge=0, lt=1)
-    """Accuracy that may be lost against the target alone where speed-ups at equal accuracy and each
-    policy's operating point are told."""
+    """Accuracy that a policy may lose against the target alone, as a fraction. Applies to the
+    operating point of a policy and to the speed-up at equal accuracy."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Of every interval."""
+    """Confidence level of all intervals."""
     resamples: int = Field(default=2000, ge=100)
-    """Bootstrap samples of the questions."""
+    """Number of bootstrap samples of the questions."""
     grading_limit: float = Field(default=10.0, gt=0)
-    """Seconds that grading an answer may take; later ones count as wrong, and are counted."""
+    """Time limit for grading an answer, in seconds. Answers that exceed it count as wrong and are
+    reported."""
     traces: int = Field(default=150, ge=0)
-    """Questions whose answers, step by step, go into the report: those on which the policies differ
-    first."""
+    """Maximum number of questions whose answers the report shows step by step. Questions on which
+    the policies differ most come first."""

@@ -1,4 +1,4 @@
-"""Policies beside each other on the same questions: at equal accuracy, and at equal escalation."""
+"""Compare policies on the same questions, at equal accuracy and at equal escalation rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["LOSSES", "RATES", "curves_of", "operating_points"]
 
 LOSSES = (0.0, 0.01, 0.02, 0.05)
-"""Accuracy given up against the target alone, where speed-ups are told."""
+"""Accuracy losses against the target alone at which speed-ups are computed."""
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Escalation rates at which accuracies are compared."""
@@ -26,11 +26,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def curves_of(points: Rows, boot: Bootstrap, within: float) -> dict[str, Any]:
-    """All comparisons.
+    """Compute all comparisons of a sweep.
 
     Args:
-        points: Figures of each point.
-        boot: Over their questions.
+        points: Statistics of each point.
+        boot: Bootstrap over their questions.
         within: Accuracy that an operating point may lose against the target alone.
     """
     chosen = operating_points(points, within)
@@ -43,54 +43,63 @@ def curves_of(points: Rows, boot: Bootstrap, within: float) -> dict[str, Any]:
 
 
 def operating_points(points: Rows, within: float) -> dict[str, Mapping[str, Any]]:
-    """Each policy's quickest point within so much of the target's accuracy, else its best one."""
+    """Choose each policy's fastest point within a loss of the target's accuracy.
+
+    If a policy has no such point, its most accurate point is chosen.
+    """
     goal = max((p["accuracy"][0] for p in points if p["kind"] == "target"), default=1.0) - within
     chosen: dict[str, Mapping[str, Any]] = {}
     for kind in dict.fromkeys(p["kind"] for p in points):
-        some = [p for p in points if p["kind"] == kind]
-        good = [p for p in some if p["accuracy"][0] >= goal]
+        candidates = [p for p in points if p["kind"] == kind]
+        good = [p for p in candidates if p["accuracy"][0] >= goal]
         if good:
             chosen[kind] = min(good, key=lambda p: p["seconds"]["mean"][0])
         else:
-            chosen[kind] = max(some, key=lambda p: p["accuracy"][0])
+            chosen[kind] = max(candidates, key=lambda p: p["accuracy"][0])
     return chosen
 
 
 def _means(points: Rows, boot: Bootstrap, name: str) -> tuple[Array, Array]:
-    """Means of a measure at these points, and those of each sample."""
+    """Means of a measure [points], and the means of each sample [samples, points]."""
     return boot.means([p["each"][name] for p in points])
 
 
 def _speed_ups(points: Rows, boot: Bootstrap, losses: Sequence[float]) -> list[dict[str, Any]]:
-    """How many times as fast as the target alone, at its accuracy less each loss."""
+    """Speed-up of each policy over the target alone, at the target's accuracy minus each loss."""
     import numpy as np
 
     target = [p for p in points if p["kind"] == "target"]
     if not target:
         return []
     (goal,), goals = _means(target, boot, "right")
-    (pace,), paces = _means(target, boot, "seconds")
-    found = []
+    (target_seconds,), target_samples = _means(target, boot, "seconds")
+    rows = []
     for kind in dict.fromkeys(p["kind"] for p in points if p["kind"] != "target"):
-        some = [p for p in points if p["kind"] == kind]
-        accuracy, accuracies = _means(some, boot, "right")
-        seconds, many = _means(some, boot, "seconds")
+        own = [p for p in points if p["kind"] == kind]
+        accuracy, accuracy_samples = _means(own, boot, "right")
+        seconds, seconds_samples = _means(own, boot, "seconds")
         at = {}
         for loss in losses:
-            value = float(pace) / reached(seconds, accuracy, float(goal) - loss)
+            value = float(target_seconds) / reached(seconds, accuracy, float(goal) - loss)
             samples = np.array(
                 [
-                    p / reached(s, a, g - loss)
-                    for p, s, a, g in zip(paces[:, 0], many, accuracies, goals[:, 0], strict=True)
+                    t / reached(s, a, g - loss)
+                    for t, s, a, g in zip(
+                        target_samples[:, 0],
+                        seconds_samples,
+                        accuracy_samples,
+                        goals[:, 0],
+                        strict=True,
+                    )
                 ]
             )
             at[f"{loss:g}"] = boot.estimate(value, samples).plain
-        found.append({"kind": kind, "at": at})
-    return found
+        rows.append({"kind": kind, "at": at})
+    return rows
 
 
 def _at_rates(points: Rows, boot: Bootstrap) -> list[dict[str, Any]]:
-    """Accuracy of each policy at equal escalation, and the first policy's minus each other's."""
+    """Accuracy of each policy at `RATES`, and the difference from the first policy's accuracy."""
     import numpy as np
 
     kinds = [
@@ -100,50 +109,49 @@ def _at_rates(points: Rows, boot: Bootstrap) -> list[dict[str, Any]]:
     ]
     accuracy: dict[str, list[tuple[float, Any]]] = {}
     for kind in kinds:
-        some = [p for p in points if p["kind"] == kind]
-        right, rights = _means(some, boot, "right")
-        up, ups = _means(some, boot, "escalated")
-        steps, many = _means(some, boot, "steps")
-        rate, rates = up / steps, ups / many
+        own = [p for p in points if p["kind"] == kind]
+        right, right_samples = _means(own, boot, "right")
+        escalated, escalated_samples = _means(own, boot, "escalated")
+        steps, steps_samples = _means(own, boot, "steps")
+        rate, rate_samples = escalated / steps, escalated_samples / steps_samples
         accuracy[kind] = [
             (
-                at_rate(rate, right, wanted),
-                np.array([at_rate(r, a, wanted) for r, a in zip(rates, rights, strict=True)]),
+                at_rate(rate, right, at),
+                np.array(
+                    [at_rate(r, a, at) for r, a in zip(rate_samples, right_samples, strict=True)]
+                ),
             )
-            for wanted in RATES
+            for at in RATES
         ]
-    found = []
+    rows = []
     for kind in kinds:
         row: dict[str, Any] = {"kind": kind, "accuracy": {}, "first minus this": {}}
-        for i, wanted in enumerate(RATES):
-            mine, first = accuracy[kind][i], accuracy[kinds[0]][i]
-            value = None if math.isnan(mine[0]) else round(mine[0], 6)
-            row["accuracy"][f"{wanted:g}"] = value
+        for i, at in enumerate(RATES):
+            own_accuracy, first = accuracy[kind][i], accuracy[kinds[0]][i]
+            value = None if math.isnan(own_accuracy[0]) else round(own_accuracy[0], 6)
+            row["accuracy"][f"{at:g}"] = value
             if kind != kinds[0]:
-                gap = boot.estimate(first[0] - mine[0], first[1] - mine[1])
-                row["first minus this"][f"{wanted:g}"] = gap.plain
-        found.append(row)
-    return found
+                gap = boot.estimate(first[0] - own_accuracy[0], first[1] - own_accuracy[1])
+                row["first minus this"][f"{at:g}"] = gap.plain
+        rows.append(row)
+    return rows
 
 
 def _paired(chosen: Rows, boot: Bootstrap) -> list[dict[str, Any]]:
-    """Every two operating points: difference of accuracies, ratio of mean seconds."""
-    found = []
-    for i, one in enumerate(chosen):
-        for other in chosen[i + 1 :]:
-            mine, theirs = one["each"], other["each"]
-            found.append(
+    """Accuracy difference and ratio of mean seconds of each pair of operating points."""
+    rows = []
+    for i, first in enumerate(chosen):
+        for second in chosen[i + 1 :]:
+            a, b = first["each"], second["each"]
+            outcomes = list(zip(a["right"], b["right"], strict=True))
+            rows.append(
                 {
-                    "one": one["key"],
-                    "other": other["key"],
-                    "accuracy": boot.difference(mine["right"], theirs["right"]).plain,
-                    "seconds": boot.ratio(theirs["seconds"], mine["seconds"]).plain,
-                    "only one right": sum(
-                        a > b for a, b in zip(mine["right"], theirs["right"], strict=True)
-                    ),
-                    "only other right": sum(
-                        a < b for a, b in zip(mine["right"], theirs["right"], strict=True)
-                    ),
+                    "one": first["key"],
+                    "other": second["key"],
+                    "accuracy": boot.difference(a["right"], b["right"]).plain,
+                    "seconds": boot.ratio(b["seconds"], a["seconds"]).plain,
+                    "only one right": sum(x > y for x, y in outcomes),
+                    "only other right": sum(x < y for x, y in outcomes),
                 }
             )
-    return found
+    return rows

@@ -1,4 +1,4 @@
-"""Questions with right answers: public formats, one's own columns, the embedded problems."""
+"""Load questions with reference answers from public datasets, data files or embedded problems."""
 
 from __future__ import annotations
 
@@ -9,25 +9,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langgraph_arbitrage.data.records import cell, read_records
-from langgraph_arbitrage.embedded import Problem, check_answer, problems
+from langgraph_arbitrage.data.records import column_text, read_records
+from langgraph_arbitrage.embedded import DRAFT, TARGET, Problem, check_answer, problems
 from langgraph_arbitrage.errors import DataError
 from langgraph_arbitrage.evaluation.grading import Grade, Grader
 from langgraph_arbitrage.training.questions import question_id
 
-__all__ = ["FORMATS", "INSTRUCTION", "Dataset", "Format", "LeftOut", "Task", "load_dataset"]
+__all__ = [
+    "FORMATS",
+    "INSTRUCTION",
+    "Dataset",
+    "Format",
+    "LeftOut",
+    "Task",
+    "default_instruction",
+    "load_dataset",
+]
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-"""Added to a question by default, as it is in the paper's evaluations of mathematics."""
+"""Default instruction appended to a question, as in the paper's mathematics evaluations."""
 
 _EMBEDDED = re.compile(r"embedded(?::(\d+))?(?::(\d+))?")
-_MANY = 100
-"""Embedded problems where no number is given."""
+_EMBEDDED_COUNT = 100
+"""Number of embedded problems if the source does not specify one."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A public data set: where it is, and what its columns hold."""
+    """Location and column names of a public dataset."""
 
     hub: str
     split: str
@@ -42,32 +51,48 @@ FORMATS = {
         "Hothan/OlympiadBench:OE_TO_maths_en_COMP", "train", "question", "final_answer"
     ),
 }
-"""Data sets that are known by a name; a file with the same columns is read alike."""
+"""Datasets that can be loaded by name. A data file with the same columns is recognized too."""
+
+
+def default_instruction(draft: str, target: str) -> str:
+    """Return the instruction to append to the questions for a pair of models.
+
+    The embedded models were trained without an instruction, so theirs is empty.
+
+    Args:
+        draft: Checkpoint of the draft.
+        target: Checkpoint of the target.
+
+    Example:
+        >>> default_instruction("draft", "target") == INSTRUCTION
+        True
+    """
+    return "" if (draft, target) == (DRAFT, TARGET) else INSTRUCTION
 
 
 @dataclass(frozen=True)
 class Task:
-    """A question, as it is asked, and its right answer."""
+    """A question with its prompt and reference answer."""
 
     id: str
     question: str
     reference: str
     prompt: str
-    """The question and the instruction."""
+    """The question followed by the instruction."""
     problem: Problem | None = None
-    """The embedded problem that it is, for the exact checker."""
+    """The embedded problem of the question, for the exact checker. Default: none."""
 
     def grade(self, text: str, grader: Grader | None) -> Grade:
-        """Whether an answer is right: by the exact checker, else by math-verify."""
+        """Grade an answer by the exact checker if the task has a problem, else by `grader`."""
         if self.problem is not None:
             return "right" if check_answer(self.problem, text) else "wrong"
-        assert grader is not None  # noqa: S101 - only embedded problems do without
+        assert grader is not None  # noqa: S101 - only embedded problems need no grader
         return grader.grade(text, self.reference)
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A question that is not asked, and why."""
+    """A question excluded from the evaluation, and the reason."""
 
     question: str
     reference: str
@@ -76,7 +101,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The questions of a source."""
+    """The questions loaded from a source."""
 
     name: str
     tasks: tuple[Task, ...]
@@ -84,9 +109,9 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """What tells these questions from others."""
-        told = repr([(task.prompt, task.reference) for task in self.tasks])
-        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        """Hash of all prompts and references."""
+        content = repr([(task.prompt, task.reference) for task in self.tasks])
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 def load_dataset(
@@ -100,31 +125,33 @@ def load_dataset(
     grader: Grader | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Dataset:
-    """The questions of a source, each once; those whose reference cannot be read are left out.
+    """Load the questions of a source.
+
+    Duplicate questions are dropped. Questions whose reference cannot be graded are listed in
+    `Dataset.left_out`.
 
     Args:
-        source: `gsm8k`, `math500` or `olympiadbench` from the hub; a JSONL file of one of these
-            formats or with columns of one's own; a data set of the hub (`owner/name` or
+        source: `gsm8k`, `math500` or `olympiadbench` from the Hugging Face hub; a JSONL file in one
+            of these formats or with your own columns; another dataset on the hub (`owner/name` or
             `owner/name:config`); `embedded:N` or `embedded:N:SEED`.
-        column: Where the question stands; None where the format is a known one.
-        answer_column: Where the right answer stands.
-        split: Split of a data set of the hub.
-        limit: At most so many.
-        instruction: What is added to each question; None adds `INSTRUCTION` to all but embedded
-            problems, which do not know it.
-        grader: Reads the references; one is made where there are any to read.
-        progress: Called after each record.
+        column: Column of the question. Default: the column of the known format.
+        answer_column: Column of the reference answer. Default: the column of the known format.
+        split: Split of a dataset on the hub. Default: the split of the known format, else `train`.
+        limit: Maximum number of questions. Default: all.
+        instruction: Text appended to each question. An empty string appends nothing. Default:
+            `INSTRUCTION`; nothing for embedded problems.
+        grader: Grader that classifies the references. Default: a new one, closed at the end.
+        progress: Callback after each distinct question.
 
     Example:
         >>> load_dataset("embedded:3:7").tasks[0].problem is not None
         True
 
     Raises:
-        DataError: The source is not there, has not these columns, or holds no question that can be
-            graded.
+        DataError: The source does not exist, lacks these columns, or contains no gradable question.
     """
-    if found := _EMBEDDED.fullmatch(source):
-        count, seed = int(found[1] or _MANY), int(found[2] or 0)
+    if match := _EMBEDDED.fullmatch(source):
+        count, seed = int(match[1] or _EMBEDDED_COUNT), int(match[2] or 0)
         drawn = problems(count if limit is None else min(count, limit), seed)
         tasks = {
             question_id(p.question): Task(
@@ -132,20 +159,20 @@ def load_dataset(
             )
             for p in drawn
         }
-        return Dataset(source, _some(tasks.values(), source))
-    form = FORMATS.get(source)
-    records = read_records(form.hub if form else source, split or _split(form), "eval")
-    own = grader is None
+        return Dataset(source, _nonempty(tasks.values(), source))
+    known = FORMATS.get(source)
+    records = read_records(known.hub if known else source, split or _split(known), "eval")
+    owns_grader = grader is None
     grader = grader or Grader()
     try:
         return _read(source, records, (column, answer_column), limit, instruction, grader, progress)
     finally:
-        if own:
+        if owns_grader:
             grader.close()
 
 
-def _split(form: Format | None) -> str:
-    return form.split if form else "train"
+def _split(known: Format | None) -> str:
+    return known.split if known else "train"
 
 
 def _read(
@@ -157,7 +184,7 @@ def _read(
     grader: Grader,
     progress: Callable[[], None],
 ) -> Dataset:
-    added = INSTRUCTION if instruction is None else instruction
+    suffix = INSTRUCTION if instruction is None else instruction
     tasks: dict[str, Task] = {}
     left_out: list[LeftOut] = []
     names: tuple[str, str] | None = None
@@ -165,7 +192,7 @@ def _read(
         if limit is not None and len(tasks) + len(left_out) >= limit:
             break
         names = names or _columns(record, columns, source)
-        question = cell(record, names[0], source).strip()
+        question = column_text(record, names[0], source).strip()
         if record.get("context"):
             question = f"{record['context']}\n\n{question}"
         reference = _reference(record, names[1], source)
@@ -177,51 +204,52 @@ def _read(
             reason = "the reference is empty" if not reference else "the reference cannot be read"
             left_out.append(LeftOut(question, reference, reason))
             continue
-        prompt = f"{question}\n\n{added}" if added else question
+        prompt = f"{question}\n\n{suffix}" if suffix else question
         tasks[key] = Task(key, question, reference, prompt)
     if left_out and not tasks:
         raise DataError(
-            f"no reference of {source} can be read as an answer, such as {left_out[0].reference!r} "
-            f"in the column {names[1] if names else ''!r}: name another with --answer-column"
+            f"no reference answer of {source} can be read, for example {left_out[0].reference!r} "
+            f"in column {names[1] if names else ''!r}: choose another column with --answer-column"
         )
-    name = Path(source).name if Path(source).is_file() else source  # not where it lies here
-    return Dataset(name, _some(tasks.values(), source), tuple(left_out))
+    # A local path would make the same file in another folder look like another dataset.
+    name = Path(source).name if Path(source).is_file() else source
+    return Dataset(name, _nonempty(tasks.values(), source), tuple(left_out))
 
 
-def _some(tasks: Iterable[Task], source: str) -> tuple[Task, ...]:
-    found = tuple(tasks)
-    if not found:
-        raise DataError(f"{source} holds no questions")
-    return found
+def _nonempty(tasks: Iterable[Task], source: str) -> tuple[Task, ...]:
+    tasks = tuple(tasks)
+    if not tasks:
+        raise DataError(f"{source} contains no questions")
+    return tasks
 
 
 def _columns(
-    record: Mapping[str, Any], given: tuple[str | None, str | None], source: str
+    record: Mapping[str, Any], columns: tuple[str | None, str | None], source: str
 ) -> tuple[str, str]:
-    """The columns of question and answer: those given, else those of a known format."""
-    question, answer = given
+    """Return the columns of question and answer: the requested ones, else a known format's."""
+    question, answer = columns
     if question and answer:
         for name in (question, answer):
-            cell(record, name, source)
+            column_text(record, name, source)
         return question, answer
-    for form in (FORMATS["olympiadbench"], FORMATS["math500"], FORMATS["gsm8k"]):
-        wanted = question or form.column, answer or form.answer_column
-        if all(name in record for name in wanted):
-            return wanted
-    for name in filter(None, given):
-        cell(record, name, source)
+    for known in (FORMATS["olympiadbench"], FORMATS["math500"], FORMATS["gsm8k"]):
+        candidate = question or known.column, answer or known.answer_column
+        if all(name in record for name in candidate):
+            return candidate
+    for name in filter(None, columns):
+        column_text(record, name, source)
     raise DataError(
-        f"{source} is of no format that is known ({', '.join(FORMATS)}); its columns are "
-        f"{', '.join(map(repr, record))}: name those of question and answer with --column and "
-        "--answer-column"
+        f"{source} has none of the known formats ({', '.join(FORMATS)}). Its columns are "
+        f"{', '.join(map(repr, record))}: choose the columns of question and answer with --column "
+        "and --answer-column"
     )
 
 
 def _reference(record: Mapping[str, Any], column: str, source: str) -> str:
-    cell(record, column, source)
+    column_text(record, column, source)
     value = record[column]
     if value is None:
         return ""
-    if isinstance(value, list | tuple):  # OlympiadBench: one answer, or several
-        return ", ".join(str(one) for one in value)
+    if isinstance(value, list | tuple):  # OlympiadBench stores a list of answers
+        return ", ".join(map(str, value))
     return str(value).strip()

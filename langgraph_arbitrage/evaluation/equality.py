@@ -1,7 +1,7 @@
-"""Whether two answers are the same: what math-verify says, after rules for what it does not see.
+"""Compare two answers by math-verify, after rules for cases that it does not handle.
 
-This runs in a process of its own (`worker.py`): an expression such as 9^(9^9) keeps sympy busy
-for ever, inside of calls that no signal and no thread can end.
+This runs in a separate process (`worker.py`): an expression such as 9^(9^9) keeps sympy busy
+forever in calls that neither signals nor threads can interrupt.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from langgraph_arbitrage.evaluation.notation import (
 __all__ = ["Kind", "equal", "kind_of"]
 
 Kind = Literal["math", "text", "unreadable"]
-"""What a reference is graded as; an unreadable one would only ever equal its own text."""
+"""How a reference is graded. An unreadable reference would only ever equal its own text."""
 
 
 def equal(answer: str, reference: str) -> bool:
-    """Whether a final answer equals a reference.
+    """Return whether a final answer equals a reference.
 
     Args:
-        answer: The final answer alone, in LaTeX or plain.
-        reference: The right one.
+        answer: Final answer only, in LaTeX or plain text.
+        reference: Reference answer.
     """
     a, r = normal(answer), normal(reference)
     if not a or not r:
@@ -44,46 +44,47 @@ def equal(answer: str, reference: str) -> bool:
     x, y = number_of(a), number_of(r)
     if x is not None and y is not None and (x == y or not ("." in a) ^ ("." in r)):
         return x == y
-    said, wanted = words_of(a), words_of(r)
-    if said is not None or wanted is not None:
-        return (said or a.lower()) == (wanted or r.lower())
-    for mark in (unit_of, base_of, brackets_of):
-        mine, theirs = mark(a), mark(r)
-        if mine is not None and theirs is not None and mine != theirs:
+    answer_words, reference_words = words_of(a), words_of(r)
+    if answer_words is not None or reference_words is not None:
+        return (answer_words or a.lower()) == (reference_words or r.lower())
+    for attribute_of in (unit_of, base_of, brackets_of):
+        actual, expected = attribute_of(a), attribute_of(r)
+        if actual is not None and expected is not None and actual != expected:
             return False
     if a.endswith("%") != r.endswith("%"):
         return _equal_percent(a, r)
-    return _verified(without_unit(a.removesuffix("%")), without_unit(r.removesuffix("%")))
+    return _verify(without_unit(a.removesuffix("%")), without_unit(r.removesuffix("%")))
 
 
 def _equal_percent(a: str, r: str) -> bool:
-    """50 % is 0.5, and it is 50 where percents were asked for; 0.5 % is not 0.5.
+    """Compare two answers of which exactly one has a percent sign.
 
-    A bare reference of at most 1 may be a share, so there the sign is not left out.
+    50 % equals 0.5. It also equals 50 if the question asks for percent. 0.5 % does not equal 0.5:
+    a reference of at most 1 without the sign may be a fraction, so the sign is not ignored.
     """
     bare, other = a.removesuffix("%"), r.removesuffix("%")
-    share = f"\\frac{{{bare}}}{{100}}", other
+    fraction = f"\\frac{{{bare}}}{{100}}", other
     if r.endswith("%"):
-        share = bare, f"\\frac{{{other}}}{{100}}"
-        return _verified(bare, other) or _verified(*share)
-    wanted = number_of(r)
-    as_is = wanted is not None and abs(wanted) > 1
-    return _verified(*share) or (as_is and _verified(bare, other))
+        fraction = bare, f"\\frac{{{other}}}{{100}}"
+        return _verify(bare, other) or _verify(*fraction)
+    value = number_of(r)
+    ignore_sign = value is not None and abs(value) > 1
+    return _verify(*fraction) or (ignore_sign and _verify(bare, other))
 
 
-def _verified(a: str, r: str) -> bool:
-    found, wanted = _parsed(a), _parsed(r)
-    # The limit is the caller's: it ends the process.
-    return bool(verify(wanted, found, allow_set_relation_comp=True, timeout_seconds=None))
+def _verify(a: str, r: str) -> bool:
+    actual, expected = _parse(a), _parse(r)
+    # No timeout here: the parent process enforces the time limit by killing this one.
+    return bool(verify(expected, actual, allow_set_relation_comp=True, timeout_seconds=None))
 
 
-def _parsed(text: str) -> list[Any]:
-    found: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
-    return found
+def _parse(text: str) -> list[Any]:
+    parsed: list[Any] = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
+    return parsed
 
 
 def kind_of(reference: str) -> Kind:
-    """What a reference is graded as: mathematics, words, or nothing that can be read."""
+    """Return how a reference is graded."""
     r = normal(reference)
     if choice_of(r) or words_of(r):
         return "text"
@@ -91,6 +92,6 @@ def kind_of(reference: str) -> Kind:
         return "unreadable"
     if number_of(r) is not None:
         return "math"
-    found = _parsed(r.removesuffix("%"))
-    expressions = [one for one in found if not isinstance(one, str)]
-    return "math" if expressions and _verified(r, r) else "unreadable"
+    parsed = _parse(r.removesuffix("%"))
+    expressions = [item for item in parsed if not isinstance(item, str)]
+    return "math" if expressions and _verify(r, r) else "unreadable"

@@ -1,4 +1,4 @@
-"""The exact upper bound on the embedded problems: both models write, the checker compares."""
+"""The oracle policy with the exact checker of embedded problems, an upper bound of routing."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ __all__ = ["ExactOracle"]
 class ExactOracle(Policy):
     """Escalates iff the exact checker finds the target's step right and the draft's wrong.
 
-    It saves nothing, like `Oracle`, and knows no noise: what a perfect PRM would reach.
+    Both models write every step, so like `Oracle` it saves no time. It shows the accuracy that a
+    perfect PRM would reach.
     """
 
     needs_target_step: ClassVar[bool] = True
 
     problems: Mapping[str, Problem] = field(repr=False, compare=False)
-    """The problems by their questions."""
+    """The problems by question."""
 
     def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
-        """Δ: 1, 0 or −1."""
-        assert view.draft is not None  # noqa: S101 - both have written
+        """Compute Δ = target step right − draft step right: 1, 0 or −1."""
+        assert view.draft is not None  # noqa: S101 - needs_target_step: both steps exist
         assert view.target is not None  # noqa: S101
         problem = self.problems[view.question]
         texts = [step.text for step in view.history]
-        better = check_step(problem, texts, view.target.text)
-        return float(better) - float(check_step(problem, texts, view.draft.text))
+        target_right = check_step(problem, texts, view.target.text)
+        draft_right = check_step(problem, texts, view.draft.text)
+        return float(target_right) - float(draft_right)
 
     def escalates(self, score: float | None) -> bool:
-        """Δ > 0."""
+        """Return whether Δ > 0."""
         return score is not None and score > 0

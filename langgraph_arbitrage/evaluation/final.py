@@ -1,4 +1,4 @@
-r"""What an answer's text comes down to: its last box, else its last number."""
+r"""Extract the final answer from a text, such as the content of its last `\boxed{}`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ _NUMBER = re.compile(
 )
 _CONNECTIVE = re.compile(r"(?:so|thus|hence|therefore|then|and)\b[,:]?\s*", re.IGNORECASE)
 _COMMAND = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\[a-zA-Z]+")
-_PROSE = 3
-"""A line with so many words is a sentence, and its last formula or number is the answer."""
+_SENTENCE_WORDS = 3
+"""Minimum number of words of a sentence, of which only a formula or number is the answer."""
 
 
 def final_text(text: str) -> str:
-    r"""The final answer in a text, as it was written.
+    r"""Extract the final answer from a text, in its original notation.
 
-    In this order: the last `\boxed{}` (several that are joined by commas, `and` or `or` count as
-    one list), what follows `####`, what follows the last "answer is"; else a line that is no
-    sentence as a whole, and of a longer text the last formula or number of its last line.
+    The first of these that exists:
+
+    1. the last `\boxed{}`; boxes joined by commas, `and` or `or` form one list,
+    2. the text after `####`,
+    3. the text after the last "answer is",
+    4. the last line: all of it, or the last formula or number if the line is a sentence.
 
     Example:
         >>> final_text(r"So \boxed{1} or \boxed{2}."), final_text("She has 3 + 4 = 7 apples left.")
@@ -59,11 +62,11 @@ def _last_boxes(text: str) -> list[str]:
 
 
 def _core(line: str) -> str:
-    """The answer in a line: all of it, or where it is a sentence its last formula or number."""
+    """Return the whole line, or its last formula or number if it is a sentence."""
     words = re.findall(r"[A-Za-z]{2,}", _FORMULA.sub(" ", _COMMAND.sub(" ", line)))
-    if len(words) < _PROSE:
+    if len(words) < _SENTENCE_WORDS:
         return _CONNECTIVE.sub("", line, count=1) if _CONNECTIVE.match(line) else line
     if formulas := _FORMULA.findall(line):
         return str(next(part for part in formulas[-1] if part)).strip()
-    numbers = [found[0].strip() for found in _NUMBER.finditer(line)]
+    numbers = [match[0].strip() for match in _NUMBER.finditer(line)]
     return numbers[-1] if numbers else line

@@ -1,8 +1,8 @@
-r"""Grades answers against references, by math-verify, each within a time limit.
+r"""Grade answers against references by math-verify, with a time limit per comparison.
 
-math-verify's own limit is an alarm signal: it works on the main thread alone, and does not reach
-into a long calculation of Python's integers. So the comparison runs in a process of its own, which
-is ended when it is late, from any thread.
+math-verify implements its own limit by an alarm signal, which works on the main thread only and
+does not interrupt long computations with Python integers. Comparisons therefore run in a separate
+process that any thread can kill.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 __all__ = ["TIME_LIMIT", "Grade", "Grader", "grade"]
 
 Grade = Literal["right", "wrong", "late"]
-"""`late`: the time limit passed before it was known; it does not count as right."""
+"""`late`: the comparison exceeded the time limit. It does not count as right."""
 
 TIME_LIMIT = 5.0
-"""Seconds for one comparison; math-verify's own default."""
+"""Time limit of a comparison in seconds. The value is math-verify's default."""
 
 _ROOT = Path(langgraph_arbitrage.__file__).parent.parent
-START = 60.0  # seconds for the process to import sympy on a busy machine
+START_TIMEOUT = 60.0  # seconds; importing sympy is slow on a busy machine
 
 
 class Grader:
-    """Compares answers in a process of its own, which starts at the first need.
+    """Compares answers in a separate process, which starts at the first comparison.
 
-    The same comparison is made once. Usable from several threads, one at a time; after a fork the
-    child starts a process of its own.
+    Results are cached. Threads may share a grader; their comparisons run one after another. After a
+    fork, the child starts its own process.
 
     Args:
-        time_limit: Seconds for one comparison.
+        time_limit: Time limit of a comparison in seconds.
 
     Raises:
         MissingExtraError: math-verify is not installed.
-        SettingsError: The limit is not above 0.
+        SettingsError: The limit is not positive.
     """
 
     def __init__(self, time_limit: float = TIME_LIMIT) -> None:
@@ -58,11 +58,11 @@ class Grader:
                 "grading needs math-verify: pip install 'langgraph-arbitrage[eval]'"
             )
         if not time_limit > 0:
-            raise SettingsError(f"time_limit must be above 0 seconds, not {time_limit}")
+            raise SettingsError(f"time_limit must be greater than 0 seconds, not {time_limit}")
         self.time_limit = time_limit
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
-        self._known: dict[tuple[str, str], Grade] = {}
+        self._cache: dict[tuple[str, str], Grade] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -71,9 +71,9 @@ class Grader:
         self.close()
 
     def grade(self, answer_text: str, reference: str) -> Grade:
-        """Whether the final answer in a text equals the reference."""
-        answer, right = final_text(answer_text), final_reference(reference)
-        a, r = normal(answer), normal(right)
+        """Grade the final answer of a text."""
+        answer, expected = final_text(answer_text), final_reference(reference)
+        a, r = normal(answer), normal(expected)
         x, y = number_of(a), number_of(r)
         if a and a == r:
             return "right"
@@ -81,38 +81,38 @@ class Grader:
             return "right"
         if not a or not r:
             return "wrong"
-        key = answer, right
-        if key not in self._known:
-            found = self._ask({"answer": answer, "reference": right})
-            self._known[key] = "late" if found is None else "right" if found else "wrong"
-        return self._known[key]
+        key = answer, expected
+        if key not in self._cache:
+            equal = self._request({"answer": answer, "reference": expected})
+            self._cache[key] = "late" if equal is None else "right" if equal else "wrong"
+        return self._cache[key]
 
     def kind(self, reference: str) -> Kind:
-        """What a reference is graded as; `unreadable` where it cannot be."""
-        found: Kind | None = self._ask({"reference": final_reference(reference)})
-        return found or "unreadable"
+        """Return how a reference is graded; `unreadable` if it cannot be graded."""
+        kind: Kind | None = self._request({"reference": final_reference(reference)})
+        return kind or "unreadable"
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         with self._lock:
             if self._worker is not None:
-                self._worker.end()
+                self._worker.kill()
                 self._worker = None
 
-    def _ask(self, asked: dict[str, str]) -> Any:
-        """What the process says; None when it is late."""
+    def _request(self, request: dict[str, str]) -> Any:
+        """Send a request to the process. Return its response, or None if it is late."""
         with self._lock:
-            if self._worker is None or not self._worker.here:
+            if self._worker is None or not self._worker.usable:
                 self._worker = _Worker()
-            found = self._worker.ask(asked, self.time_limit)
-            if found is None:
-                self._worker.end()
+            response = self._worker.request(request, self.time_limit)
+            if response is None:
+                self._worker.kill()
                 self._worker = None
-            return found
+            return response
 
 
 class _Worker:
-    """The process, and the thread that reads its lines."""
+    """The grading process, and the thread that reads its output."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
@@ -128,23 +128,24 @@ class _Worker:
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="grading", daemon=True).start()
-        if self._line(START) != "ready\n":
-            self.end()
+        if self._line(START_TIMEOUT) != "ready\n":
+            self.kill()
             raise EngineError(
-                "the grading process did not start: see what "
-                f"`{' '.join(command)}` says, and whether math-verify can be imported"
+                f"the grading process did not start within {START_TIMEOUT:g} seconds. Run "
+                f"`{' '.join(command)}` to see its error, and check that math-verify can be "
+                "imported"
             )
 
     @property
-    def here(self) -> bool:
-        """Whether it is this process's own, and alive."""
+    def usable(self) -> bool:
+        """Whether the process is alive and was started by the current process."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
+        assert self._process.stdout is not None  # noqa: S101 - a pipe
         for line in self._process.stdout:
             self._lines.put(line)
-        self._lines.put("")
+        self._lines.put("")  # end of output
 
     def _line(self, seconds: float) -> str:
         try:
@@ -152,25 +153,25 @@ class _Worker:
         except queue.Empty:
             return ""
 
-    def ask(self, asked: dict[str, str], seconds: float) -> Any:
-        """The answer to a line; None when it is late or the process has died of it."""
-        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+    def request(self, request: dict[str, str], seconds: float) -> Any:
+        """Send a request. Return the response, or None if it is late or the process died."""
+        assert self._process.stdin is not None  # noqa: S101 - a pipe
         try:
-            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except OSError:
             return None
         line = self._line(seconds)
         return json.loads(line) if line else None
 
-    def end(self) -> None:
-        """Kill it."""
+    def kill(self) -> None:
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
 
 def final_reference(reference: str) -> str:
-    r"""A reference as data sets give it: alone, in a `\boxed{}`, or after `####`."""
+    r"""Extract the answer from a reference: all of it, a `\boxed{}`, or the text after `####`."""
     if "####" in reference or r"\boxed{" in reference:
         return final_text(reference)
     return reference.strip()
@@ -182,17 +183,18 @@ def _shared(time_limit: float) -> Grader:
 
 
 def grade(answer_text: str, reference: str, *, time_limit: float = TIME_LIMIT) -> bool:
-    r"""Whether the final answer in a text is the right one.
+    r"""Return whether the final answer of a text equals a reference.
 
-    Compared as mathematics by math-verify: another form of the same value, a set in another order
-    or a missing unit is right. What a comparison does not show in time counts as wrong. For
-    many answers, `Grader` also tells which those are.
+    math-verify compares the answers as mathematics: another form of the same value, a set in
+    another order and a missing unit are right. A comparison that exceeds the time limit counts as
+    wrong; `Grader.grade` reports it as `late`.
 
     Args:
-        answer_text: An answer, whole: the last `\boxed{}`, what follows `####` or "the answer is",
-            else the last formula or number counts.
-        reference: The right answer, in LaTeX or plain, alone, in a `\boxed{}` or after `####`.
-        time_limit: Seconds.
+        answer_text: Full text of an answer. The last `\boxed{}` counts, else the text after `####`
+            or "the answer is", else the last formula or number.
+        reference: Reference answer in LaTeX or plain text, optionally in a `\boxed{}` or after
+            `####`.
+        time_limit: Time limit of the comparison in seconds.
 
     Example:
         >>> from langgraph_arbitrage.evaluation import grade

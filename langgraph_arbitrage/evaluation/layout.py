@@ -1,4 +1,4 @@
-"""What a sweep asks at which points: the questions that fit, and thresholds found on a pilot."""
+"""Choose the questions and points of a sweep, with thresholds from a pilot run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from langgraph_arbitrage.evaluation.points import (
     KINDS,
     Lineup,
     Point,
-    laid_out,
     rates,
+    spread_thresholds,
 )
-from langgraph_arbitrage.evaluation.reply import GraphAnswerer, Reply, answered
+from langgraph_arbitrage.evaluation.reply import GraphAnswerer, Reply, answer_async
 from langgraph_arbitrage.runner import Runner
 from langgraph_arbitrage.training.concurrency import map_concurrently
 
@@ -28,14 +28,14 @@ __all__ = ["Layout"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Finds questions and thresholds.
+    """Chooses the questions and thresholds of a sweep.
 
     Args:
-        lineup: Models and judges.
-        config: How many points, and questions of the pilot.
-        explicit: Thresholds that were named, by policy: those are taken as they are.
-        settings: Those that the sweep answers with.
-        tell: Hears what is being done.
+        lineup: Models, router and PRM.
+        config: Number of thresholds per policy and of pilot questions.
+        explicit: Thresholds set by the user, by policy. They replace the pilot's.
+        settings: Settings of the sweep.
+        tell: Receives progress messages.
     """
 
     lineup: Lineup
@@ -45,47 +45,48 @@ class Layout:
     tell: Callable[[str], None]
 
     async def left_out(self, tasks: Sequence[Task]) -> list[LeftOut]:
-        """The questions that a model cannot read."""
-        found = []
-        team = Runner(self.settings.under(self.lineup.default("confidence")))
+        """Return the questions that do not fit into the context of a model."""
+        left_out = []
+        runner = Runner(self.settings.under(self.lineup.default("confidence")))
         for task in tasks:
             try:
-                await asyncio.to_thread(team.check, task.prompt)
+                await asyncio.to_thread(runner.check, task.prompt)
             except ContextLengthError as error:
-                found.append(LeftOut(task.question, task.reference, str(error)))
-        team.close()
-        return found
+                left_out.append(LeftOut(task.question, task.reference, str(error)))
+        runner.close()
+        return left_out
 
     async def points(self, kind: str, tasks: Sequence[Task]) -> list[Point]:
-        """The points of a policy, laid out on the first of these questions."""
+        """Choose the points of a policy, with the first tasks as the pilot."""
         default = None if kind == ASSISTED else self.lineup.threshold(kind)
         if default is None:
             return [Point(kind)]
         if kind in self.explicit:
-            found = self.explicit[kind]
-            for threshold in found:
-                _ = self.lineup.policy(Point(kind, threshold))  # outside its range it fails here
+            thresholds = self.explicit[kind]
+            for threshold in thresholds:
+                _ = self.lineup.policy(Point(kind, threshold))  # raises if it is out of range
         elif kind == "random":
-            found = [round(rate, 3) for rate in rates(self.config.points)]
-            return [Point(kind, rate) for rate in found]  # no rate is a default that one would use
+            # No rate is marked as the default: a random policy has no sensible default.
+            return [Point(kind, round(rate, 3)) for rate in rates(self.config.points)]
         else:
-            found = await self._piloted(kind, tasks[: self.config.pilot])
+            thresholds = await self._run_pilot(kind, tasks[: self.config.pilot])
         default = float(f"{default:.6g}")
-        every = sorted({*found, default} if kind not in self.explicit else {*found})
-        return [Point(kind, threshold, threshold == default) for threshold in every]
+        chosen = {*thresholds} if kind in self.explicit else {*thresholds, default}
+        return [Point(kind, threshold, threshold == default) for threshold in sorted(chosen)]
 
-    async def _piloted(self, kind: str, pilot: Sequence[Task]) -> list[float]:
+    async def _run_pilot(self, kind: str, pilot: Sequence[Task]) -> list[float]:
+        """Choose thresholds by the scores of the draft's steps on the pilot questions."""
         policy = self.lineup.default(kind)
-        self.tell(f"laying out {KINDS[kind].title}")
+        self.tell(f"choosing thresholds of {KINDS[kind].title}")
         answerer = GraphAnswerer(
             Runner(self.settings.under(policy.with_threshold(ACCEPTS_ALL[kind])))
         )
 
-        async def one(task: Task) -> Reply:
-            return await answered(answerer, task.prompt)
+        async def answer(task: Task) -> Reply:
+            return await answer_async(answerer, task.prompt)
 
-        replies = await map_concurrently(pilot, one, self.config.concurrency)
+        replies = await map_concurrently(pilot, answer, self.config.concurrency)
         scores = [row["score"] for reply in replies for row in reply.steps]
         answerer.close()
         known = [score for score in scores if score is not None]
-        return laid_out(policy, known, self.config.points) if known else []
+        return spread_thresholds(policy, known, self.config.points) if known else []

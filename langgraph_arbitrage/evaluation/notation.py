@@ -1,4 +1,4 @@
-r"""One way of writing for what is written in many: spaces, units, bases, words, plain numbers."""
+r"""Normalize the notation of answers and parse their numbers, units, bases, brackets and words."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ _DIMENSIONS = {"square": "^2", "sq": "^2", "cubic": "^3"}
 
 
 def normal(text: str) -> str:
-    r"""The text without what changes its looks only.
+    r"""Normalize notation that does not change the meaning, such as spacing and `\dfrac`.
 
     Example:
         >>> normal(r"$\left(3,\,\dfrac{\pi}{2}\right)$."), normal("10,080"), normal("x=1 or x=2")
         ('(3, \\frac{\\pi}{2})', '10080', 'x=1, x=2')
     """
-    for sign, written in _SIGNS.items():
-        text = text.replace(sign, written)
-    text = _ROOT.sub(lambda found: rf"\sqrt{{{found[1] or found[2]}}}", text)
+    for sign, latex in _SIGNS.items():
+        text = text.replace(sign, latex)
+    text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
     text = re.sub(r"^\\\[|\\\]$|^\\\(|\\\)$", "", text.strip().strip("*").strip())
     text = text.replace(r"\$", "").replace("$", "")
     text = _BRACED_COMMA.sub(",", text)
@@ -83,14 +83,14 @@ def normal(text: str) -> str:
     text = re.sub(r"(?<=[(\[{])\s+|\s+(?=[)\]}])|\s+(?=,)", "", text)
     text = re.sub(r"\s*[.;,]$", "", text) if not text.endswith("...") else text
     if not text.startswith(("(", "[", "{", "\\{")):
-        text = _GROUPED.sub(lambda found: found[0].replace(",", ""), text)
+        text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
         if _SPACED.fullmatch(text):
             text = text.replace(" ", "")
     return text
 
 
 def number_of(text: str) -> Fraction | None:
-    r"""A plain number, exactly: 12, -3.50, 1e-7, 3/4, \frac{3}{4}; None where it is none.
+    r"""Parse a plain number exactly: 12, -3.50, 1e-7, 3/4, \frac{3}{4}; None for other texts.
 
     Example:
         >>> number_of("0.50") == number_of(r"\frac{1}{2}"), number_of("x")
@@ -98,15 +98,15 @@ def number_of(text: str) -> Fraction | None:
     """
     if len(text) > 200:
         return None
-    if found := _RATIO.fullmatch(text):
-        sign = -1 if found[3] == "-" else 1
-        top, bottom = int(found[1] or found[4]), int(found[2] or found[5])
-        return sign * Fraction(top, bottom) if bottom else None
-    if found := _REPEATING.fullmatch(text):
-        whole, fixed, period = found[2] or "0", found[3], found[4]
+    if match := _RATIO.fullmatch(text):
+        sign = -1 if match[3] == "-" else 1
+        numerator, denominator = int(match[1] or match[4]), int(match[2] or match[5])
+        return sign * Fraction(numerator, denominator) if denominator else None
+    if match := _REPEATING.fullmatch(text):
+        whole, fixed, period = match[2] or "0", match[3], match[4]
         nines = (10 ** len(period) - 1) * 10 ** len(fixed)
         value = Fraction(f"{whole}.{fixed or 0}") + Fraction(int(period), nines)
-        return -value if found[1] else value
+        return -value if match[1] else value
     if not _NUMBER.fullmatch(text):
         return None
     mantissa, _, exponent = text.lower().partition("e")
@@ -116,7 +116,7 @@ def number_of(text: str) -> Fraction | None:
 
 
 def unit_of(text: str) -> str | None:
-    r"""The unit behind a number, by one name; None where there is none that is known.
+    r"""Return the canonical name of the unit that follows a number; None if there is no known unit.
 
     Example:
         >>> unit_of(r"5\text{ minutes}"), unit_of("5 min"), unit_of("3 square feet")
@@ -126,10 +126,10 @@ def unit_of(text: str) -> str | None:
         return "deg"
     if text.endswith("%"):
         return "percent"
-    found = _UNIT.search(text)
-    if found is None or not re.search(r"\d", text[: found.start()] or ""):
+    match = _UNIT.search(text)
+    if match is None or not re.search(r"\d", text[: match.start()] or ""):
         return None
-    name, power = (found[1] or found[2]).strip().lower(), (found[3] or "").translate(_NO_BRACES)
+    name, power = (match[1] or match[2]).strip().lower(), (match[3] or "").translate(_NO_BRACES)
     first, _, rest = name.partition(" ")
     if first in _DIMENSIONS:
         name, power = rest, _DIMENSIONS[first]
@@ -138,24 +138,24 @@ def unit_of(text: str) -> str | None:
 
 
 def without_unit(text: str) -> str:
-    """The text without a unit that is written out, which math-verify may not know."""
-    found = _UNIT.search(text)
-    if found is None or unit_of(text) is None or len((found[1] or found[2]).strip()) < 3:
+    """Remove a unit that is spelled out, since math-verify may not know it."""
+    match = _UNIT.search(text)
+    if match is None or unit_of(text) is None or len((match[1] or match[2]).strip()) < 3:
         return text
-    return text[: found.start()].strip()
+    return text[: match.start()].strip()
 
 
 _NO_BRACES = str.maketrans("", "", "{}")
 
 
 def base_of(text: str) -> str | None:
-    """The base that a numeral is written in: `52_8` is in base 8."""
-    found = _BASE.search(text)
-    return found[1] if found else None
+    """Return the base of a numeral, such as 8 for `52_8`; None if it has no subscript."""
+    match = _BASE.search(text)
+    return match[1] if match else None
 
 
 def brackets_of(text: str) -> str | None:
-    """`set` in curly brackets, `tuple` in round or square ones, None where not all is enclosed."""
+    """Return `set` for a text in curly brackets, `tuple` for round or square ones, else None."""
     if text.startswith(r"\{") and text.endswith(r"\}") and text.count(r"\{") == 1:
         return "set"
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and text.count(text[0]) == 1:
@@ -164,13 +164,13 @@ def brackets_of(text: str) -> str | None:
 
 
 def choice_of(text: str) -> str | None:
-    r"""The letter of a multiple choice that is marked as one: `(E)`, `\text{(E)}`, `\text{E}`."""
-    found = _CHOICE.fullmatch(text)
-    return found[1] if found and len(text) > 1 else None
+    r"""Return the letter of a multiple-choice answer: `(E)`, `\text{(E)}` or `\text{E}`."""
+    match = _CHOICE.fullmatch(text)
+    return match[1] if match and len(text) > 1 else None
 
 
 def words_of(text: str) -> str | None:
-    r"""An answer in words, in small letters; None where it is mathematics.
+    r"""Return an answer in words in lower case; None for mathematics.
 
     Example:
         >>> words_of(r"\text{Evelyn}"), words_of("June 20"), words_of("xy")

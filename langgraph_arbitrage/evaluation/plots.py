@@ -1,7 +1,7 @@
-"""The two plots by which one decides: accuracy against seconds, and against acceptance.
+"""Plot accuracy against latency and against the acceptance rate.
 
-Policies differ in colour (Okabe and Ito's, which the colour-blind tell apart), marker and line, so
-that they do in black and white too.
+Policies differ in colour, marker and line style, so the plots are readable in black and white too.
+The colours are from the colour-blind-safe palette of Okabe and Ito.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ STYLES: dict[str, tuple[str, str, Any]] = {
     "target": (INK, ">", "-"),
     "assisted": (INK, "P", "-"),
 }
-"""Colour, marker and line of each policy."""
+"""Colour, marker and line style of each policy."""
 
 PLOTS = {
-    "accuracy-latency": "Accuracy against mean seconds a question",
-    "accuracy-acceptance": "Accuracy against acceptance rate",
+    "accuracy-latency": "Accuracy vs. mean seconds per question",
+    "accuracy-acceptance": "Accuracy vs. acceptance rate",
 }
-"""File names without their ending, and titles."""
+"""Titles of the plots by file name without suffix."""
 
 Results = Mapping[str, Any]
 
 
 def save_plots(results: Results, folder: Path) -> list[Path]:
-    """Both plots, as PNG and SVG.
+    """Write both plots as PNG and SVG and return their paths.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -55,16 +55,16 @@ def save_plots(results: Results, folder: Path) -> list[Path]:
     paths = []
     for name in PLOTS:
         figure = _figure(results, name)
-        for ending in ("png", "svg"):
-            path = folder / f"{name}.{ending}"
-            path.write_bytes(_rendered(figure, name, ending, background="white"))
+        for suffix in ("png", "svg"):
+            path = folder / f"{name}.{suffix}"
+            path.write_bytes(_render(figure, name, suffix, background="white"))
             paths.append(path)
     return paths
 
 
 def inline_svg(results: Results, name: str) -> str:
-    """A plot to stand in a page: as wide as there is room, in the page's own ink."""
-    svg = _rendered(_figure(results, name), name, "svg", background="none").decode()
+    """Render a plot as SVG for a page. It scales to the width and takes the page's text colour."""
+    svg = _render(_figure(results, name), name, "svg", background="none").decode()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(
         r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1
@@ -72,14 +72,14 @@ def inline_svg(results: Results, name: str) -> str:
     return re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
 
 
-def _rendered(figure: Figure, name: str, ending: str, background: str) -> bytes:
+def _render(figure: Figure, name: str, suffix: str, background: str) -> bytes:
     import matplotlib as mpl
 
     out = io.BytesIO()
-    # Text stays text, and the same results give the same bytes.
+    # Keep text as text, and make the bytes reproducible.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        metadata = {"Date": None} if ending == "svg" else None
-        figure.savefig(out, format=ending, dpi=160, facecolor=background, metadata=metadata)
+        metadata = {"Date": None} if suffix == "svg" else None
+        figure.savefig(out, format=suffix, dpi=160, facecolor=background, metadata=metadata)
     return out.getvalue()
 
 
@@ -89,7 +89,7 @@ def _figure(results: Results, name: str) -> Figure:
     import matplotlib as mpl
 
     colours = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    look: Any = {
+    style: Any = {
         **dict.fromkeys(colours, INK),
         "font.size": 10,
         "font.family": "sans-serif",
@@ -98,11 +98,11 @@ def _figure(results: Results, name: str) -> Figure:
         "axes.facecolor": "none",
         "legend.frameon": False,
     }
-    with mpl.rc_context(look):
-        return _drawn(results, by_seconds=name == "accuracy-latency")
+    with mpl.rc_context(style):
+        return _draw(results, by_seconds=name == "accuracy-latency")
 
 
-def _drawn(results: Results, *, by_seconds: bool) -> Figure:
+def _draw(results: Results, *, by_seconds: bool) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.9), layout="constrained")
@@ -112,27 +112,27 @@ def _drawn(results: Results, *, by_seconds: bool) -> Figure:
     if target:
         axes.axhline(100 * target[0]["accuracy"][0], color=INK, lw=0.8, ls=(0, (6, 4)), alpha=0.6)
     for kind in KINDS:
-        some = [p for p in points if p["kind"] == kind]
-        at = [(x, p) for p in some if (x := _across(p, by_seconds=by_seconds)) is not None]
-        if at:
-            _draw(axes, kind, sorted(at, key=lambda pair: pair[0]))
-    axes.set_ylabel("right answers, %")
+        own = [p for p in points if p["kind"] == kind]
+        curve = [(x, p) for p in own if (x := _x_value(p, by_seconds=by_seconds)) is not None]
+        if curve:
+            _draw_curve(axes, kind, sorted(curve, key=lambda pair: pair[0]))
+    axes.set_ylabel("accuracy, %")
     axes.grid(visible=True, color="#888888", alpha=0.25, lw=0.6)
     axes.set_axisbelow(True)
     if by_seconds:
-        _by_factors(axes, [p["seconds"]["mean"][0] for p in points])
-        many = results["about"]["concurrency"]
-        busy = "" if many == 1 else f", {many} at a time"
-        axes.set_xlabel(f"mean seconds a question{busy}  (left is quicker)")
+        _use_log_scale(axes, [p["seconds"]["mean"][0] for p in points])
+        concurrency = results["about"]["concurrency"]
+        load = "" if concurrency == 1 else f", {concurrency} concurrent questions"
+        axes.set_xlabel(f"mean seconds per question{load}")
     else:
         axes.set_xlim(-3, 103)
-        axes.set_xlabel("accepted steps, %  (right: the target rests)")
+        axes.set_xlabel("acceptance rate, % of steps")
     figure.legend(loc="outside lower center", ncols=4, handlelength=3, columnspacing=1.6)
     return figure
 
 
-def _by_factors(axes: Axes, seconds: Sequence[float]) -> None:
-    """A logarithmic axis: equal distances are equal speed-ups."""
+def _use_log_scale(axes: Axes, seconds: Sequence[float]) -> None:
+    """Make the x axis logarithmic, so that equal distances are equal speed-ups."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if min(seconds) <= 0:
@@ -145,23 +145,24 @@ def _by_factors(axes: Axes, seconds: Sequence[float]) -> None:
     axes.set_xlim(0.85 * min(seconds), 1.18 * max(seconds))
 
 
-def _across(point: Mapping[str, Any], *, by_seconds: bool) -> float | None:
+def _x_value(point: Mapping[str, Any], *, by_seconds: bool) -> float | None:
     if by_seconds:
         return float(point["seconds"]["mean"][0])
     rate = point["escalation by steps"]
     return None if rate is None else 100 * (1 - rate)
 
 
-def _draw(axes: Axes, kind: str, at: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
+def _draw_curve(axes: Axes, kind: str, curve: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
+    """Draw the points of a policy with error bars and a line between them."""
     colour, marker, line = STYLES[kind]
-    x = [value for value, _ in at]
-    y, low, high = zip(*(_percent(p["accuracy"]) for _, p in at), strict=True)
+    x = [value for value, _ in curve]
+    y, low, high = zip(*(_percent(p["accuracy"]) for _, p in curve), strict=True)
     bars = [
         [a - b for a, b in zip(y, low, strict=True)],
         [b - a for a, b in zip(y, high, strict=True)],
     ]
     axes.errorbar(x, y, bars, fmt="none", ecolor=colour, alpha=0.3, lw=1)
-    many = len(at) > 1
+    is_curve = len(curve) > 1
     size = {"exact": 11, "draft": 9, "target": 9, "assisted": 9}.get(kind, 6)
     axes.plot(
         x,
@@ -169,14 +170,14 @@ def _draw(axes: Axes, kind: str, at: Sequence[tuple[float, Mapping[str, Any]]]) 
         color=colour,
         marker=marker,
         ms=size,
-        ls=line if many else "",
+        ls=line if is_curve else "",
         lw=1.6,
         mec="white" if kind not in ("random",) else colour,
         mew=0.6,
         label=KINDS[kind].title,
     )
-    for value, point in at:
-        if point["default"] and many:  # what one gets who sets no threshold
+    for value, point in curve:
+        if point["default"] and is_curve:  # a ring marks the default threshold
             axes.plot(value, 100 * point["accuracy"][0], marker="o", ms=13, mfc="none", mec=colour)
 
 

@@ -1,4 +1,4 @@
-"""What is measured: a policy at a threshold, and how thresholds are laid out."""
+"""The points of a sweep: policies at thresholds, and how the thresholds are chosen."""
 
 from __future__ import annotations
 
@@ -11,41 +11,58 @@ from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.evaluation.exact import ExactOracle
 from langgraph_arbitrage.policies import Oracle, Policy
-from langgraph_arbitrage.policies.named import POLICIES, SCORED
+from langgraph_arbitrage.policies.named import POLICIES, SCORER_ROLES
 
-__all__ = ["ACCEPTS_ALL", "ASSISTED", "KINDS", "Kind", "Lineup", "Point", "explicit", "laid_out"]
+__all__ = [
+    "ACCEPTS_ALL",
+    "ASSISTED",
+    "KINDS",
+    "Kind",
+    "Lineup",
+    "Point",
+    "explicit",
+    "rates",
+    "spread_thresholds",
+    "title_of",
+]
 
 ASSISTED = "assisted"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A policy as results name it."""
+    """Title and description of a policy in tables and reports."""
 
     title: str
     text: str
-    """What it is, for readers of the report."""
+    """Description of the policy."""
 
 
 KINDS: dict[str, Kind] = {
     "router": Kind("router", "the learned router: escalates iff ŷ > τ"),
-    "rsd": Kind("RSD", "reward-guided: escalates iff the PRM's s_d < τ"),
-    "judge": Kind("judge", "SpecReason: the target itself grades each step below τ, from 0 to 9"),
-    "confidence": Kind("confidence", "the draft's mean token probability is below τ"),
-    "random": Kind("random", "blindly, with probability τ"),
-    "oracle": Kind("PRM oracle", "both write every step, the PRM says Δ > τ"),
-    "exact": Kind("exact oracle", "both write every step, the exact checker compares"),
+    "rsd": Kind("RSD", "reward-guided: escalates iff the PRM's score s_d < τ"),
+    "judge": Kind("judge", "SpecReason: escalates iff the target's grade, from 0 to 9, is below τ"),
+    "confidence": Kind("confidence", "escalates iff the draft's mean token probability is below τ"),
+    "random": Kind("random", "escalates at random with probability τ"),
+    "oracle": Kind("PRM oracle", "both models write every step; escalates iff the PRM's Δ > τ"),
+    "exact": Kind(
+        "exact oracle",
+        "both models write every step; escalates iff only the target's is right by the checker",
+    ),
     "draft": Kind("draft alone", "never escalates"),
-    "target": Kind("target alone", "the target writes everything"),
-    ASSISTED: Kind("token speculation", "transformers' assisted generation: lossless, by tokens"),
+    "target": Kind("target alone", "the target writes every step"),
+    ASSISTED: Kind(
+        "token speculation", "token-level speculative decoding (lossless) by transformers"
+    ),
 }
-"""Everything that can be measured, in the order of the report."""
+"""The policies and baselines that can be evaluated, in the order of the report."""
 
 ACCEPTS_ALL = {"router": 1.0, "rsd": 0.0, "judge": 0.0, "confidence": 0.0, "oracle": 1.0}
-"""The threshold of each kind at which nothing is escalated."""
+"""Threshold of each kind at which every draft step is accepted."""
 
 FIRST_RATE, LAST_RATE, BEND = 0.08, 0.7, 1.3
-"""Escalation rates of the first and the last threshold; between them they lie closer at first."""
+"""Escalation rates of the first and the last threshold. With an exponent `BEND` above 1, rates are
+denser at the low end."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +72,21 @@ class Point:
     kind: str
     threshold: float | None = None
     default: bool = False
-    """Whether it is what a user gets who sets no threshold."""
+    """Whether the threshold is the policy's default."""
 
     @property
     def key(self) -> str:
-        """By which results name it."""
+        """Identifier of the point in results."""
         return self.kind if self.threshold is None else f"{self.kind}@{self.threshold:.6g}"
 
     @property
     def title(self) -> str:
-        """For tables."""
+        """Title of the point in tables."""
         return title_of(self.kind, self.threshold)
 
 
 def title_of(kind: str, threshold: float | None) -> str:
-    """A point's name for readers.
+    """Return the title of a point in tables.
 
     Example:
         >>> title_of("rsd", 0.5), title_of("target", None)
@@ -81,13 +98,13 @@ def title_of(kind: str, threshold: float | None) -> str:
 
 @dataclass(frozen=True)
 class Lineup:
-    """The models that are evaluated, and what judges there are."""
+    """The models of a sweep: settings with draft and target, and optionally a router and a PRM."""
 
     settings: ArbitrageSettings
     router: str | None = None
     prm: str | None = None
     problems: Mapping[str, embedded.Problem] | None = None
-    """Embedded problems by their questions, where all questions are such."""
+    """Embedded problems by question; None unless all questions are embedded problems."""
 
     @classmethod
     def of(
@@ -97,78 +114,84 @@ class Lineup:
         prm: str | None = None,
         problems: Mapping[str, embedded.Problem] | None = None,
     ) -> Lineup:
-        """With the embedded judges for the embedded pair, where none are named."""
+        """Create a lineup. The embedded pair defaults to the embedded router and PRM."""
         if (settings.draft, settings.target) == (embedded.DRAFT, embedded.TARGET):
             router, prm = router or "embedded:router", prm or "embedded:prm"
         return cls(settings, router, prm, problems)
 
-    def kinds(self, wanted: str | None) -> list[str]:
-        """The kinds that are named, with commas between; by default all that can be had.
+    def kinds(self, policies: str | None) -> list[str]:
+        """Parse a comma-separated list of policies.
+
+        Args:
+            policies: Names of the policies. Default: all whose requirements are met.
 
         Raises:
-            SettingsError: One is not known, or needs a checkpoint that is not there.
+            SettingsError: A policy is unknown or lacks a requirement, such as a checkpoint.
         """
-        if wanted is None:
+        if policies is None:
             return [kind for kind in KINDS if self._missing(kind) is None]
-        names = [name.strip() for name in wanted.split(",") if name.strip()]
+        names = [name.strip() for name in policies.split(",") if name.strip()]
         for name in names:
             if name not in KINDS:
-                raise SettingsError(f"{name!r} is no policy; those known are {', '.join(KINDS)}")
+                raise SettingsError(f"Unknown policy {name!r}. Available: {', '.join(KINDS)}")
             if missing := self._missing(name):
-                raise SettingsError(f"{name} needs {missing}")
+                raise SettingsError(f"policy {name!r} needs {missing}")
         if not names:
-            raise SettingsError(f"no policy is named; those known are {', '.join(KINDS)}")
+            raise SettingsError(f"the list of policies is empty. Available: {', '.join(KINDS)}")
         return [kind for kind in KINDS if kind in names]
 
     def _missing(self, kind: str) -> str | None:
-        option = SCORED.get(kind)
+        option = SCORER_ROLES.get(kind)
         if option and getattr(self, option) is None:
             return f"a checkpoint: --{option} CHECKPOINT"
         if kind == "exact" and self.problems is None:
-            return "embedded problems, which alone have an exact checker"
+            return "embedded problems: only they have an exact checker"
         return None
 
     def default(self, kind: str) -> Policy:
-        """The policy as it is without a threshold.
+        """Return a policy at its default threshold.
 
         Raises:
-            CheckpointError: Its checkpoint cannot be used.
+            CheckpointError: Its checkpoint cannot be loaded.
         """
         if kind == "exact":
             return ExactOracle(self.problems or {})
-        option = SCORED.get(kind)
+        option = SCORER_ROLES.get(kind)
         if option is None:
             return POLICIES[kind]()
         return POLICIES[kind](getattr(self, option))  # type: ignore[call-arg]
 
     def policy(self, point: Point) -> Policy:
-        """The policy of a point."""
+        """Return the policy of a point."""
         policy = self.default(point.kind)
         return policy if point.threshold is None else policy.with_threshold(point.threshold)
 
     def threshold(self, kind: str) -> float | None:
-        """The threshold that a policy has by default; None where it has none."""
+        """Return the default threshold of a policy; None if it has no threshold."""
         policy = self.default(kind)
         name = policy.threshold_field
         return None if name is None else float(getattr(policy, name))
 
 
-def explicit(given: Iterable[str], kinds: Sequence[str]) -> dict[str, list[float]]:
-    """Thresholds that were named, by policy.
+def explicit(options: Iterable[str], kinds: Sequence[str]) -> dict[str, list[float]]:
+    """Parse thresholds given on the command line.
 
     Args:
-        given: `rsd=0.3,0.5`, each policy once or more.
-        kinds: The policies that are measured.
+        options: Texts such as `rsd=0.3,0.5`. A policy may occur several times.
+        kinds: Policies of the sweep.
+
+    Returns:
+        Thresholds by policy.
 
     Example:
         >>> explicit(["rsd=0.3,0.5"], ["rsd", "draft"])
         {'rsd': [0.3, 0.5]}
 
     Raises:
-        SettingsError: It is of another form, or names another policy.
+        SettingsError: A text has another form, or its policy is not part of the sweep.
     """
-    found: dict[str, list[float]] = {}
-    for text in given:
+    thresholds: dict[str, list[float]] = {}
+    for text in options:
         kind, _, numbers = text.partition("=")
         try:
             values = [float(number) for number in numbers.split(",") if number.strip()]
@@ -176,16 +199,22 @@ def explicit(given: Iterable[str], kinds: Sequence[str]) -> dict[str, list[float
             values = []
         if not values:
             raise SettingsError(
-                f"thresholds are given as POLICY=X,Y,…, such as rsd=0.3,0.5; not {text!r}"
+                f"thresholds must have the form POLICY=X,Y,…, such as rsd=0.3,0.5; not {text!r}"
             )
         if kind not in kinds:
-            raise SettingsError(f"{text!r}: {kind!r} is none of the policies {', '.join(kinds)}")
-        found.setdefault(kind, []).extend(values)
-    return found
+            raise SettingsError(
+                f"{text!r}: {kind!r} is not a policy of this sweep. Its policies: "
+                f"{', '.join(kinds)}"
+            )
+        thresholds.setdefault(kind, []).extend(values)
+    return thresholds
 
 
 def rates(points: int) -> list[float]:
-    """Escalation rates for so many thresholds.
+    """Return the escalation rates that thresholds should reach.
+
+    Args:
+        points: Number of thresholds.
 
     Example:
         >>> [round(rate, 2) for rate in rates(4)]
@@ -197,11 +226,16 @@ def rates(points: int) -> list[float]:
     return [FIRST_RATE + spread * (i / (points - 1)) ** BEND for i in range(points)]
 
 
-def laid_out(policy: Policy, scores: Sequence[float], points: int) -> list[float]:
-    """Thresholds that escalate from few to most of the steps with these scores.
+def spread_thresholds(policy: Policy, scores: Sequence[float], points: int) -> list[float]:
+    """Choose thresholds whose escalation rates on sample scores are nearest to `rates`.
 
-    They lie halfway between two scores. An oracle's are at least 0: below that it would take the
-    worse step.
+    A threshold is halfway between two scores. Those of an oracle are at least 0, since below that
+    it would choose the worse step.
+
+    Args:
+        policy: The policy.
+        scores: Scores of draft steps.
+        points: Maximum number of thresholds.
     """
     ordered = sorted(set(scores))
     cuts = [(low + high) / 2 for low, high in pairwise(ordered)]
@@ -209,11 +243,12 @@ def laid_out(policy: Policy, scores: Sequence[float], points: int) -> list[float
         cuts = [cut for cut in cuts if cut >= 0]
     if not cuts:
         return []
-    shares = {cut: _rate(policy, cut, scores) for cut in cuts}
-    nearest = {min(cuts, key=lambda cut: abs(shares[cut] - rate)) for rate in rates(points)}
+    measured = {cut: _rate(policy, cut, scores) for cut in cuts}
+    nearest = {min(cuts, key=lambda cut: abs(measured[cut] - rate)) for rate in rates(points)}
     return sorted(float(f"{cut:.4g}") for cut in nearest)
 
 
 def _rate(policy: Policy, threshold: float, scores: Sequence[float]) -> float:
-    at = policy.with_threshold(threshold)
-    return sum(at.escalates(score) for score in scores) / len(scores)
+    """Fraction of the scores that the policy escalates at a threshold."""
+    policy = policy.with_threshold(threshold)
+    return sum(policy.escalates(score) for score in scores) / len(scores)

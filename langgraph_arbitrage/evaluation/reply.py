@@ -1,4 +1,4 @@
-"""An answer as the evaluation keeps it: its steps, what was rejected, tokens and seconds."""
+"""Answers recorded by the evaluation: steps, replaced draft steps, token counts and latency."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.loop.engine_calls import CancelScope
 from langgraph_arbitrage.runner import Runner
 
-__all__ = ["Answerer", "GraphAnswerer", "Reply", "StepRow", "answered"]
+__all__ = ["Answerer", "GraphAnswerer", "Reply", "StepRow", "answer_async"]
 
 
 class StepRow(TypedDict, total=False):
@@ -19,11 +19,11 @@ class StepRow(TypedDict, total=False):
     writer: str
     text: str
     score: float | None
-    """The policy's."""
+    """Score that the policy assigned to the draft's step; None if it has none."""
     tokens: int
     seconds: float
     draft: str | None
-    """The draft's step that this one of the target replaced."""
+    """The draft's step that the target replaced; None if the draft's step was accepted."""
     s_d: float | None
     """PRM score of the draft's step."""
     s_t: float | None
@@ -32,64 +32,67 @@ class StepRow(TypedDict, total=False):
 
 @dataclass
 class Reply:
-    """An answer."""
+    """An answer with its steps and statistics."""
 
     text: str
     steps: list[StepRow]
     seconds: float
-    """From the question to the last token."""
+    """Latency from the question to the last token."""
     finish: str
+    """Finish reason."""
     draft_tokens: int
+    """Tokens of the answer written by the draft."""
     target_tokens: int
-    """Tokens of the answer, by the model that wrote them."""
+    """Tokens of the answer written by the target."""
     discarded_tokens: int
+    """Draft tokens that are not part of the answer."""
 
 
 class Answerer(Protocol):
-    """Who answers the questions of a point."""
+    """Answers the questions of a point."""
 
     def warm_up(self) -> float:
-        """Load the models, and leave nothing of earlier answers in their caches."""
+        """Load the models and clear their caches. Return the seconds it took."""
 
     def answer(self, prompt: str, scope: CancelScope) -> Reply:
-        """Answer a question; cancelling the scope ends it."""
+        """Answer a question. Cancelling `scope` stops generation."""
 
     def close(self) -> None:
-        """Give the models back."""
+        """Release the models."""
 
 
 class GraphAnswerer:
-    """The loop itself, as the chat model runs it."""
+    """Answers by the draft, route and commit loop, like the chat model."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
     def warm_up(self) -> float:
-        """Load the models, and leave nothing of earlier answers in their caches."""
+        """Load the models and clear their caches. Return the seconds it took."""
         return self._runner.warm_up()
 
     def answer(self, prompt: str, scope: CancelScope) -> Reply:
-        """Answer a question."""
-        steps = _Steps()
-        found = self._runner.answer(prompt, steps, cancel=scope, quiet=True)
-        figures: dict[str, Any] = found.statistics
+        """Answer a question. Cancelling `scope` stops generation."""
+        steps = _StepCollector()
+        answer = self._runner.answer(prompt, steps, cancel=scope, quiet=True)
+        statistics: dict[str, Any] = answer.statistics
         return Reply(
-            found.text,
+            answer.text,
             steps.rows,
-            found.seconds,
-            figures["finish_reason"],
-            figures["draft_tokens"],
-            figures["target_tokens"],
-            figures["discarded_tokens"],
+            answer.seconds,
+            statistics["finish_reason"],
+            statistics["draft_tokens"],
+            statistics["target_tokens"],
+            statistics["discarded_tokens"],
         )
 
     def close(self) -> None:
-        """Give the models back."""
+        """Release the models."""
         self._runner.close()
 
 
-async def answered(answerer: Answerer, prompt: str) -> Reply:
-    """An answer on another thread; whoever cancels the task stops the models."""
+async def answer_async(answerer: Answerer, prompt: str) -> Reply:
+    """Answer on another thread. Cancelling the task stops generation."""
     scope = CancelScope()
     try:
         return await asyncio.to_thread(answerer.answer, prompt, scope)
@@ -98,8 +101,8 @@ async def answered(answerer: Answerer, prompt: str) -> Reply:
         raise
 
 
-class _Steps:
-    """Collects the steps of a run from its events, those that lost with those that won."""
+class _StepCollector:
+    """Collects the committed steps of a run, with the draft steps that the target replaced."""
 
     def __init__(self) -> None:
         self.rows: list[StepRow] = []
@@ -110,7 +113,7 @@ class _Steps:
             case "drafted":
                 self._drafted = event["text"]
             case "committed":
-                lost = self._drafted if event["writer"] == "target" else None
+                replaced = self._drafted if event["writer"] == "target" else None
                 self.rows.append(
                     StepRow(
                         writer=str(event["writer"]),
@@ -118,7 +121,7 @@ class _Steps:
                         score=event["score"],
                         tokens=event["tokens"],
                         seconds=round(event["seconds"], 5),
-                        draft=lost,
+                        draft=replaced,
                         s_d=None,
                         s_t=None,
                     )

@@ -1,4 +1,4 @@
-"""The report: one HTML file with plots, tables and a reader of answers, all of it inside."""
+"""Write the report: a self-contained HTML file with plots, tables and an answer viewer."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ __all__ = ["REPORT", "save_report"]
 REPORT = "report.html"
 
 EQUAL = (
-    "By straight lines between a policy's points: a coin tossed for each question between two "
-    "thresholds reaches every point between them. Intervals: bootstrap over the questions, the "
-    "same ones for both sides; …: at that end of the samples the policy never comes so far. The "
-    "thresholds are the best ones on these very questions, which flatters every policy a little."
+    "Values are interpolated linearly between a policy's points, since choosing one of two "
+    "thresholds at random for each question reaches every point between them. Intervals: bootstrap "
+    "over the questions, with the same samples for both sides; … marks an end of the interval at "
+    "which the policy does not reach the accuracy. The best thresholds are chosen on the evaluated "
+    "questions, so the speed-ups are slightly optimistic."
 )
 
-READER = (
-    "Blue: the draft wrote the step; orange, doubly lined: the target. Struck out: the draft's "
-    "step that it replaced. s_d and s_t are what the PRM finds of the draft's and of the target's "
-    "step; wasted: s_t ≤ s_d. Arrow keys walk through the list."
+VIEWER = (
+    "Blue: step written by the draft. Orange with a double line: step written by the target. "
+    "Struck out: draft step that the target replaced. s_d and s_t: PRM scores of the draft's and "
+    "the target's step. Wasted: s_t ≤ s_d. The arrow keys move through the list."
 )
 
 Results = Mapping[str, Any]
 Cell = str | tuple[str, float | None]
-"""A cell's HTML, and what it is sorted by."""
+"""The HTML of a cell, optionally with its sort key."""
 
 
 def save_report(
     results: Results, answers: Sequence[Mapping[str, Any]], folder: Path, traces: int
 ) -> Path:
-    """Write it.
+    """Write the report and return its path.
 
     Args:
-        results: Of the sweep.
-        answers: The lines of its file, for the reader.
-        folder: Where to.
-        traces: Questions whose answers can be read in it.
+        results: Results of the sweep.
+        answers: Records of its answers file.
+        folder: Output folder.
+        traces: Maximum number of questions in the answer viewer.
     """
     path = folder / REPORT
     path.write_text(_page(results, answers, traces), encoding="utf-8")
@@ -65,7 +66,7 @@ def _page(results: Results, answers: Sequence[Mapping[str, Any]], traces: int) -
     shown = len(data["questions"])
     part = f"Answers to all {n:,} questions"
     if shown < n:
-        part = f"Answers to {shown:,} of the {n:,} questions, those on which the points differ most"
+        part = f"Answers to the {shown:,} of {n:,} questions on which the points differ most"
     subtitle = f"{n:,} questions · draft {about['draft'][0]} · target {about['target'][0]}"
     page = {
         "title": escape(f"Arbitrage on {about['dataset']}"),
@@ -73,7 +74,7 @@ def _page(results: Results, answers: Sequence[Mapping[str, Any]], traces: int) -
         "headlines": "".join(f'<p class="lead">{escape(t)}</p>' for t in headlines(results)),
         "confidence": percent(results["confidence"], 0),
         "kinds": _legend(results),
-        "traces": escape(f"{part}. {READER}"),
+        "traces": escape(f"{part}. {VIEWER}"),
         "plots": "".join(_plot(results, name, title) for name, title in PLOTS.items()),
         "points": _points(results),
         "equal": _equal(results),
@@ -81,7 +82,7 @@ def _page(results: Results, answers: Sequence[Mapping[str, Any]], traces: int) -
         "about": _about(results),
         "css": _file("report.css"),
         "js": _file("report.js"),
-        # No text may end the script that it stands in.
+        # Escaped so that no text can close the script element.
         "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
     html = _file("report.html")
@@ -110,7 +111,7 @@ def _legend(results: Results) -> str:
     items = "".join(
         f"<dt>{escape(KINDS[kind].title)}</dt><dd>{escape(KINDS[kind].text)}</dd>" for kind in kinds
     )
-    return f"<details><summary>What the policies are</summary><dl>{items}</dl></details>"
+    return f"<details><summary>Policies</summary><dl>{items}</dl></details>"
 
 
 def _table(
@@ -119,7 +120,7 @@ def _table(
     *,
     sortable: bool = False,
 ) -> str:
-    """A table; each row has a class, maybe empty."""
+    """Render a table. Each row is a CSS class, which may be empty, and its cells."""
     top = "".join(f"<th scope=col>{escape(head)}</th>" for head in heads)
     body = "".join(
         f'<tr class="{name}">' + "".join(_td(cell) for cell in cells) + "</tr>"
@@ -143,20 +144,20 @@ def _points(results: Results) -> str:
     chosen = set(results["operating points"].values())
     learned = any(p["accuracy, learned"] is not None for p in results["points"])
     heads = ["policy", "accuracy", *(["learned"] if learned else []), "escalated", "by tokens",
-             "wasted", "mean s", "median", "95th", "draft", "target", "discarded"]  # fmt: skip
+             "wasted", "mean s", "median s", "p95 s", "draft", "target", "discarded"]  # fmt: skip
 
     def cells(p: Mapping[str, Any]) -> list[Cell]:
         s, tokens = p["seconds"], p["tokens"]
-        shares: list[Cell] = [
+        rates: list[Cell] = [
             (percent(p[name], 0), p[name])
             for name in ("escalation by steps", "escalation by tokens", "wasted")
         ]
-        own: list[Cell] = [(percent(p["accuracy, learned"]), p["accuracy, learned"])]
+        on_learned: list[Cell] = [(percent(p["accuracy, learned"]), p["accuracy, learned"])]
         return [
             escape(p["title"]) + (" <small>default</small>" if p["default"] else ""),
             (_ranged(p["accuracy"], 100, 1, " %"), p["accuracy"][0]),
-            *(own if learned else []),
-            *shares,
+            *(on_learned if learned else []),
+            *rates,
             (_ranged(s["mean"], 1, 3), s["mean"][0]),
             (f"{s['median']:.3f}", s["median"]),
             (f"{s['p95']:.3f}", s["p95"]),
@@ -164,17 +165,18 @@ def _points(results: Results) -> str:
         ]
 
     note = (
-        "Bold: each policy's operating point, its quickest one within "
-        f"{100 * results['within']:g} points of the target's accuracy, else its most accurate one. "
-        "Escalated: share of the steps, and of the answer's tokens, that the target wrote. Wasted: "
-        "escalations whose step of the target the PRM finds no better. Tokens: a question. "
+        "Bold: the operating point of each policy, which is its fastest point within "
+        f"{100 * results['within']:g} percentage points of the target's accuracy, or else its most "
+        "accurate point. Escalated: fraction of the steps, and of the tokens, written by the "
+        "target. Wasted: fraction of the escalations whose target step does not score higher than "
+        "the draft's step. Draft, target, discarded: tokens per question. "
     )
     if learned:
-        note += "Learned: without problems that hold a step which no model here has learned. "
+        note += "Learned: accuracy on the problems whose steps the models were trained on. "
     if any(p["kind"] == "assisted" for p in results["points"]):
         note += (
-            "Token speculation: draft tokens are those that the target confirmed, discarded ones "
-            "those that it did not; it is measured one question at a time. "
+            "Token speculation: draft tokens were accepted by the target, discarded tokens were "
+            "rejected; it answers one question at a time. "
         )
     return (
         _table(
@@ -182,7 +184,7 @@ def _points(results: Results) -> str:
             (("chosen" if p["key"] in chosen else "", cells(p)) for p in results["points"]),
             sortable=True,
         )
-        + f'<p class="note">{escape(note)}A click on a head sorts.</p>'
+        + f'<p class="note">{escape(note)}Click a column heading to sort.</p>'
     )
 
 
@@ -196,7 +198,7 @@ def _equal(results: Results) -> str:
     out = []
     if ups:
         losses = list(ups[0]["at"])
-        heads = ["times as fast as the target alone", *(_less(float(loss)) for loss in losses)]
+        heads = ["speed-up over the target alone", *(_loss_head(float(loss)) for loss in losses)]
         rows = [
             (
                 "",
@@ -210,14 +212,17 @@ def _equal(results: Results) -> str:
         out += [_table(heads, rows), f'<p class="note">{EQUAL}</p>']
     rates = results["accuracy at equal escalation"]
     if rates:
-        heads = ["accuracy at so many escalated steps", *(f"{rate:.0%}" for rate in RATES)]
+        heads = ["accuracy at an escalation rate of", *(f"{rate:.0%}" for rate in RATES)]
         rows = [
             ("", [escape(KINDS[r["kind"]].title), *(percent(v) for v in r["accuracy"].values())])
             for r in rates
         ]
         out += ["<h3>At equal escalation</h3>", _table(heads, rows)]
         first = KINDS[rates[0]["kind"]].title
-        heads = [f"{first} minus this, in points", *(f"{rate:.0%}" for rate in RATES)]
+        heads = [
+            f"{first} minus policy, in percentage points",
+            *(f"{rate:.0%}" for rate in RATES),
+        ]
         rows = [
             (
                 "",
@@ -233,10 +238,12 @@ def _equal(results: Results) -> str:
         ]
         if rows:
             out += ["<br>", _table(heads, rows)]
-    return "".join(out) or "<p>There is no target alone, and no policy with two points.</p>"
+    if not out:
+        return "<p>This needs the target alone, or a policy with at least two points.</p>"
+    return "".join(out)
 
 
-def _less(loss: float) -> str:
+def _loss_head(loss: float) -> str:
     if not loss:
         return "at its accuracy"
     return f"{100 * loss:g} point{'s' * (loss != 0.01)} below"
@@ -248,7 +255,7 @@ def _paired(results: Results) -> str:
         (
             "",
             [
-                f"{escape(titles[row['one']])} against {escape(titles[row['other']])}",
+                f"{escape(titles[row['one']])} vs. {escape(titles[row['other']])}",
                 (_ranged(row["accuracy"], 100, 1), row["accuracy"][0]),
                 f"{row['only one right']} / {row['only other right']}",
                 "–" if row["seconds"][0] is None
@@ -258,8 +265,13 @@ def _paired(results: Results) -> str:
         for row in results["paired"]
     ]  # fmt: skip
     if not rows:
-        return "<p>There is one policy only.</p>"
-    heads = ["operating points", "accuracy, points", "only one / only other right", "times as fast"]
+        return "<p>This needs at least two policies.</p>"
+    heads = [
+        "operating points",
+        "accuracy difference, points",
+        "only first / only second right",
+        "speed-up",
+    ]
     return _table(heads, rows, sortable=True)
 
 
@@ -267,37 +279,39 @@ def _about(results: Results) -> str:
     shown = {**results["about"], **results["machine"], "unanswered": results["unanswered"]}
     shown.pop("format"), shown.pop("version")
     items = "".join(
-        f"<dt>{escape(str(name))}</dt><dd>{escape(_said(value))}</dd>"
+        f"<dt>{escape(str(name))}</dt><dd>{escape(_plain(value))}</dd>"
         for name, value in shown.items()
         if value not in (None, {}, 0)
     )
     out = [f"<dl>{items}</dl>"]
     late = sum(p["graded late"] for p in results["points"])
     if late:
-        out.append(f"<p>{late} answers were not graded in time and count as wrong.</p>")
+        out.append(
+            f"<p>Grading of {late} answers exceeded the time limit; they count as wrong.</p>"
+        )
     errors = [(p["title"], e) for p in results["points"] for e in p["errors"]]
     if errors:
-        some = "".join(f"<li>{escape(title)}: {escape(e)}</li>" for title, e in errors[:50])
+        items = "".join(f"<li>{escape(title)}: {escape(e)}</li>" for title, e in errors[:50])
         out.append(
             f"<details><summary>{len(errors)} answers failed and count as wrong</summary>"
-            f"<ul>{some}</ul></details>"
+            f"<ul>{items}</ul></details>"
         )
     if results["left out"]:
-        some = "".join(
-            f"<li>{escape(one['reason'])}: <code>{escape(one['reference'])}</code> "
-            f"<span class=dim>{escape(one['question'][:160])}</span></li>"
-            for one in results["left out"]
+        items = "".join(
+            f"<li>{escape(question['reason'])}: <code>{escape(question['reference'])}</code> "
+            f"<span class=dim>{escape(question['question'][:160])}</span></li>"
+            for question in results["left out"]
         )
         out.append(
             f"<details open><summary>{len(results['left out'])} questions were left out"
-            f"</summary><ul>{some}</ul></details>"
+            f"</summary><ul>{items}</ul></details>"
         )
     return "".join(out)
 
 
-def _said(value: Any) -> str:
+def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(repr(v) if isinstance(v, str) and not v.strip() else str(v) for v in value)
     if isinstance(value, dict):
-        return "; ".join(f"{name} {_said(v)}" for name, v in value.items())
+        return "; ".join(f"{name} {_plain(v)}" for name, v in value.items())
     return str(value)

@@ -1,4 +1,4 @@
-"""What came of a sweep: figures of each point, comparisons on the same questions; its file."""
+"""Results of a sweep: statistics of each point, paired comparisons, and the results file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from langgraph_arbitrage.errors import DataError
@@ -20,13 +19,13 @@ from langgraph_arbitrage.evaluation.dataset import LeftOut, Task
 from langgraph_arbitrage.evaluation.points import ASSISTED, KINDS, Point
 from langgraph_arbitrage.evaluation.statistics import Bootstrap, Estimate, wilson
 
-__all__ = ["RESULTS", "VERSION", "Results", "load_results", "results_of"]
+__all__ = ["RESULTS", "VERSION", "Results", "load_results", "results_of", "save_results"]
 
 RESULTS = "results.json"
 FORMAT, VERSION = "langgraph_arbitrage evaluation", 1
 
 Results = dict[str, Any]
-"""Plain data, as its file has it; `docs/evaluation/README.md` describes it."""
+"""Content of the results file as plain data, documented in `docs/evaluation/README.md`."""
 
 
 def results_of(
@@ -37,15 +36,15 @@ def results_of(
     config: EvaluateConfig,
     about: Mapping[str, Any],
 ) -> Results:
-    """All figures of a sweep, over the questions that every point has answered.
+    """Compute all statistics of a sweep over the questions that every point has answered.
 
     Args:
-        points: What was measured.
-        tasks: What was asked.
-        left_out: What was not, and why.
-        answers: The lines of the answers' file.
-        config: How.
-        about: What the sweep's file says of it: models, data set, settings.
+        points: Points of the sweep.
+        tasks: Questions of the sweep.
+        left_out: Excluded questions.
+        answers: Records of the answers file.
+        config: Options of the sweep.
+        about: Header of the answers file: models, dataset, settings.
 
     Raises:
         DataError: No question has been answered at every point.
@@ -54,12 +53,14 @@ def results_of(
     for answer in answers:
         if answer["point"] in by_point:
             by_point[answer["point"]][answer["question"]] = answer
-    asked = [t for t in tasks if all(t.id in found for found in by_point.values())]
-    if not asked:
-        raise DataError("no question has been answered at every point yet: go on with the sweep")
-    boot = Bootstrap(len(asked), config.resamples, config.confidence)
+    answered = [t for t in tasks if all(t.id in done for done in by_point.values())]
+    if not answered:
+        raise DataError("no question has been answered at every point yet: continue the sweep")
+    boot = Bootstrap(len(answered), config.resamples, config.confidence)
     table = [
-        _figures(point, [by_point[point.key][task.id] for task in asked], asked, boot, config)
+        _statistics(
+            point, [by_point[point.key][task.id] for task in answered], answered, boot, config
+        )
         for point in points
     ]
     return {
@@ -73,9 +74,9 @@ def results_of(
         "questions": [
             {"id": t.id, "question": t.question, "reference": t.reference}
             | ({"learned": not t.problem.hard} if t.problem else {})
-            for t in asked
+            for t in answered
         ],
-        "unanswered": len(tasks) - len(asked),
+        "unanswered": len(tasks) - len(answered),
         "left out": [vars(one) for one in left_out],
         "points": table,
         **curves_of(table, boot, config.within),
@@ -90,14 +91,14 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _figures(
+def _statistics(
     point: Point,
     answers: Sequence[Mapping[str, Any]],
     tasks: Sequence[Task],
     boot: Bootstrap,
     config: EvaluateConfig,
 ) -> dict[str, Any]:
-    """Everything about one point."""
+    """Compute the statistics of one point."""
     n = len(answers)
     right = [int(a["right"]) for a in answers]
     timed = [a for a in answers if "seconds" in a]
@@ -106,7 +107,8 @@ def _figures(
     escalated = [step for step in steps if step["writer"] == "target"]
     known = [s for s in escalated if s["s_d"] is not None and s["s_t"] is not None]
     tokens = {
-        who: sum(a[f"{who}_tokens"] for a in timed) / n for who in ("draft", "target", "discarded")
+        kind: sum(a[f"{kind}_tokens"] for a in timed) / n
+        for kind in ("draft", "target", "discarded")
     }
     by_tokens = sum(s["tokens"] for s in escalated) / max(1, sum(s["tokens"] for s in steps))
     loop = point.kind != ASSISTED
@@ -130,12 +132,12 @@ def _figures(
             "median": _quantile(seconds, 0.5),
             "p95": _quantile(seconds, 0.95),
         },
-        "tokens": {who: round(count, 2) for who, count in tokens.items()},
+        "tokens": {kind: round(count, 2) for kind, count in tokens.items()},
         "steps": round(len(steps) / n, 3),
         "finish": dict(Counter(a["finish"] for a in timed)),
         "graded late": sum(bool(a.get("late")) for a in answers),
         "errors": [a["error"] for a in answers if "error" in a],
-        # One number a question, in the order of the questions: what comparisons are made of.
+        # One number per question, in the order of the questions, for paired comparisons.
         "each": {
             "right": right,
             "seconds": [round(s, 4) for s in seconds],
@@ -148,13 +150,13 @@ def _figures(
     }
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
+def _quantile(values: Sequence[float], q: float) -> float:
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
+    return ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]
 
 
 def save_results(results: Results, folder: Path) -> Path:
-    """Write them."""
+    """Write the results file and return its path."""
     path = folder / RESULTS
     path.write_text(json.dumps(results, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
@@ -164,31 +166,27 @@ def load_results(path: str | Path) -> Results:
     """Read a results file.
 
     Args:
-        path: The file, or the folder that holds it.
+        path: Path to the file, or to the folder that contains it.
 
     Raises:
-        DataError: It is not there, is no results file, or one of another version.
+        DataError: The file does not exist, is not a results file, or has another format version.
     """
     path = Path(path)
     path = path / RESULTS if path.is_dir() else path
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        results = None
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise DataError(
-            f"{path} is no results file: give the {RESULTS} that `arbitrage evaluate` wrote"
+            f"{path} is not a results file: pass the {RESULTS} written by `arbitrage evaluate`"
         )
-    if found.get("version") != VERSION:
+    if results.get("version") != VERSION:
         raise DataError(
-            f"{path} is of version {found.get('version')!r} and this program reads {VERSION}: make "
-            "it again with `arbitrage evaluate`, or read it with the program that wrote it"
+            f"{path} has format version {results.get('version')!r}, but this program reads version "
+            f"{VERSION}: run `arbitrage evaluate` again, or read the file with the program that "
+            "wrote it"
         )
-    return found
-
-
-def mean_seconds(point: Mapping[str, Any]) -> float:
-    """Mean seconds of a point."""
-    return fmean(point["each"]["seconds"])
+    return results

@@ -1,6 +1,6 @@
-"""Intervals from resampled questions, and what lies between two measured points of a curve.
+"""Bootstrap intervals over questions, and interpolation between the measured points of a curve.
 
-All comparisons are paired: the same questions are drawn for both sides.
+All comparisons are paired: both sides are resampled with the same questions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Bootstrap", "Estimate", "at_rate", "reached", "wilson"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its interval; None where it is not defined, as for a curve that ends before."""
+    """A number and its interval. None if undefined, for example beyond the end of a curve."""
 
     value: float | None
     low: float | None
@@ -31,12 +31,17 @@ class Estimate:
 
     @property
     def plain(self) -> list[float | None]:
-        """For JSON."""
+        """`[value, low, high]` for JSON, rounded to 6 digits."""
         return [None if v is None else round(v, 6) for v in (self.value, self.low, self.high)]
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share, which also holds near 0 and 1.
+    """Compute the Wilson interval of a proportion, which is valid near 0 and 1 too.
+
+    Args:
+        successes: Number of successes.
+        n: Number of trials.
+        confidence: Confidence level.
 
     Example:
         >>> [round(v, 3) for v in wilson(8, 10)]
@@ -45,20 +50,20 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     if n == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share, more = successes / n, z * z / n
-    middle = (share + more / 2) / (1 + more)
-    half = z / (1 + more) * math.sqrt(share * (1 - share) / n + more / (4 * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    p, correction = successes / n, z * z / n
+    center = (p + correction / 2) / (1 + correction)
+    half = z / (1 + correction) * math.sqrt(p * (1 - p) / n + correction / (4 * n))
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 class Bootstrap:
-    """Samples of the same questions for everything that is asked of it.
+    """Percentile bootstrap over questions. All its estimates use the same samples.
 
     Args:
-        n: Questions.
-        resamples: Samples.
-        confidence: Of the intervals: percentiles of the samples.
-        seed: Of what is drawn.
+        n: Number of questions.
+        resamples: Number of samples.
+        confidence: Confidence level of the intervals.
+        seed: Random seed.
     """
 
     def __init__(
@@ -74,13 +79,13 @@ class Bootstrap:
         self._ends = 100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2
 
     def means(self, values: Sequence[Sequence[float]]) -> tuple[Array, Array]:
-        """Means of several measures.
+        """Compute the means of several measures.
 
         Args:
-            values: For each measure, one number a question.
+            values: One number per measure and question, [measures, n].
 
         Returns:
-            The means [measures], and those of each sample [samples, measures].
+            The means [measures], and the means of each sample [samples, measures].
         """
         import numpy as np
 
@@ -88,10 +93,10 @@ class Bootstrap:
         return table.mean(0), self._weights @ table
 
     def estimate(self, value: float | None, samples: Any) -> Estimate:
-        """A value with the percentiles of its samples.
+        """Return a value with the interval of its samples.
 
-        A sample is nan where a curve does not reach so far: it counts as below everything, and an
-        end of the interval that falls on one is None.
+        A sample is nan if its curve does not reach the requested point. It sorts below all others,
+        and an end of the interval that falls on it is None.
         """
         import numpy as np
 
@@ -103,7 +108,7 @@ class Bootstrap:
         return Estimate(float(value), *ends)
 
     def difference(self, one: Sequence[float], other: Sequence[float]) -> Estimate:
-        """Mean of one minus mean of the other, on the same questions.
+        """Estimate the mean of `one` minus the mean of `other` on the same questions.
 
         Example:
             >>> Bootstrap(4).difference([1, 1, 1, 1], [0, 0, 0, 0])
@@ -113,7 +118,7 @@ class Bootstrap:
         return self.estimate(float(values[0] - values[1]), samples[:, 0] - samples[:, 1])
 
     def ratio(self, one: Sequence[float], other: Sequence[float]) -> Estimate:
-        """Mean of one over mean of the other, on the same questions."""
+        """Estimate the mean of `one` over the mean of `other` on the same questions."""
         values, samples = self.means([one, other])
         if not values[1]:
             return Estimate(None, None, None)
@@ -121,15 +126,15 @@ class Bootstrap:
 
 
 def reached(cost: Iterable[float], accuracy: Iterable[float], goal: float) -> float:
-    """Least cost at which a policy is as accurate as `goal`, along its curve; nan if it never is.
+    """Return the lowest cost at which a policy's curve reaches an accuracy; nan if it never does.
 
-    Between two thresholds the curve is straight: whoever tosses a coin for each question between
-    the two gets every point of the line.
+    The curve is linear between two thresholds, since choosing one of them at random for each
+    question reaches every point of the line.
 
     Args:
-        cost: Of each threshold, in any order.
-        accuracy: Of each threshold.
-        goal: The accuracy that is wanted.
+        cost: Cost of each threshold, in any order.
+        accuracy: Accuracy of each threshold.
+        goal: Accuracy to reach.
 
     Example:
         >>> reached([1.0, 2.0, 3.0], [0.5, 0.7, 0.6], 0.6), reached([1.0], [0.5], 0.6)
@@ -140,17 +145,22 @@ def reached(cost: Iterable[float], accuracy: Iterable[float], goal: float) -> fl
     for i, (c, a) in enumerate(order):
         if a < goal - 1e-12:
             continue
-        found = c
-        for before, less in order[:i]:
-            if less < goal and a > less:
-                share = (goal - less) / (a - less)
-                found = min(found, before + share * (c - before))
-        best = found if math.isnan(best) else min(best, found)
+        lowest = c
+        for cheaper, lower in order[:i]:
+            if lower < goal and a > lower:
+                weight = (goal - lower) / (a - lower)
+                lowest = min(lowest, cheaper + weight * (c - cheaper))
+        best = lowest if math.isnan(best) else min(best, lowest)
     return best
 
 
-def at_rate(rate: Iterable[float], accuracy: Iterable[float], wanted: float) -> float:
-    """Accuracy at an escalation rate, by a straight line between two thresholds; nan outside.
+def at_rate(rate: Iterable[float], accuracy: Iterable[float], query: float) -> float:
+    """Interpolate the accuracy at an escalation rate linearly; nan outside the measured rates.
+
+    Args:
+        rate: Escalation rate of each threshold, in any order.
+        accuracy: Accuracy of each threshold.
+        query: Escalation rate to interpolate at.
 
     Example:
         >>> round(at_rate([0.1, 0.3], [0.5, 0.7], 0.2), 3), at_rate([0.1, 0.3], [0.5, 0.7], 0.4)
@@ -158,6 +168,6 @@ def at_rate(rate: Iterable[float], accuracy: Iterable[float], wanted: float) -> 
     """
     order = sorted(zip(rate, accuracy, strict=True))
     for (low, a), (high, b) in pairwise(order):
-        if low <= wanted <= high:
-            return a if high == low else a + (wanted - low) / (high - low) * (b - a)
-    return order[0][1] if len(order) == 1 and order[0][0] == wanted else math.nan
+        if low <= query <= high:
+            return a if high == low else a + (query - low) / (high - low) * (b - a)
+    return order[0][1] if len(order) == 1 and order[0][0] == query else math.nan

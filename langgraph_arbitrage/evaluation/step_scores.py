@@ -1,4 +1,4 @@
-"""Scores of an answer's steps by a PRM or the exact checker, outside of the time that is told."""
+"""Score the steps of answers by a PRM or the exact checker, outside of the measured time."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["StepScores"]
 
 @dataclass
 class StepScores:
-    """Scores steps, and remembers a question's from one answer to the next.
+    """Scores steps. Caches the scores of a question across its answers.
 
     Args:
-        scorer: The PRM; `checker` for the exact checker; None scores nothing.
-        models: Those that the PRM is loaded by.
+        scorer: The PRM; `checker` for the exact checker; None for no scores.
+        models: Models that load the PRM.
     """
 
     scorer: StepScorer | Literal["checker"] | None
@@ -34,9 +34,13 @@ class StepScores:
     _graders: dict[tuple[str, bool], StepGrader] = field(default_factory=dict, init=False)
 
     async def add(self, task: Task, reply: Reply) -> None:
-        """Have the PRM score both steps, as far as both are known."""
+        """Add the scores `s_d` and `s_t` to the steps of an answer.
+
+        `s_d` stays None if the draft wrote no step, `s_t` if the target wrote none.
+        """
         drafted = any(row["writer"] == "draft" or row["draft"] for row in reply.steps)
-        # A scorer takes the first step that it hears of in a context for the draft's.
+        # A grader takes the first step that it scores in a context for the draft's, so answers
+        # without draft steps need a grader of their own.
         grader = self._grader(task, by_target=not drafted)
         if grader is None:
             return
@@ -51,7 +55,7 @@ class StepScores:
             context = StepContext((*context.texts, row["text"]), (*context.tags, int(by_target)))
 
     def forget(self, task: Task) -> None:
-        """Drop what is remembered of a question."""
+        """Drop the cached scores of a question."""
         for by_target in (False, True):
             self._graders.pop((task.id, by_target), None)
 

@@ -1,4 +1,4 @@
-"""Asks all questions at all points, and writes each answer as it comes: resumable at every one."""
+"""Answer all questions at all points and append each answer to a file. A sweep is resumable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from langgraph_arbitrage.evaluation.dataset import Dataset, LeftOut, Task
 from langgraph_arbitrage.evaluation.grading import Grader
 from langgraph_arbitrage.evaluation.layout import Layout
 from langgraph_arbitrage.evaluation.points import ASSISTED, Lineup, Point
-from langgraph_arbitrage.evaluation.reply import Answerer, GraphAnswerer, answered
+from langgraph_arbitrage.evaluation.reply import Answerer, GraphAnswerer, answer_async
 from langgraph_arbitrage.evaluation.step_scores import StepScores
 from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.models.identifiers import public_name
@@ -37,31 +37,36 @@ __all__ = ["Progress", "Sweep"]
 
 @dataclass
 class Progress:
-    """How far a sweep is."""
+    """Progress of a sweep."""
 
     total: int = 0
+    """Number of answers; 0 until the points are known."""
     done: int = 0
+    """Number of finished answers."""
     what: str = ""
+    """Description of the current activity."""
 
 
 @dataclass
 class Sweep:
-    """Questions, points, and the file that their answers go to.
+    """Answers the questions of a dataset at all points and records the answers in a file.
 
-    Used as a context: no other sweep can write the same file meanwhile.
+    Use it as a context manager, which locks the file against other sweeps. A sweep that was
+    interrupted resumes from the file.
 
     Args:
         dataset: The questions.
-        lineup: Models and judges.
-        config: How.
-        kinds: The policies.
-        explicit: Thresholds that were named, by policy.
-        folder: Where the answers go.
-        scorer: A PRM that scores the steps, outside of the time that is told; `checker` for the
-            exact checker of embedded problems; None leaves scores and wasted escalations unknown.
+        lineup: Models, router and PRM.
+        config: Options of the sweep.
+        kinds: Policies to evaluate.
+        explicit: Thresholds set by the user, by policy.
+        folder: Output folder.
+        scorer: PRM that scores the steps, outside of the measured time; `checker` for the exact
+            checker of embedded problems. Default: no scores, and wasted escalations are unknown.
+        tell: Callback for the progress.
 
     Raises:
-        DataError: The folder holds the answers of another sweep.
+        DataError: The folder contains the answers of another sweep.
     """
 
     dataset: Dataset
@@ -77,8 +82,8 @@ class Sweep:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._journal = JsonlFile(self.folder / ANSWERS)
-        self._journal.__enter__()
+        self._file = JsonlFile(self.folder / ANSWERS)
+        self._file.__enter__()
         self._done: set[tuple[str, str]] = set()
         self.resumed = 0
         self._progress = Progress()
@@ -92,12 +97,12 @@ class Sweep:
         try:
             self._begin()
         except BaseException:
-            self._journal.__exit__(None, None, None)
+            self._file.__exit__(None, None, None)
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._journal.__exit__(None, None, None)
+        self._file.__exit__(None, None, None)
         for answerer in self._answerers.values():
             answerer.close()
         self._models.close()
@@ -108,7 +113,7 @@ class Sweep:
 
     @property
     def header(self) -> Record:
-        """What tells this sweep from others: all that the answers depend on."""
+        """First line of the answers file: everything that the answers depend on."""
         settings, lineup = self.lineup.settings, self.lineup
         names = ("dtype", "temperature", "top_p", "top_k", "seed", "max_tokens", "max_steps")
         return {
@@ -133,88 +138,92 @@ class Sweep:
 
     @property
     def scored_by(self) -> str | None:
-        """Who scored the steps."""
+        """Name of the PRM that scores the steps, `checker`, or None."""
         if self.scorer is None or isinstance(self.scorer, str):
             return self.scorer
         return public_name(self.scorer.model)
 
     def _begin(self) -> None:
-        """Read what is there; refuse what belongs to another sweep."""
-        records = [entry.record for entry in self._journal.entries()]
+        """Load earlier answers of this sweep; raise if the file belongs to another sweep."""
+        records = [entry.record for entry in self._file.entries()]
         if records:
-            check_header(records[0], self.header, self._journal.path)
-        self._journal.repair()
+            check_header(records[0], self.header, self._file.path)
+        self._file.repair()
         if not records:
-            self._journal.append(self.header)
+            self._file.append(self.header)
         for record in records[1:]:
             if "points" in record:
                 self.points = [Point(**point) for point in record["points"]]
-                self.left_out = [LeftOut(**one) for one in record["left_out"]]
+                self.left_out = [LeftOut(**question) for question in record["left_out"]]
             else:
                 self._done.add((record["point"], record["question"]))
         self.resumed = len(self._done)
 
     def answers(self) -> list[Record]:
-        """All answers so far."""
-        return [e.record for e in self._journal.entries() if "question" in e.record]
+        """Return the records of all answers so far."""
+        return [e.record for e in self._file.entries() if "question" in e.record]
 
-    # --- asking --------------------------------------------------------------------------
+    # --- answering -----------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Lay out the thresholds, then ask what has not been asked.
+        """Choose the points, then answer the questions that have no answer yet.
 
         Raises:
             CheckpointError: A model cannot be loaded.
-            EngineError: A model fails.
+            EngineError: A model failed.
         """
         workers = ThreadPoolExecutor(self.config.concurrency + 2)
         asyncio.get_running_loop().set_default_executor(workers)
-        self._say("loading")
+        self._report("loading")
         await asyncio.to_thread(self._models.prepare, self.lineup.default("confidence"))
         if not self.points:
-            await self._lay_out()
+            await self._choose_points()
         tasks = self.tasks
         self._progress.total = len(tasks) * len(self.points)
         self._progress.done = self.resumed
         if self.resumed < self._progress.total:
             for point in self.points:
-                await self._warmed(point, tasks[0])
-        alone = self.config.concurrency == 1
-        for number, block in enumerate([[task] for task in tasks] if alone else [tasks]):
-            turn = number % len(self.points)
-            for point in [*self.points[turn:], *self.points[:turn]]:
-                await self._block(point, block)
+                await self._load(point, tasks[0])
+        # With one question at a time, all points answer a question before the next one, starting
+        # from another point each time, so that noise of the machine affects all points alike.
+        sequential = self.config.concurrency == 1
+        for number, block in enumerate([[task] for task in tasks] if sequential else [tasks]):
+            first = number % len(self.points)
+            for point in [*self.points[first:], *self.points[:first]]:
+                await self._answer_block(point, block)
             for task in block:
                 self._scores.forget(task)
 
     @property
     def tasks(self) -> list[Task]:
-        """The questions that all models can read."""
-        out = {one.question for one in self.left_out}
-        return [task for task in self.dataset.tasks if task.question not in out]
+        """The questions that fit into the context of all models."""
+        excluded = {question.question for question in self.left_out}
+        return [task for task in self.dataset.tasks if task.question not in excluded]
 
-    async def _block(self, point: Point, tasks: Sequence[Task]) -> None:
-        open_ = [task for task in tasks if (point.key, task.id) not in self._done]
-        if not open_:
+    async def _answer_block(self, point: Point, tasks: Sequence[Task]) -> None:
+        pending = [task for task in tasks if (point.key, task.id) not in self._done]
+        if not pending:
             return
-        self._say(point.title)
+        self._report(point.title)
         answerer = self._answerers[point.key]
 
-        async def one(task: Task) -> None:
+        async def answer(task: Task) -> None:
             if self.config.concurrency == 1:
-                await asyncio.to_thread(answerer.warm_up)  # nothing is found of the policy before
-            record = await self._record(point, answerer, task)
-            self._journal.append(record)
+                # Without this, a point would profit from the prefixes that another point cached.
+                await asyncio.to_thread(answerer.warm_up)
+            record = await self._answer_task(point, answerer, task)
+            self._file.append(record)
             self._done.add((point.key, task.id))
             self._progress.done += 1
-            self._say(point.title)
+            self._report(point.title)
 
-        await map_concurrently(open_, one, self.config.concurrency)
+        await map_concurrently(pending, answer, self.config.concurrency)
 
-    async def _record(self, point: Point, answerer: Answerer, task: Task) -> Record:
+    async def _answer_task(self, point: Point, answerer: Answerer, task: Task) -> Record:
+        """Answer and grade a question. Return the record for the answers file."""
         record: Record = {"point": point.key, "question": task.id}
         try:
-            reply = await answered(answerer, task.prompt)
+            reply = await answer_async(answerer, task.prompt)
         except (AnswerTimeoutError, ContextLengthError) as error:
             return record | {"right": False, "error": str(error)}
         if self._grader is None and task.problem is None:
@@ -235,39 +244,40 @@ class Sweep:
 
     # --- points --------------------------------------------------------------------------
 
-    async def _lay_out(self) -> None:
-        """Find which questions can be read, and the thresholds, on the first of them."""
-        layout = Layout(self.lineup, self.config, self.explicit, self._settings, self._say)
+    async def _choose_points(self) -> None:
+        """Exclude the questions that do not fit the models, and choose the points."""
+        layout = Layout(self.lineup, self.config, self.explicit, self._settings, self._report)
         for kind in self.kinds:
             if kind != ASSISTED:
                 await asyncio.to_thread(self._models.scorer_engines, self.lineup.default(kind))
         self.left_out = await layout.left_out(self.dataset.tasks)
         if not self.tasks:
             raise DataError(
-                f"no question of {self.dataset.name} fits the models: {self.left_out[0].reason}"
+                f"no question of {self.dataset.name} fits the context of the models: "
+                f"{self.left_out[0].reason}"
             )
         for kind in self.kinds:
             self.points += await layout.points(kind, self.tasks)
-        self._journal.append(
+        self._file.append(
             {
                 "points": [vars(point) for point in self.points],
-                "left_out": [vars(one) for one in self.left_out],
+                "left_out": [vars(question) for question in self.left_out],
             }
         )
 
-    async def _warmed(self, point: Point, task: Task) -> None:
-        """The point's answerer, its models loaded and its code run once."""
+    async def _load(self, point: Point, task: Task) -> None:
+        """Create the answerer of a point, load its models, and run it once untimed."""
         if point.kind == ASSISTED:
             from langgraph_arbitrage.evaluation.assisted import AssistedAnswerer
 
-            made: Answerer = AssistedAnswerer(self._settings)
+            answerer: Answerer = AssistedAnswerer(self._settings)
         else:
-            made = GraphAnswerer(Runner(self._settings.under(self.lineup.policy(point))))
-        self._say(f"loading {point.title}")
-        await asyncio.to_thread(made.warm_up)
-        await answered(made, task.prompt)
-        self._answerers[point.key] = made
+            answerer = GraphAnswerer(Runner(self._settings.under(self.lineup.policy(point))))
+        self._report(f"loading {point.title}")
+        await asyncio.to_thread(answerer.warm_up)
+        await answer_async(answerer, task.prompt)
+        self._answerers[point.key] = answerer
 
-    def _say(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         self._progress.what = what
         self.tell(self._progress)

@@ -1,4 +1,4 @@
-"""The figures as tables: a CSV of all points, and what the terminal shows."""
+"""Write the points of a sweep as CSV and render tables for the terminal."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["POINTS", "headlines", "points_table", "save_points"]
 
 POINTS = "points.csv"
-NOTHING = 0.05
-"""Accuracy below which speed-ups at equal accuracy say nothing."""
+MIN_ACCURACY = 0.05
+"""Accuracy below which speed-ups at equal accuracy are meaningless."""
 
 Results = Mapping[str, Any]
 
@@ -44,28 +44,28 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "errors": lambda p: len(p["errors"]),
     "graded_late": lambda p: p["graded late"],
 }
-"""Columns of the CSV; tokens and steps are means a question, shares are from 0 to 1."""
+"""Columns of the CSV. Tokens and steps are means per question; rates are from 0 to 1."""
 
 
 def save_points(results: Results, folder: Path) -> Path:
-    """The CSV."""
+    """Write the CSV file and return its path."""
     path = folder / POINTS
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for point in results["points"]:
-            cells = [find(point) for find in COLUMNS.values()]
+            cells = [value_of(point) for value_of in COLUMNS.values()]
             writer.writerow([f"{c:.6g}" if isinstance(c, float) else c for c in cells])
     return path
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share for readers."""
+    """Format a fraction as a percentage; an en dash for None."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def interval(values: Any, scale: float = 1, digits: int = 2, unit: str = "") -> str:
-    """A number and its interval for readers."""
+    """Format `[value, low, high]`. An undefined end of the interval is shown as an ellipsis."""
     value, low, high = values
     if value is None:
         return "not reached"
@@ -74,26 +74,27 @@ def interval(values: Any, scale: float = 1, digits: int = 2, unit: str = "") -> 
 
 
 def headlines(results: Results) -> list[str]:
-    """What the sweep says in a few sentences."""
-    if all(p["accuracy"][0] < NOTHING for p in results["points"]):
-        return ["Next to nothing is right at any point: these models cannot do this task."]
+    """Summarize the sweep in a sentence; empty if there is no target to compare with."""
+    if all(p["accuracy"][0] < MIN_ACCURACY for p in results["points"]):
+        accuracy = f"Accuracy is below {MIN_ACCURACY:.0%} at every point"
+        return [f"{accuracy}: these models cannot solve this task."]
     within = results["within"]
-    about = f"within {100 * within:g} point{'s' * (within != 0.01)} of the target's accuracy"
-    told = []
+    points = f"{100 * within:g} percentage point{'s' * (within != 0.01)}"
+    speed_ups = []
     for row in results["speed-up at equal accuracy"]:
         at = row["at"][f"{within:g}"]
         if at[0] is not None and row["kind"] not in ("draft", "oracle", "exact"):
-            told.append(f"{KINDS[row['kind']].title} {interval(at, unit='×')}")
-    lines = []
-    if told:
-        lines.append(f"Speed-up over the target alone, {about}: {'; '.join(told)}.")
-    elif any(p["kind"] == "target" for p in results["points"]):
-        lines.append(f"No policy comes {about}.")
-    return lines
+            speed_ups.append(f"{KINDS[row['kind']].title} {interval(at, unit='×')}")
+    if speed_ups:
+        head = f"Speed-up over the target alone, within {points} of its accuracy"
+        return [f"{head}: {'; '.join(speed_ups)}."]
+    if any(p["kind"] == "target" for p in results["points"]):
+        return [f"No policy is within {points} of the target's accuracy."]
+    return []
 
 
 def points_table(results: Results) -> Table:
-    """All points, for the terminal."""
+    """Render all points for the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -101,14 +102,14 @@ def points_table(results: Results) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
         title=f"{n:,} questions of {results['about']['dataset']}",
-        caption=f"accuracy with its {level:.0%} interval; * the policy's own default; escalated: "
-        "share of the steps; seconds a question",
+        caption=f"accuracy with {level:.0%} interval; * default threshold of the policy; "
+        "escalated: fraction of the steps; mean, median and p95: seconds per question",
         caption_justify="left",
         padding=(0, 0, 0, 1),
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    heads = ("accuracy", "from–to", "escalated", "wasted", "mean s", "median", "95th")
+    heads = ("accuracy", "interval", "escalated", "wasted", "mean s", "median", "p95")
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for p in results["points"]:

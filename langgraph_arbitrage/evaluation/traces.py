@@ -1,4 +1,4 @@
-"""Answers step by step, packed for the report: texts that repeat are kept once."""
+"""Pack the steps of answers for the report. Repeated texts are stored once."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ __all__ = ["packed"]
 def packed(
     results: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], count: int
 ) -> dict[str, Any]:
-    """The answers of so many questions, those on which the points differ most first.
+    """Pack the answers to the questions on which the points differ most.
 
     Args:
-        results: Of the sweep.
-        answers: The lines of its file.
-        count: How many questions.
+        results: Results of the sweep.
+        answers: Records of its answers file.
+        count: Maximum number of questions.
 
     Returns:
-        Plain data for the page's script: points, and questions with their answers by point.
+        Plain data for the script of the page: points, and questions with one answer per point.
     """
     points = [p["key"] for p in results["points"]]
-    asked = results["questions"]
+    questions = results["questions"]
     right = [p["each"]["right"] for p in results["points"]]
     differing = [min(sum(column), len(column) - sum(column)) for column in zip(*right, strict=True)]
-    order = sorted(range(len(asked)), key=lambda i: (-differing[i], i))
+    order = sorted(range(len(questions)), key=lambda i: (-differing[i], i))
     shown = sorted(order[:count])
-    wanted = {asked[i]["id"]: {} for i in shown}  # type: ignore[var-annotated]
+    by_question: dict[str, dict[str, Any]] = {questions[i]["id"]: {} for i in shown}
     for answer in answers:
-        if answer["question"] in wanted and answer["point"] in points:
-            wanted[answer["question"]][answer["point"]] = answer
+        if answer["question"] in by_question and answer["point"] in points:
+            by_question[answer["question"]][answer["point"]] = answer
     return {
         "points": [{name: p[name] for name in ("key", "title", "kind")} for p in results["points"]],
         "questions": [
-            _question(i, asked[i], [wanted[asked[i]["id"]].get(key) for key in points])
+            _question(i, questions[i], [by_question[questions[i]["id"]].get(key) for key in points])
             for i in shown
         ],
     }
@@ -45,7 +45,7 @@ def _question(
 ) -> dict[str, Any]:
     texts: dict[str, int] = {}
 
-    def number(text: str | None) -> int | None:
+    def text_index(text: str | None) -> int | None:
         return None if text is None else texts.setdefault(text, len(texts))
 
     rows = [
@@ -57,11 +57,11 @@ def _question(
             [
                 [
                     int(s["writer"] != "draft"),
-                    number(s["text"].strip()),
+                    text_index(s["text"].strip()),
                     None if s["score"] is None else round(s["score"], 3),
                     s["s_d"],
                     s["s_t"],
-                    number(s["draft"] and s["draft"].strip()),
+                    text_index(s["draft"] and s["draft"].strip()),
                     s["tokens"],
                     round(1e3 * s["seconds"]),
                 ]

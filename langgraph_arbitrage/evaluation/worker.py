@@ -1,4 +1,7 @@
-"""The grading process: a line of JSON in, a line out. Who started it ends it when it is late."""
+"""The grading process: reads a JSON request per line and writes a JSON response per line.
+
+The parent process kills it if a response is late.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,30 @@ from langgraph_arbitrage.evaluation.equality import equal, kind_of
 __all__ = ["main"]
 
 MEMORY = 4 << 30
-"""Bytes of address space that an expression may make this process take."""
+"""Maximum address space of the process in bytes. Some expressions would take all memory."""
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Serve requests until the input ends."""
     logging.disable(logging.CRITICAL)
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not everywhere
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not on every platform
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    sys.stdout = sys.stderr  # nobody else's words come between the answers
+    sys.stdout = sys.stderr  # libraries that print must not corrupt the responses
     out.write("ready\n")
     out.flush()
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
-            if "answer" in asked:
-                found: object = equal(asked["answer"], asked["reference"])
+            if "answer" in request:
+                response: object = equal(request["answer"], request["reference"])
             else:
-                found = kind_of(asked["reference"])
-        except (Exception, RecursionError, MemoryError):  # sympy's own, of any kind
-            found = False if "answer" in asked else "unreadable"
-        out.write(json.dumps(found) + "\n")
+                response = kind_of(request["reference"])
+        except (Exception, RecursionError, MemoryError):  # sympy raises errors of any kind
+            response = False if "answer" in request else "unreadable"
+        out.write(json.dumps(response) + "\n")
         out.flush()
 
 

@@ -49,7 +49,7 @@ class Generation:
     @property
     def thinking(self) -> ThinkingBudget:
         """The limit of this run's thinking."""
-        return ThinkingBudget(self.models, self.roles, self.settings.max_thinking_tokens)
+        return ThinkingBudget(self.models, self.roles, self.settings)
 
     @cached_property
     def defaults(self) -> GenerationDefaults:
@@ -173,7 +173,7 @@ class Generation:
     def parser(self, steps: Sequence[StepRecord], tools: Sequence[Tool]) -> Parser:
         """A parser for the whole answer that begins with these steps."""
         first = vocabulary_owner(steps[0]["writer"]) if steps else self.roles[0]
-        return self.models.parser([first, *self.roles], tools)
+        return self.models.parser([first, *self.roles], tools, self.settings)
 
     def invalid_call(self, state: ArbitrageState) -> str | None:
         """Why a tool call in the draft's step is invalid; None if none is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ class Models:
 
     def engine(self, role: Writer) -> Engine:
         """The engine of the draft or the target. Its weights load at its first request."""
-        return self._acquire(self._spec(role))
+        return self._acquire(self.spec(role))
 
     def scorer_engine(self, model: str, kind: str) -> Engine:
         """The engine of a scorer."""
@@ -87,16 +88,21 @@ class Models:
             )
         )
 
-    def scorer_call(self, request: ScorerRequest) -> EngineCall:
+    def scorer_call(self, request: ScorerRequest, question: str) -> EngineCall:
         """The engine call for a request to a scorer.
 
-        If the text does not fit the scorer's context, the first steps are left out: it reads the
-        question and the last part of the answer.
+        Special tokens in the question are read as ordinary text. If the text does not fit the
+        scorer's context, the first steps are left out: it reads the question and the last part of
+        the answer.
         """
         from langgraph_arbitrage.engine import ScoreRequest
 
         engine = self.scorer_engine(request.model, request.kind)
-        pieces = piece_ids(engine.tokenizer, request.pieces)
+        texts = list(request.pieces)
+        if engine.tokenizer.control_tokens.find(question):
+            escaped = engine.tokenizer.control_tokens.escape(question)
+            texts = [text.replace(question, escaped) for text in texts]
+        pieces = piece_ids(engine.tokenizer, texts)
         if engine.context is not None:
             pieces = _fitting(pieces, request.scored, engine.context)
         choices: tuple[int, ...] = ()
@@ -140,7 +146,8 @@ class Models:
             self._run_settings = found = values, RunSettings.of(self.settings)
         return found[1]
 
-    def _spec(self, role: Writer) -> ModelSpec:
+    def spec(self, role: Writer) -> ModelSpec:
+        """The model of the draft or the target and how it is loaded."""
         from langgraph_arbitrage.engine import ModelSpec
 
         s = self.settings
@@ -205,7 +212,7 @@ class Models:
         if found is None:
             from langgraph_arbitrage.models.fingerprint import fingerprint
 
-            spec = self._spec(role)
+            spec = self.spec(role)
             found = ModelIdentity(path=spec.path, digest=fingerprint(spec))
             self._identities[role] = found
         return found
@@ -248,7 +255,7 @@ class Models:
         """A writer's tokenizer. The model itself need not be loaded."""
         from langgraph_arbitrage.engine import load_tokenizer
 
-        spec = self._spec(role)
+        spec = self.spec(role)
         found = self._tokenizers.get(spec)
         if found is None:
             found = self._tokenizers[spec] = load_tokenizer(spec)
@@ -259,14 +266,19 @@ class Models:
         """True if draft and target have one vocabulary."""
         return self.tokenizer("draft").shares_vocabulary(self.tokenizer("target"))
 
-    def template(self, role: Writer) -> Template:
-        """What a writer's chat template can render."""
-        return template_of(self.tokenizer(role))
+    def template(self, role: Writer, settings: RunOptions) -> Template:
+        """What a writer's chat template can render, with the variables that a run sets."""
+        found = template_of(
+            self.tokenizer(role).with_template_kwargs(settings.template_kwargs(role))
+        )
+        if settings.continue_final_message and found.opening_mark:
+            return replace(found, opening_mark=None)  # the prompt ends within the answer
+        return found
 
     def render_prompts(
         self,
         messages: Sequence[BaseMessage],
-        policy: Policy,
+        settings: RunSettings,
         also: Sequence[Writer] = (),
         response_format: ResponseFormat = FREE_TEXT,
     ) -> dict[str, list[int]]:
@@ -274,21 +286,29 @@ class Models:
 
         Args:
             messages: The conversation.
-            policy: Its writers, and always the target, are rendered for.
+            settings: The run's. Its policy's writers, and always the target, are rendered for.
             also: Further roles.
             response_format: Tools and format of the answer.
 
         Raises:
             ContextLengthError: The conversation does not fit a model that the policy uses.
             ChatTemplateError: A model has no template, or its template refuses the conversation.
+            MessageError: A text contains a special token that is refused.
             SettingsError: The policy does not fit the pair.
         """
+        policy = settings.policy
         self.scorer_engines(policy)
         plain = template_messages(messages)
         # Usage is counted by the target's tokenizer, whichever model writes.
         roles: set[Writer] = {*self.roles(policy), *also, "target"}
         found: dict[str, list[int]] = {
-            role: self.template(role).render(plain, response_format.tools, response_format.note)
+            role: self.template(role, settings).render(
+                plain,
+                response_format.tools,
+                response_format.note,
+                settings.special_tokens_in_text,
+                settings.continue_final_message,
+            )
             for role in sorted(roles)
         }
         for role in self.roles(policy):
@@ -304,7 +324,7 @@ class Models:
         return found
 
     def output_constraints(
-        self, response_format: ResponseFormat, roles: Sequence[Writer]
+        self, response_format: ResponseFormat, roles: Sequence[Writer], settings: RunSettings
     ) -> OutputConstraints:
         """The response format for each of these writers; its grammars are compiled once.
 
@@ -313,16 +333,19 @@ class Models:
             MissingExtraError: The format needs a grammar, and llguidance is not installed.
         """
         constraints = response_format.constraints(
-            {role: self.template(role) for role in roles},
+            {role: self.template(role, settings) for role in roles},
             lambda role: self.engine(role).grammar_marks(),  # type: ignore[arg-type]
         )
         for role, grammar in constraints["grammars"].items():
             self.engine(role).check_grammar(grammar)  # type: ignore[arg-type]
         return constraints
 
-    def parser(self, writers: Sequence[Writer], tools: Sequence[Tool]) -> Parser:
+    def parser(
+        self, writers: Sequence[Writer], tools: Sequence[Tool], settings: RunSettings
+    ) -> Parser:
         """The parser of an answer by these writers, that of the first step first."""
-        return answer_parser([self.template(role) for role in dict.fromkeys(writers)], tools)
+        templates = [self.template(role, settings) for role in dict.fromkeys(writers)]
+        return answer_parser(templates, tools)
 
     def input_ids(
         self, role: Writer, prompts: Mapping[str, list[int]], steps: Sequence[StepRecord]

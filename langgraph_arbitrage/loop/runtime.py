@@ -237,9 +237,11 @@ class Run:
         response_format = self._response_format(state)
         roles = self.generation.roles
         prompts = self.models.render_prompts(
-            state["messages"], self.policy, also=roles, response_format=response_format
+            state["messages"], self.settings, also=roles, response_format=response_format
         )
-        constraints: OutputConstraints = self.models.output_constraints(response_format, roles)
+        constraints: OutputConstraints = self.models.output_constraints(
+            response_format, roles, self.settings
+        )
         return {
             "prompts": prompts,
             "models": self.identities(prompts),

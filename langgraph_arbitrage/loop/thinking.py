@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from langgraph_arbitrage.config.run_settings import RunSettings
 from langgraph_arbitrage.loop.answer_state import joined_text
 from langgraph_arbitrage.loop.models import Models, vocabulary_owner
 from langgraph_arbitrage.policies import Writer
+from langgraph_arbitrage.prompts.chat_template import Template
 from langgraph_arbitrage.state import StepRecord
 from langgraph_arbitrage.tools.parser import THINKING, open_thinking
 
@@ -19,20 +21,21 @@ class ThinkingBudget:
     Args:
         models: The models.
         roles: The writers of the run.
-        limit: Maximum tokens of thinking; None for no limit.
+        settings: The run's settings.
     """
 
-    def __init__(self, models: Models, roles: Sequence[Writer], limit: int | None) -> None:
+    def __init__(self, models: Models, roles: Sequence[Writer], settings: RunSettings) -> None:
         self._models = models
         self._roles = roles
-        self._limit = limit
+        self._settings = settings
+        self._limit = settings.max_thinking_tokens
 
     def tokens_left(self, steps: Sequence[StepRecord]) -> int | None:
         """Maximum tokens of the next step, if it may be thinking; else None."""
         if self._limit is None:
             return None
-        templates = [self._models.template(role) for role in self._roles]
-        begins = not steps and any(template.thinks for template in templates)
+        templates = [self._models.template(role, self._settings) for role in self._roles]
+        begins = not steps and any(template.supports_thinking for template in templates)
         if not begins and self._open_mark(steps) is None:
             return None
         return max(1, self._limit - sum(len(s["ids"]) for s in steps))
@@ -63,7 +66,7 @@ class ThinkingBudget:
 
     def count(self, steps: Sequence[StepRecord]) -> int:
         """Tokens of the answer up to the end of its thinking, by the target's tokenizer."""
-        opened = self._models.template(self._first_writer(steps)).opened if steps else None
+        opened = self._template(steps).opening_mark if steps else None
         tokenizer = self._models.tokenizer("target")
         total, text = 0, ""
         for step in steps:
@@ -82,8 +85,12 @@ class ThinkingBudget:
 
     def _open_mark(self, steps: Sequence[StepRecord]) -> str | None:
         """The mark that would close the thinking at the end of the answer; None outside of it."""
-        opened = self._models.template(self._first_writer(steps)).opened
+        opened = self._template(steps).opening_mark
         return open_thinking(joined_text(steps), opened)
+
+    def _template(self, steps: Sequence[StepRecord]) -> Template:
+        """The chat template that the answer began with."""
+        return self._models.template(self._first_writer(steps), self._settings)
 
     def _first_writer(self, steps: Sequence[StepRecord]) -> Writer:
         return vocabulary_owner(steps[0]["writer"]) if steps else self._roles[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from langgraph_arbitrage.errors import CheckpointError, NotEnoughMemoryError, Se
 from langgraph_arbitrage.models import memory
 from langgraph_arbitrage.models.context import declared_context
 from langgraph_arbitrage.models.generation_config import generation_defaults
+from langgraph_arbitrage.models.gguf import (
+    check_gguf,
+    gguf_parameters,
+    is_gguf,
+    pretrained_source,
+)
 from langgraph_arbitrage.models.quantization import bits_per_weight
 from langgraph_arbitrage.models.safetensors import NAMES, shard_files, tensor_bytes, tensor_shapes
 from langgraph_arbitrage.models.spec import ModelSpec
@@ -40,8 +47,9 @@ UNQUANTIZED = ("embed", "lm_head", "wte", "wpe", "score")
 
 def read_config(spec: ModelSpec) -> PreTrainedConfig:
     """Read the checkpoint's config. Raises the errors of transformers."""
+    path, gguf = pretrained_source(spec.path)
     config: PreTrainedConfig = AutoConfig.from_pretrained(
-        spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        path, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **gguf
     )
     return config
 
@@ -52,6 +60,9 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
     Raises:
         CheckpointError: The path is not a checkpoint, or it has no safetensors weights.
     """
+    if is_gguf(spec.path):
+        check_gguf(spec.path)
+        return _read_gguf_config(spec)
     local = Path(spec.path)
     if local.exists() and not (local / "config.json").is_file():
         raise CheckpointError(
@@ -79,6 +90,13 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
             "and are never loaded. Convert them with `model.save_pretrained(folder)`."
         )
     return config
+
+
+def _read_gguf_config(spec: ModelSpec) -> PreTrainedConfig:
+    try:
+        return read_config(spec)
+    except (OSError, ValueError, LookupError, RuntimeError, struct.error) as error:
+        raise CheckpointError(f"{spec.path} cannot be read as a GGUF model: {error}") from error
 
 
 def choose_device(spec: ModelSpec) -> torch.device:
@@ -147,6 +165,8 @@ def weight_bytes(spec: ModelSpec, dtype: torch.dtype) -> int | None:
     Returns:
         The size, or None if the files are not on this machine or the quantized size is unknown.
     """
+    if is_gguf(spec.path):
+        return gguf_parameters(spec.path) * dtype.itemsize
     files = local_weights(spec)
     sizes = tensor_bytes(files, dtype.itemsize)
     quantization = spec.model_kwargs.get("quantization_config")
@@ -162,6 +182,8 @@ def weight_bytes(spec: ModelSpec, dtype: torch.dtype) -> int | None:
 
 def local_weights(spec: ModelSpec) -> list[Path]:
     """Return the checkpoint's safetensors files that are on this machine."""
+    if is_gguf(spec.path):
+        return []
     for name in NAMES:
         if Path(spec.path).exists():
             path = Path(spec.path) / name

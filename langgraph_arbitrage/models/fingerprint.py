@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from langgraph_arbitrage.models.checkpoint import local_weights
+from langgraph_arbitrage.models.gguf import is_gguf
 from langgraph_arbitrage.models.spec import ModelSpec
 from langgraph_arbitrage.remote.address import parse_address
 
@@ -26,6 +27,8 @@ def fingerprint(spec: ModelSpec) -> str:
         16 hexadecimal digits, or an empty string if the weights are not on this machine.
     """
     weights = [] if parse_address(spec.path) else local_weights(spec)
+    if is_gguf(spec.path):
+        weights = [Path(spec.path)]
     if not weights:
         return ""
     digest = hashlib.blake2b(digest_size=8)

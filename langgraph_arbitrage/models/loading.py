@@ -29,6 +29,7 @@ from langgraph_arbitrage.models.checkpoint import (
     read_config,
     weight_bytes,
 )
+from langgraph_arbitrage.models.gguf import pretrained_source
 from langgraph_arbitrage.models.heads import HEADS, read_head
 from langgraph_arbitrage.models.quantization import is_quantized
 from langgraph_arbitrage.models.spec import Kind, ModelSpec
@@ -70,7 +71,8 @@ def _load(spec: ModelSpec) -> PreTrainedModel:
     device = choose_device(spec)
     dtype = choose_dtype(spec, device)
     check_memory(spec, device, dtype)
-    kwargs = dict(spec.model_kwargs)
+    path, gguf = pretrained_source(spec.path)
+    kwargs = dict(spec.model_kwargs) | gguf
     is_small = (weight_bytes(spec, dtype) or PROGRESS_BAR_FROM) < PROGRESS_BAR_FROM
     # With a head of `HEADS`, transformers warns of a missing head, which is replaced below.
     with _quiet(hide_bar=is_small, hide_warnings=spec.kind in HEADS):
@@ -78,11 +80,11 @@ def _load(spec: ModelSpec) -> PreTrainedModel:
             if is_quantized(spec, read_config(spec)):
                 kwargs.setdefault("device_map", {"": device})  # some cannot be moved after loading
             model, info = AUTO_CLASSES[spec.kind].from_pretrained(  # type: ignore[attr-defined]
-                spec.path,
+                path,
                 revision=spec.revision,
                 dtype=dtype,
                 trust_remote_code=spec.trust_remote_code,
-                use_safetensors=True,
+                use_safetensors=None if gguf else True,
                 output_loading_info=True,
                 key_mapping=WRAPPER_PREFIX if spec.kind in HEADS else None,
                 **kwargs,

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from langgraph_arbitrage.errors import MissingExtraError
 from langgraph_arbitrage.models.spec import ModelSpec
 
-__all__ = ["bits_per_weight", "check_quantization", "is_quantized"]
+__all__ = ["bits_per_weight", "check_quantization", "checkpoint_bits", "is_quantized"]
 
 PACKAGES: dict[str, tuple[str, str]] = {
     "bitsandbytes": ("bitsandbytes", "pip install 'langgraph-arbitrage[quantized]'"),
@@ -27,6 +27,9 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "quanto": ("optimum", "pip install optimum-quanto"),
 }
 """Required module and install command by quantization method. Transformers checks other methods."""
+
+_STORED_BITS = {"mxfp4": 4.25, "fp8": 8.0, "fbgemm_fp8": 8.0, "bitnet": 2.0}
+"""Bits per weight of methods that store weights in one size."""
 
 
 def check_quantization(spec: ModelSpec, config: PreTrainedConfig) -> None:
@@ -65,6 +68,18 @@ def bits_per_weight(quantization: Any) -> float | None:
             return 4
         return 8 if _get(quantization, "load_in_8bit") else None
     return None
+
+
+def checkpoint_bits(spec: ModelSpec, config: PreTrainedConfig) -> float | None:
+    """Bits per quantized weight of a model, by its spec or its checkpoint; None if not quantized.
+
+    A method whose size the config does not say counts as 8 bits.
+    """
+    quantization = _quantization_config(spec, config)
+    if quantization is None:
+        return None
+    known = bits_per_weight(quantization) or _get(quantization, "bits")
+    return float(known) if known else _STORED_BITS.get(_method(quantization), 8.0)
 
 
 def _quantization_config(spec: ModelSpec, config: PreTrainedConfig) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -11,10 +12,13 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from langgraph_arbitrage.errors import ChatTemplateError, CheckpointError
+from langgraph_arbitrage.errors import ChatTemplateError, CheckpointError, MessageError
+from langgraph_arbitrage.models.gguf import pretrained_source
 from langgraph_arbitrage.models.spec import ModelSpec
+from langgraph_arbitrage.models.special_tokens import ControlTokens
 from langgraph_arbitrage.remote.address import parse_address
 from langgraph_arbitrage.utils.fork_lock import ForkLock
+from langgraph_arbitrage.utils.text import is_valid_text
 
 __all__ = ["Tokenizer", "load_tokenizer"]
 
@@ -45,11 +49,31 @@ class Tokenizer:
         self.name = name
         # Conversations with tools use the template named "tool_use", if there is one.
         self.chat_template, self._tool_template = _templates(hf, name, chat_template)
+        self.template_kwargs: dict[str, Any] = {}
+        """Variables for the chat template."""
+        self._variants: dict[str, Tokenizer] = {}
+        self._shared: dict[str, ControlTokens] = {}  # by the variants too
         # A fast tokenizer raises "Already borrowed" if two threads encode at the same time.
         self._lock = ForkLock()
         if hf.is_fast:  # tokenizer.json may enable these, and `_encode` bypasses transformers
             hf.backend_tokenizer.no_truncation()
             hf.backend_tokenizer.no_padding()
+
+    def with_template_kwargs(self, kwargs: Mapping[str, Any]) -> Tokenizer:
+        """The same tokenizer with variables for its chat template, such as `enable_thinking`.
+
+        Args:
+            kwargs: Variables of the template. Equal ones give the same object.
+        """
+        if not kwargs:
+            return self
+        key = json.dumps(kwargs, sort_keys=True, default=str)
+        found = self._variants.get(key)
+        if found is None:
+            found = copy(self)
+            found.template_kwargs = dict(kwargs)
+            found = self._variants.setdefault(key, found)
+        return found
 
     def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         """Render a conversation as token ids, up to the start of the assistant's answer.
@@ -84,7 +108,7 @@ class Tokenizer:
                     [dict(m) for m in messages],
                     chat_template=(options.get("tools") and self._tool_template)
                     or self.chat_template,
-                    **{"add_generation_prompt": True} | options,
+                    **{"add_generation_prompt": True} | self.template_kwargs | options,
                 )
         # A template is a program in the checkpoint, which may raise any of these.
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
@@ -143,6 +167,13 @@ class Tokenizer:
         return self._encode(text)
 
     def _encode(self, text: str) -> list[int]:
+        if not is_valid_text(text):
+            raise MessageError(
+                "the text contains half of a surrogate pair, which no UTF-8 text may contain. "
+                "Remove it, for example with text.encode('utf-8', 'replace').decode()"
+            )
+        if ControlTokens.has_placeholder(text):
+            return self.control_tokens.encode(text)
         with self._lock:
             if self.hf.is_fast:  # transformers encodes a batch of one, which takes 5 times as long
                 ids: list[int] = self.hf.backend_tokenizer.encode(
@@ -221,6 +252,30 @@ class Tokenizer:
     def _special_tokens(self) -> dict[int, str]:
         added = self.hf.added_tokens_decoder
         return {token: str(added[token]) for token in self.hf.all_special_ids if token in added}
+
+    @property
+    def control_tokens(self) -> ControlTokens:
+        """The tokens that structure a conversation: special tokens, and those in its template.
+
+        Raises:
+            CheckpointError: The tokenizer is not a fast one.
+        """
+        found = self._shared.get("control_tokens")
+        if found is None:
+            if not self.hf.is_fast:
+                raise CheckpointError(
+                    f"The tokenizer of {self.name} has no fast version, so special tokens in the "
+                    'text cannot be escaped. Set special_tokens_in_text to "allow" or "refuse".'
+                )
+            templates = "\n".join(filter(None, (self.chat_template, self._tool_template)))
+            names = frozenset(
+                str(token)
+                for token in self.hf.added_tokens_decoder.values()
+                if token.special or str(token) in templates or str(token) in MARKERS
+            )
+            found = ControlTokens(self.hf.backend_tokenizer, names)
+            self._shared["control_tokens"] = found
+        return found
 
     @cached_property
     def visible_ids(self) -> frozenset[int]:
@@ -312,14 +367,17 @@ def load_tokenizer(spec: ModelSpec) -> Tokenizer:
 @lru_cache(maxsize=64)
 def _load(spec: ModelSpec) -> Tokenizer:
     try:
-        declared = get_tokenizer_config(spec.path, revision=spec.revision).get("tokenizer_class")
+        path, gguf = pretrained_source(spec.path)
+        declared = None
+        if not gguf:
+            declared = get_tokenizer_config(path, revision=spec.revision).get("tokenizer_class")
         # AutoTokenizer chooses a class by architecture for some models (Qwen2), which may encode
         # text differently from the checkpoint's own tokenizer.json.
         tokenizer_class: Any = (
             PreTrainedTokenizerFast if declared in GENERIC_CLASSES else AutoTokenizer
         )
         hf = tokenizer_class.from_pretrained(
-            spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            path, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **gguf
         )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"The tokenizer of {spec.path} cannot be loaded: {error}") from error

@@ -1,19 +1,24 @@
-"""What a pair of models costs on a machine, what it could cost, and whether the loop pays.
+"""Measure a pair of models on this machine and forecast whether the loop pays.
 
-`device` measures the machine, `costs` the models through the engine, `walk` what they do to each
-other's steps; `forecast` is arithmetic on these, `bench` puts them together for `arbitrage bench`,
-and `report` is what comes of it. Only `bench`, with what it measures by, needs torch.
+- `device` measures memory bandwidth and compute rate,
+- `costs` measures the models through the engine,
+- `step_pairs` lets both models write the same steps,
+- `forecast` computes times from these costs,
+- `bench` runs all of it for `arbitrage bench`,
+- `report` holds the results.
+
+Importing this package does not load torch.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from langgraph_arbitrage.performance.forecast import Forecast, ReadCost
-from langgraph_arbitrage.performance.report import Bench, Checked, RoleReport
+from langgraph_arbitrage.performance.report import Bench, ForecastCheck, RoleReport
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.performance.bench import run_bench
 
-__all__ = ["Bench", "Checked", "Forecast", "ReadCost", "RoleReport", "run_bench"]
+__all__ = ["Bench", "Forecast", "ForecastCheck", "ReadCost", "RoleReport", "run_bench"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Measures a pair: the device, the models through the engine, and what they do together."""
+"""Measure a pair of models: the device, each model through the engine, and whole answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from langgraph_arbitrage.loop.runtime import Run
 from langgraph_arbitrage.performance.costs import decode_seconds, scoring_seconds, writer_costs
 from langgraph_arbitrage.performance.device import Rates, measured_rates
 from langgraph_arbitrage.performance.forecast import Forecast
-from langgraph_arbitrage.performance.report import Bench, Checked, RoleReport
-from langgraph_arbitrage.performance.walk import mean, walk
+from langgraph_arbitrage.performance.report import Bench, ForecastCheck, RoleReport
+from langgraph_arbitrage.performance.step_pairs import generate_step_pairs, mean
 from langgraph_arbitrage.policies import AlwaysDraft, AlwaysTarget, Policy
 from langgraph_arbitrage.runner import Answer, Runner
 
@@ -33,33 +33,35 @@ def run_bench(
     rounds: int = 7,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Bench:
-    """Measure a pair.
+    """Measure a pair of models and forecast the speed-up of the loop.
 
     Args:
-        settings: The models, the policy, limits.
-        questions: Asked once, to see how long steps are and how often models agree.
-        check: Others, answered by the loop and by the target alone, to hold the forecast against.
-        batches: Numbers of sequences at which decoding is measured, too.
-        rounds: Of each measurement, of which the median is taken.
-        tell: Called with what is measured next.
+        settings: Models, policy and limits.
+        questions: Questions that both models answer, to measure step lengths and how many draft
+            tokens the target accepts.
+        check: Further questions, answered by the loop and by the target alone, to check the
+            forecast. Default: none.
+        batches: Further batch sizes at which decoding is measured. Default: none.
+        rounds: Number of repetitions of each measurement; the median counts.
+        tell: Receives progress messages.
 
     Raises:
-        SettingsError: The policy does without one of the models, or compares their steps.
+        SettingsError: The policy does not use both models, or compares their steps; or there are
+            no questions.
     """
     policy = settings.policy
     if not (policy.needs_draft and policy.needs_target) or policy.needs_target_step:
         raise SettingsError(
-            f"{type(policy).__name__} does not choose between accepting a draft's step and "
-            "escalating it, which is what is measured: use a router, rsd, judge, confidence or "
-            "random"
+            f"{type(policy).__name__} cannot be benchmarked, because it does not choose between "
+            "accepting and escalating a draft step. Use router, rsd, judge, confidence or random"
         )
     if not questions:
-        raise SettingsError("there is no question to measure on: give at least one")
-    return _Measurement(settings, rounds, tell).bench(questions, check, batches)
+        raise SettingsError("a benchmark needs at least one question")
+    return _PairBenchmark(settings, rounds, tell).bench(questions, check, batches)
 
 
-class _Measurement:
-    """The models while they are measured."""
+class _PairBenchmark:
+    """The loaded models and the steps of the benchmark."""
 
     def __init__(
         self, settings: ArbitrageSettings, rounds: int, tell: Callable[[str], None]
@@ -68,7 +70,7 @@ class _Measurement:
         self.rounds = rounds
         self.tell = tell
         self.runner = Runner(settings)
-        self.models = Models(settings)  # the same engines
+        self.models = Models(settings)  # shares the engines of the runner
         self.policy: Policy = settings.policy
 
     def bench(
@@ -78,10 +80,10 @@ class _Measurement:
         self.runner.warm_up()
         self.tell("Answering with both models at every step")
         run = Run(self.models, RunSettings.of(self.settings))
-        walked = asyncio.run(walk(run, questions, self.settings.max_steps))
-        chosen = [w for w in walked if w.escalated] or walked
+        pairs = asyncio.run(generate_step_pairs(run, questions, self.settings.max_steps))
+        escalated = [pair for pair in pairs if pair.escalated] or pairs
         prompt = self._prompt(run, questions[0])
-        step = max(2, round(mean(w.draft_tokens for w in walked)))
+        step = max(2, round(mean(pair.draft_tokens for pair in pairs)))
         self.tell("Measuring the draft")
         draft = writer_costs(self.models.engine("draft"), prompt["draft"], step, self.rounds)
         self.tell("Measuring the target")
@@ -89,21 +91,22 @@ class _Measurement:
         self.tell("Measuring the router and the graph")
         scorers = self.models.scorer_engines(self.policy)
         router_prompt = sum(scoring_seconds(s, len(prompt["draft"]), self.rounds) for s in scorers)
-        judged = [w.router_seconds for w in walked if w.index]  # the first one reads the question
+        # The first decision of an answer includes prefilling the question.
+        later = [pair.router_seconds for pair in pairs if pair.index]
         forecast = Forecast(
             draft_token=draft.token,
             target_token=target.token,
-            router=statistics.median(judged or [w.router_seconds for w in walked]),
+            router=statistics.median(later or [pair.router_seconds for pair in pairs]),
             graph=self._graph(questions),
             draft_read=draft.read,
             target_read=target.read,
-            draft_step=mean(w.draft_tokens for w in walked),
-            target_step=mean(w.target_tokens for w in walked),
-            decoded=mean(w.decoded for w in chosen),
+            draft_step=mean(pair.draft_tokens for pair in pairs),
+            target_step=mean(pair.target_tokens for pair in pairs),
+            decoded=mean(pair.decoded_tokens for pair in escalated),
             draft_prompt=draft.prompt,
             target_prompt=target.prompt,
             router_prompt=router_prompt,
-            steps=len(walked) / len(questions),
+            steps=len(pairs) / len(questions),
         )
         self.tell("Measuring the device")
         context = len(prompt["target"]) + round(forecast.steps * forecast.target_step / 2)
@@ -133,16 +136,17 @@ class _Measurement:
             policy=repr(self.policy),
             roles=roles,
             forecast=forecast,
-            rate=mean(w.escalated for w in walked),
-            steps=len(walked),
-            agreement=sum(w.kept for w in chosen) / sum(w.draft_tokens for w in chosen),
+            rate=mean(pair.escalated for pair in pairs),
+            steps=len(pairs),
+            agreement=sum(pair.accepted_draft_tokens for pair in escalated)
+            / sum(pair.draft_tokens for pair in escalated),
             check=self._check(check, forecast) if check else None,
         )
 
     def _prompt(self, run: Run, question: str) -> dict[str, list[int]]:
         from langchain_core.messages import HumanMessage
 
-        return self.models.render_prompts([HumanMessage(question)], run.policy)
+        return self.models.render_prompts([HumanMessage(question)], run.settings)
 
     def _role(
         self,
@@ -156,7 +160,7 @@ class _Measurement:
         batches: dict[int, float] | None = None,
     ) -> RoleReport:
         size = engine.footprint
-        assert size is not None  # noqa: S101 - it has been asked before
+        assert size is not None  # noqa: S101 - known since the first request
         rates = _rates(engine, size)
         step_tokens = max(1, round(tokens))
         token_floor = rates.floor(size.bytes(1, 1, context), size.work(1, 1, context))
@@ -182,28 +186,28 @@ class _Measurement:
         )
 
     def _graph(self, questions: Sequence[str]) -> float:
-        """Seconds of a step's cycle without models: the draft alone, through the graph."""
+        """Measure the seconds that the graph adds to a step, on answers by the draft alone."""
         (answers,) = self._answers(questions, AlwaysDraft())
-        outside: float = sum(
+        overhead: float = sum(
             a.seconds - sum(s["seconds"] for s in a.statistics["steps"]) for a in answers
         )
-        return outside / sum(len(a.statistics["steps"]) for a in answers)
+        return overhead / sum(len(a.statistics["steps"]) for a in answers)
 
     def _answers(self, questions: Sequence[str], *policies: Policy) -> list[list[Answer]]:
-        """Answers under each policy; each question goes to all before the next one."""
+        """Answer the questions with each policy. The policies alternate after each question."""
         runners = [self.runner.with_policy(policy) for policy in policies]
         answers: list[list[Answer]] = [[] for _ in runners]
         for question in questions:
-            for runner, given in zip(runners, answers, strict=True):
-                runner.warm_up()  # so that none finds in the cache what another has read
-                given.append(runner.answer(question))
+            for runner, collected in zip(runners, answers, strict=True):
+                runner.warm_up()  # clears the cached tokens of the other policy
+                collected.append(runner.answer(question))
         return answers
 
-    def _check(self, questions: Sequence[str], forecast: Forecast) -> Checked:
-        self.tell("Holding the forecast against whole answers")
+    def _check(self, questions: Sequence[str], forecast: Forecast) -> ForecastCheck:
+        self.tell("Checking the forecast on whole answers")
         alone, loop = self._answers(questions, AlwaysTarget(), self.policy)
         steps = [s for a in loop for s in a.statistics["steps"]]
-        return Checked(
+        return ForecastCheck(
             questions=len(questions),
             alone=mean(a.seconds for a in alone),
             alone_forecast=mean(_alone(a, forecast) for a in alone),
@@ -219,27 +223,29 @@ def _rates(engine: Engine, size: Footprint) -> Rates:
 
 
 def _alone(answer: Answer, f: Forecast) -> float:
-    """Seconds that an answer of the target alone should have taken, by its steps and tokens."""
+    """Forecast the seconds of an answer by the target alone from its step and token counts."""
     steps = answer.statistics["steps"]
     tokens: int = answer.statistics["target_tokens"]
     return f.target_prompt + tokens * f.target_token + len(steps) * f.graph
 
 
 def _loop(answer: Answer, f: Forecast) -> float:
-    """Seconds that an answer of the loop should have taken, by its steps and tokens."""
-    figures = answer.statistics
-    steps = figures["steps"]
+    """Forecast the seconds of an answer by the loop from its step and token counts."""
+    counts = answer.statistics
+    steps = counts["steps"]
     escalated = [s for s in steps if s["writer"] == "target"]
-    parted = sum(s["accepted_draft_tokens"] < s["tokens"] for s in escalated)
-    drafted = figures["draft_tokens"] + figures["discarded_tokens"]
+    # Unless a whole step is accepted, verification also yields the token after the accepted ones.
+    verification_tokens = sum(s["accepted_draft_tokens"] < s["tokens"] for s in escalated)
+    drafted = counts["draft_tokens"] + counts["discarded_tokens"]
     seconds: float = f.draft_prompt + f.router_prompt + drafted * f.draft_token
     seconds += len(steps) * (f.router + f.graph)
     if escalated:
         last = max(i for i, s in enumerate(steps) if s["writer"] == "target")
-        unseen = sum(s["tokens"] for s in steps[:last] if s["writer"] == "draft")
-        read = unseen + figures["discarded_tokens"]
-        decoded = figures["target_tokens"] - figures["accepted_draft_tokens"] - parted
-        behind = f.draft_read.of(figures["target_tokens"] / len(escalated)) - f.draft_token
-        seconds += f.target_prompt + len(escalated) * (f.target_read.base + max(0.0, behind))
+        accepted_steps = sum(s["tokens"] for s in steps[:last] if s["writer"] == "draft")
+        read = accepted_steps + counts["discarded_tokens"]
+        decoded = counts["target_tokens"] - counts["accepted_draft_tokens"] - verification_tokens
+        target_step = counts["target_tokens"] / len(escalated)
+        draft_catch_up = max(0.0, f.draft_read.of(target_step) - f.draft_token)
+        seconds += f.target_prompt + len(escalated) * (f.target_read.base + draft_catch_up)
         seconds += read * f.target_read.slope + decoded * f.target_token
     return seconds

@@ -1,4 +1,4 @@
-"""Seconds of what the engine does, measured through the engine: tokens, reading, prompts."""
+"""Measure prefill, decode and scoring times through the engine."""
 
 from __future__ import annotations
 
@@ -15,67 +15,77 @@ __all__ = ["WriterCosts", "decode_seconds", "scoring_seconds", "writer_costs"]
 
 @dataclass(frozen=True)
 class WriterCosts:
-    """A writer at batch 1."""
+    """Costs of a draft or target at batch size 1."""
 
     token: float
-    """Seconds of a decoded token."""
+    """Seconds per decoded token."""
     read: ReadCost
+    """Seconds per forward over new tokens after a cached prefix."""
     prompt: float
-    """Seconds in which it reads a prompt that it has not seen."""
+    """Seconds to prefill the prompt without cached tokens."""
 
 
 def writer_costs(engine: Engine, prompt: Sequence[int], step: int, rounds: int) -> WriterCosts:
-    """Measure a writer.
+    """Measure a draft or target.
 
     Args:
-        engine: The writer.
-        prompt: Ids of a question.
-        step: Tokens of a step, which are what is read at a time.
-        rounds: Of each measurement, of which the median is taken.
+        engine: Engine of the model.
+        prompt: Prompt token ids of a question.
+        step: Number of tokens per step.
+        rounds: Number of repetitions of each measurement; the median counts.
     """
-    strangers = _Strangers(engine, prompt)
-    unread = _median(
-        lambda: engine.submit(GenerateRequest(strangers.ids(len(prompt)), 1)).result().seconds,
+    uncached = _UncachedIds(engine, prompt)
+    prefill = _median(
+        lambda: engine.submit(GenerateRequest(uncached.ids(len(prompt)), 1)).result().seconds,
         rounds,
     )
     token, reads = decode_seconds(engine, prompt, 4 * step, rounds), []
     for n in (step, 4 * step):
         engine.submit(GenerateRequest(prompt, 1)).result()
-        more = _median(
+        seconds = _median(
             lambda n=n: (  # type: ignore[misc]
-                engine.submit(GenerateRequest([*prompt, *strangers.ids(n)], 1)).result().seconds
+                engine.submit(GenerateRequest([*prompt, *uncached.ids(n)], 1)).result().seconds
             ),
             rounds,
         )
-        reads.append((n, more))
-    return WriterCosts(token, ReadCost.through(*reads), unread)
+        reads.append((n, seconds))
+    return WriterCosts(token, ReadCost.through(*reads), prefill)
 
 
 def decode_seconds(
     engine: Engine, prompt: Sequence[int], tokens: int, rounds: int, batch: int = 1
 ) -> float:
-    """Seconds of a decoded token of each of `batch` sequences that are written together."""
-    asked = [list(prompt), *(_Strangers(engine, prompt).ids(len(prompt)) for _ in range(batch - 1))]
+    """Measure the seconds per decoding step of `batch` concurrent sequences.
 
-    def once() -> float:
-        tickets = [engine.submit(GenerateRequest(ids, max_tokens=tokens)) for ids in asked]
-        written = [t.result() for t in tickets]
-        return max(w.seconds for w in written) / max(len(w.ids) for w in written)
+    Args:
+        engine: Engine of the model.
+        prompt: Prompt token ids of the first sequence. The others get prompts of the same length.
+        tokens: Number of tokens to decode per sequence.
+        rounds: Number of repetitions; the median counts.
+        batch: Number of sequences.
+    """
+    uncached = _UncachedIds(engine, prompt)
+    prompts = [list(prompt), *(uncached.ids(len(prompt)) for _ in range(batch - 1))]
 
-    once()  # reads the prompts
-    return _median(once, rounds)
+    def measure() -> float:
+        handles = [engine.submit(GenerateRequest(ids, max_tokens=tokens)) for ids in prompts]
+        outputs = [handle.result() for handle in handles]
+        return max(o.seconds for o in outputs) / max(len(o.ids) for o in outputs)
+
+    measure()  # prefills the prompts
+    return _median(measure, rounds)
 
 
 def scoring_seconds(engine: Engine, tokens: int, rounds: int) -> float:
-    """Seconds in which a scorer reads a text that it has not seen."""
-    strangers = _Strangers(engine, ())
+    """Measure the seconds in which a scorer computes `tokens` tokens that are not cached."""
+    uncached = _UncachedIds(engine, ())
     return _median(
-        lambda: engine.submit(ScoreRequest(strangers.ids(tokens))).result().seconds, rounds + 1
+        lambda: engine.submit(ScoreRequest(uncached.ids(tokens))).result().seconds, rounds + 1
     )
 
 
-class _Strangers:
-    """Ids that no cache has seen: what their values are does not change the time."""
+class _UncachedIds:
+    """Draws random token ids, which no cache contains. Their values do not affect the time."""
 
     def __init__(self, engine: Engine, like: Sequence[int]) -> None:
         self._pool = sorted(set(like)) or list(range(3, min(300, len(engine.tokenizer.hf))))
@@ -85,5 +95,5 @@ class _Strangers:
         return self._random.choices(self._pool, k=count)
 
 
-def _median(once: Callable[[], float], rounds: int) -> float:
-    return statistics.median(once() for _ in range(max(1, rounds)))
+def _median(measure: Callable[[], float], rounds: int) -> float:
+    return statistics.median(measure() for _ in range(max(1, rounds)))

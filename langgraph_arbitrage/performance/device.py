@@ -1,4 +1,4 @@
-"""What the device reaches: bytes read a second, operations a second."""
+"""Measure the memory bandwidth and the compute rate of a device."""
 
 from __future__ import annotations
 
@@ -15,22 +15,34 @@ from langgraph_arbitrage.engine.cpu import PackedLinear
 
 __all__ = ["Rates", "measured_rates"]
 
-SMALLEST = 2**18  # bytes; below, the call itself is measured
-LARGEST = {"cpu": 2**28, "cuda": 2**30}  # beyond any cache
-SIDES = {"cpu": (256, 1024), "cuda": (2048, 8192)}  # of square matrices
+MIN_BYTES = 2**18
+"""Minimum buffer size. A smaller buffer would measure the overhead of the call."""
+MAX_BYTES = {"cpu": 2**28, "cuda": 2**30}
+"""Maximum buffer size, larger than any cache."""
+MATRIX_SIZES = {"cpu": (256, 1024), "cuda": (2048, 8192)}
+"""Side lengths of the square matrices that are multiplied."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The best that was measured."""
+    """The highest measured rates of a device."""
 
     bandwidth: float
-    """Bytes a second, read from a buffer of the model's size: a small one stays in a cache."""
+    """Bytes per second, read from a buffer as large as the model's weights. A smaller buffer could
+    stay in a cache."""
     operations: float
-    """Multiplications and additions a second, in a product of two matrices."""
+    """Operations per second in a matrix product. A multiplication and an addition are two."""
 
     def floor(self, moved: float, work: float) -> float:
-        """Seconds below which no forward gets that moves so many bytes and does so much work."""
+        """Compute the minimum time of a forward.
+
+        Args:
+            moved: Number of bytes that the forward reads.
+            work: Number of operations.
+
+        Returns:
+            Seconds.
+        """
         return max(moved / self.bandwidth, work / self.operations)
 
 
@@ -40,47 +52,48 @@ def measured_rates(
     """Measure a device.
 
     Args:
-        device: Where.
-        dtype: Of the matrices.
-        size: Bytes of the buffer; a model's weights.
-        threads: Compute threads, on a CPU.
-        seconds: For each way to measure.
+        device: Device, such as `cpu` or `cuda:0`.
+        dtype: Dtype of the matrices.
+        size: Buffer size in bytes, usually that of a model's weights.
+        threads: Number of compute threads on a CPU.
+        seconds: Duration of each measurement.
     """
     kind = torch.device(device).type
-    size = max(SMALLEST, min(size, LARGEST.get(kind, LARGEST["cuda"])))
-    rounded = 2 ** max(size - 1, 1).bit_length()  # models of like sizes share a measurement
+    size = max(MIN_BYTES, min(size, MAX_BYTES.get(kind, MAX_BYTES["cuda"])))
+    rounded = 2 ** max(size - 1, 1).bit_length()  # models of similar size share a measurement
     return _measured(device, dtype, rounded, threads, seconds)
 
 
 @cache
 def _measured(device: str, dtype: str, size: int, threads: int, seconds: float) -> Rates:
-    found: list[Rates | BaseException] = []
+    outcome: list[Rates | BaseException] = []
 
-    def work() -> None:  # in a thread of its own, which alone gets these compute threads
+    def measure() -> None:
         try:
             if device == "cpu":
                 torch.set_num_threads(threads)
             with torch.inference_mode():
-                found.append(
+                outcome.append(
                     Rates(
                         _bandwidth(device, size, seconds),
                         _operations(device, getattr(torch, dtype), seconds),
                     )
                 )
         except BaseException as error:
-            found.append(error)
+            outcome.append(error)
 
-    thread = threading.Thread(target=work)
+    # torch's thread count is per thread, so a new thread leaves the caller's unchanged.
+    thread = threading.Thread(target=measure)
     thread.start()
     thread.join()
-    (result,) = found
+    (result,) = outcome
     if isinstance(result, BaseException):
         raise result
     return result
 
 
 def _bandwidth(device: str, size: int, seconds: float) -> float:
-    """By the best of three readers: a sum, a copy (which also writes), a matrix times a vector."""
+    """Return the best of a sum, a copy (which also writes) and a matrix-vector product."""
     columns = 256
     matrix = torch.rand(size // 4 // columns, columns, device=device)
     vector, copy = torch.rand(columns, device=device), torch.empty_like(matrix)
@@ -92,19 +105,19 @@ def _bandwidth(device: str, size: int, seconds: float) -> float:
 
 
 def _operations(device: str, dtype: torch.dtype, seconds: float) -> float:
-    """By the best product of several sizes, on a CPU also with packed weights."""
+    """Return the best rate over several matrix sizes, on a CPU also with packed weights."""
     kind = torch.device(device).type
     rates = []
-    for side in SIDES.get(kind, SIDES["cuda"]):
+    for side in MATRIX_SIZES.get(kind, MATRIX_SIZES["cuda"]):
         matrix = torch.rand(side, side, device=device).to(dtype)
         products = [matrix.matmul, *_packed(matrix)]
-        quickest = min(_best(lambda p=p, m=matrix: p(m), device, seconds) for p in products)  # type: ignore[misc]
-        rates.append(2 * side**3 / quickest)
+        best = min(_best(lambda p=p, m=matrix: p(m), device, seconds) for p in products)  # type: ignore[misc]
+        rates.append(2 * side**3 / best)
     return max(rates)
 
 
 def _packed(matrix: Tensor) -> list[Callable[[Tensor], Tensor]]:
-    """The product with a matrix whose weights are packed, where this device can."""
+    """Return the product with packed weights, if this device and dtype support it."""
     try:
         return [PackedLinear(matrix)] if matrix.device.type == "cpu" else []
     except (RuntimeError, AttributeError):
@@ -112,7 +125,7 @@ def _packed(matrix: Tensor) -> list[Callable[[Tensor], Tensor]]:
 
 
 def _best(work: Callable[[], object], device: str, seconds: float) -> float:
-    """Seconds of the quickest run, of at least two."""
+    """Return the seconds of the fastest run. The first run is a warm-up and does not count."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:

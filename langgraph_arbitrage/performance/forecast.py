@@ -1,4 +1,4 @@
-"""What the loop should cost at each escalation rate: arithmetic on measured costs, in seconds."""
+"""Forecast the cost of the loop at each escalation rate from measured costs. No torch."""
 
 from __future__ import annotations
 
@@ -7,133 +7,143 @@ from dataclasses import dataclass
 __all__ = ["RATES", "Forecast", "ReadCost"]
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
-"""Escalation rates of the table."""
+"""Escalation rates of the forecast table."""
 
 
 @dataclass(frozen=True)
 class ReadCost:
-    """Seconds of a forward over n new tokens behind a cached prefix: base + slope × n."""
+    """Seconds of a forward over n new tokens after a cached prefix: base + slope × n."""
 
     base: float
+    """Seconds per forward."""
     slope: float
+    """Seconds per token."""
 
     def of(self, tokens: float) -> float:
-        """Seconds of one forward."""
+        """Compute the seconds of a forward over `tokens` new tokens."""
         return self.base + self.slope * tokens
 
     @classmethod
     def through(cls, short: tuple[int, float], long: tuple[int, float]) -> ReadCost:
-        """The line through two measurements, (tokens, seconds) each."""
-        (n, few), (m, many) = short, long
-        slope = max(0.0, (many - few) / (m - n))
-        return cls(max(0.0, few - slope * n), slope)
+        """Fit the line through two measurements, each (tokens, seconds)."""
+        (n, short_seconds), (m, long_seconds) = short, long
+        slope = max(0.0, (long_seconds - short_seconds) / (m - n))
+        return cls(max(0.0, short_seconds - slope * n), slope)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Costs at batch 1, and what follows from them.
+    """Measured costs at batch size 1, and the times that follow from them.
 
-    A step of the loop, at escalation rate e, with steps of S tokens by the draft:
+    A step of the loop at escalation rate e takes, with draft steps of S tokens:
 
-        S × draft_token + router + graph + e × (target_read(S / e) + decoded × target_token
-                                                + what the draft then reads)
+        S × draft_token + router + graph
+            + e × (target_read(S / e) + decoded × target_token + draft_catch_up)
 
-    for of the S / e tokens that the target has not seen at an escalation, the last S are the
-    draft's step, which it verifies in the same forward. Of its own step it then decodes `decoded`
-    tokens one by one. The target alone takes target_step × target_token + graph.
+    At an escalation the target has not computed the last S / e tokens. They end with the draft's
+    step, which it verifies in the same forward. It then decodes `decoded` tokens one by one.
+    `draft_catch_up` is the time in which the draft computes the target's step afterwards. A step of
+    the target alone takes target_step × target_token + graph.
     """
 
     draft_token: float
-    """Seconds of a token that the draft writes."""
+    """Seconds per token decoded by the draft."""
     target_token: float
+    """Seconds per token decoded by the target."""
     router: float
-    """Seconds in which the policy judges a step."""
+    """Seconds per decision of the policy."""
     graph: float
-    """Seconds of a step's cycle through the graph, without models."""
+    """Seconds that the graph adds to a step, without the models."""
     draft_read: ReadCost
+    """Cost of a forward of the draft over new tokens."""
     target_read: ReadCost
+    """Cost of a forward of the target over new tokens."""
     draft_step: float
-    """Tokens of a step of the draft."""
+    """Mean number of tokens of a draft step."""
     target_step: float
-    """Tokens of a step of the target."""
+    """Mean number of tokens of a target step."""
     decoded: float
-    """Tokens that the target decodes of an escalated step, of which it keeps the rest."""
+    """Mean number of tokens that the target decodes in an escalated step, after verification."""
     draft_prompt: float = 0.0
-    """Seconds in which the draft reads a question."""
+    """Seconds in which the draft prefills a question."""
     target_prompt: float = 0.0
+    """Seconds in which the target prefills a question."""
     router_prompt: float = 0.0
+    """Seconds in which the router prefills a question."""
     steps: float = 1.0
-    """Steps of an answer."""
+    """Mean number of steps per answer."""
 
     @property
     def drafted(self) -> float:
-        """Seconds of a step that the draft writes."""
+        """Seconds in which the draft decodes a step."""
         return self.draft_step * self.draft_token
 
     @property
     def alone(self) -> float:
-        """Seconds of a step that the target writes alone, as target-only does."""
+        """Seconds in which the target decodes a step without the draft."""
         return self.target_step * self.target_token
 
     @property
     def paper(self) -> float:
-        """The paper's bound on the acceptance rate: (c_draft + c_router) / c_target of a step."""
+        """The paper's lower bound on the acceptance rate: (c_draft + c_router) / c_target."""
         return (self.drafted + self.router) / self.alone
 
-    def escalation(self, rate: float, *, keeps: bool = True) -> float:
-        """Seconds that an escalation costs when such a part of the steps is escalated.
+    def escalation(self, rate: float, *, verified: bool = True) -> float:
+        """Compute the seconds of one escalation.
 
         Args:
-            rate: In (0, 1].
-            keeps: Whether the target keeps of the draft's step what it did in the measurement;
-                False for nothing, the worst that verification can do.
+            rate: Escalation rate, in (0, 1].
+            verified: True: the target accepts as many draft tokens as measured. False: it accepts
+                none, the worst case.
         """
-        decoded = self.decoded if keeps else self.target_step - 1  # one comes with the reading
-        behind = self.draft_read.of(self.target_step) - self.draft_token
+        decoded = self.decoded if verified else self.target_step - 1  # verification yields a token
+        draft_catch_up = self.draft_read.of(self.target_step) - self.draft_token
         return (
             self.target_read.of(self.draft_step / rate)
             + decoded * self.target_token
-            + max(0.0, behind)
+            + max(0.0, draft_catch_up)
         )
 
-    def step(self, rate: float, *, keeps: bool = True) -> float:
-        """Seconds of a step of the loop."""
-        escalated = rate * self.escalation(rate, keeps=keeps) if rate else 0.0
+    def step(self, rate: float, *, verified: bool = True) -> float:
+        """Compute the mean seconds of a step of the loop. For the arguments, see `escalation`."""
+        escalated = rate * self.escalation(rate, verified=verified) if rate else 0.0
         return self.drafted + self.router + self.graph + escalated
 
-    def question(self, rate: float, *, keeps: bool = True) -> float:
-        """Seconds of a question by the loop."""
+    def question(self, rate: float, *, verified: bool = True) -> float:
+        """Compute the seconds per question of the loop."""
         prompts = self.draft_prompt + self.router_prompt + (self.target_prompt if rate else 0.0)
-        return prompts + self.steps * self.step(rate, keeps=keeps)
+        return prompts + self.steps * self.step(rate, verified=verified)
 
     @property
     def question_alone(self) -> float:
-        """Seconds of a question by the target alone."""
+        """Seconds per question of the target alone."""
         return self.target_prompt + self.steps * (self.alone + self.graph)
 
-    def speed_up(self, rate: float, *, keeps: bool = True) -> float:
-        """How many times as fast as the target alone a question is."""
-        return self.question_alone / self.question(rate, keeps=keeps)
+    def speed_up(self, rate: float, *, verified: bool = True) -> float:
+        """Compute the speed-up of the loop over the target alone."""
+        return self.question_alone / self.question(rate, verified=verified)
 
-    def break_even(self, *, keeps: bool = True) -> float | None:
-        """The acceptance rate above which the loop pays; None where it never does.
+    def break_even(self, *, verified: bool = True) -> float | None:
+        """Compute the acceptance rate above which the loop is faster than the target alone.
 
-        0 where it pays even with every step escalated.
+        0 if it is faster even with every step escalated; None if it is never faster.
         """
-        if self.speed_up(0, keeps=keeps) <= 1:
+        if self.speed_up(0, verified=verified) <= 1:
             return None
-        low, high = 1e-6, 1.0  # the loop pays at `low`, as far as the question's prompt allows
-        if self.speed_up(high, keeps=keeps) >= 1:
+        # At rate 0 the target does not prefill the question, so the search starts just above.
+        low, high = 1e-6, 1.0
+        if self.speed_up(high, verified=verified) >= 1:
             return 0.0
-        if self.speed_up(low, keeps=keeps) <= 1:
+        if self.speed_up(low, verified=verified) <= 1:
             return 1.0
         while high - low > 1e-4:
             middle = (low + high) / 2
-            low, high = (middle, high) if self.speed_up(middle, keeps=keeps) > 1 else (low, middle)
+            faster = self.speed_up(middle, verified=verified) > 1
+            low, high = (middle, high) if faster else (low, middle)
         return 1 - low
 
     def parts(self, rate: float) -> dict[str, float]:
-        """Seconds of a step of the loop, by what they are spent on."""
+        """Compute the seconds per step of the loop, by part."""
         return {
             "draft": self.drafted,
             "router": self.router,

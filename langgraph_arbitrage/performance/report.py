@@ -1,4 +1,4 @@
-"""What was found of a pair: its models, the forecast and how well that held, in one sentence."""
+"""Results of a benchmark: measurements of each model, the forecast, its check and a verdict."""
 
 from __future__ import annotations
 
@@ -7,136 +7,155 @@ from typing import Any
 
 from langgraph_arbitrage.performance.forecast import RATES, Forecast
 
-__all__ = ["Bench", "Checked", "RoleReport"]
+__all__ = ["Bench", "ForecastCheck", "RoleReport"]
 
-CLEAR = 1.05  # below, what a measurement says lies within its noise
+MIN_SPEED_UP = 1.05
+"""Speed-up above which the loop pays. Smaller ones are within measurement noise."""
 
 
 @dataclass(frozen=True)
 class RoleReport:
-    """One model: what it could cost, and what it does."""
+    """Lower bounds and measured times of one model."""
 
     model: str
+    """Checkpoint."""
     engine: str
-    """`slot` or `plain`."""
+    """Engine backend: `slot` or `plain`."""
     device: str
     dtype: str
     parameters: int
+    """Number of parameters."""
     weights: int
-    """Bytes of the weights that a token needs."""
+    """Bytes of the weights that a forward reads."""
     bandwidth: float
-    """Bytes a second that the device reads of so many."""
+    """Bytes per second that the device reads from a buffer of this size."""
     operations: float
-    """Operations a second that it does in this dtype."""
+    """Operations per second of the device in this dtype."""
     token_floor: float | None
-    """Seconds below which it cannot decode a token; None for a model that writes none."""
+    """Lower bound of the seconds per decoded token; None for a scorer."""
     token: float | None
-    """Seconds of a decoded token, measured."""
+    """Measured seconds per decoded token; None for a scorer."""
     read_floor: float
-    """Seconds below which it cannot read a step."""
+    """Lower bound of the seconds of a forward over all tokens of a step."""
     read: float | None
-    """Seconds in which it reads a step behind a cached prefix; None where that is not apart."""
+    """Measured seconds of a forward over a step after a cached prefix; None if not measured."""
     step_floor: float
-    """Seconds below which it cannot do its part of a step: write one, or for a scorer read one."""
+    """Lower bound of the seconds per step: decoding a step, or for a scorer computing one."""
     step: float
-    """Seconds of its part of a step, measured; a scorer's with what the policy makes of it."""
+    """Measured seconds per step. For a scorer, this includes the policy's decision."""
     batches: dict[int, float]
-    """Tokens a second of all sequences together, by their number."""
+    """Tokens per second of all sequences together, by batch size."""
 
     @property
     def share(self) -> float:
-        """Part of its step that the floor explains; the rest is launches, threads, Python."""
+        """Fraction of the step time that the lower bound explains.
+
+        The rest is spent in kernel launches, threads and Python.
+        """
         return self.step_floor / self.step
 
 
 @dataclass(frozen=True)
-class Checked:
-    """The forecast against answers that were really given, in mean seconds a question."""
+class ForecastCheck:
+    """Comparison of the forecast with measured answers, in mean seconds per question."""
 
     questions: int
+    """Number of questions."""
     alone: float
-    """By the target alone, measured."""
+    """Measured seconds of the target alone."""
     alone_forecast: float
-    """From the costs, and the steps and tokens of those answers."""
+    """Forecast seconds of the target alone, from the steps and tokens of the same answers."""
     loop: float
+    """Measured seconds of the loop."""
     loop_forecast: float
+    """Forecast seconds of the loop, from the steps and tokens of the same answers."""
     rate: float
-    """Part of the loop's steps that was escalated."""
+    """Escalation rate of the loop."""
 
     @property
     def speed_up(self) -> float:
-        """Measured."""
+        """Measured speed-up of the loop over the target alone."""
         return self.alone / self.loop
 
     @property
     def speed_up_forecast(self) -> float:
-        """From the costs."""
+        """Forecast speed-up of the loop over the target alone."""
         return self.alone_forecast / self.loop_forecast
 
 
 @dataclass(frozen=True)
 class Bench:
-    """All that was found of a pair."""
+    """Results of a benchmark of a pair."""
 
     policy: str
+    """`repr` of the policy."""
     roles: dict[str, RoleReport]
+    """Measurements of draft, target and, if the policy uses a scorer, router."""
     forecast: Forecast
     rate: float
-    """Part of the steps that the policy escalated in the measurement."""
+    """Measured escalation rate."""
     steps: int
-    """Steps that were measured."""
+    """Number of measured steps."""
     agreement: float
-    """Part of the draft's step that the target keeps, of those that the policy escalates."""
-    check: Checked | None
+    """Fraction of the draft tokens that the target accepts in escalated steps; in all steps if none
+    were escalated."""
+    check: ForecastCheck | None
+    """Comparison with measured answers; None if not requested."""
 
     @property
     def verdict(self) -> str:
-        """Whether the loop pays for this pair, and what would help, in one sentence."""
-        f, speed = self.forecast, self.forecast.speed_up(self.rate)
-        name, _ = max(f.parts(self.rate).items(), key=lambda part: part[1])
-        pace = f"{1e3 * f.question(self.rate):.3g} ms instead of {1e3 * f.question_alone:.3g}"
-        at = f"at the {self.rate:.0%} of the steps that {self.policy.partition('(')[0]} escalates"
-        if speed > CLEAR:
-            told = f"The loop pays for this pair: {at} a question should take {pace}"
-            told += f", {speed:.1f} times as fast"
-        elif f.speed_up(0) > CLEAR:
-            told = f"The loop does not pay {at} ({pace}), and would below an escalation rate of "
-            told += f"{1 - (f.break_even() or 0):.0%}"
+        """One sentence: whether the loop pays for this pair, and how to reduce the largest cost."""
+        f, speed_up = self.forecast, self.forecast.speed_up(self.rate)
+        largest, _ = max(f.parts(self.rate).items(), key=lambda part: part[1])
+        times = f"{1e3 * f.question(self.rate):.3g} ms instead of {1e3 * f.question_alone:.3g} ms"
+        policy = self.policy.partition("(")[0]
+        if speed_up > MIN_SPEED_UP:
+            text = (
+                f"The loop pays for this pair: {policy} escalates {self.rate:.0%} of the steps, "
+                f"and a question should take {times} ({speed_up:.1f} times as fast)"
+            )
+        elif f.speed_up(0) > MIN_SPEED_UP:
+            text = (
+                f"The loop does not pay for this pair with {self.rate:.0%} of the steps escalated "
+                f"by {policy} ({times} per question); it would pay below an escalation rate of "
+                f"{1 - (f.break_even() or 0):.0%}"
+            )
         else:
-            told = "The loop does not pay for this pair: even with no step escalated a question "
-            told += f"should take {1e3 * f.question(0):.3g} ms instead of "
-            told += f"{1e3 * f.question_alone:.3g}"
-        return f"{told}; most of it is {self._hint(name)}."
+            text = (
+                "The loop does not pay for this pair: even without escalations a question should "
+                f"take {1e3 * f.question(0):.3g} ms instead of {1e3 * f.question_alone:.3g} ms"
+            )
+        return f"{text}; the largest cost is {self._hint(largest)}."
 
     def _hint(self, part: str) -> str:
-        """What the largest part of a step is, and what lowers it."""
+        """Name the largest part of a step and a way to reduce it."""
         if part == "graph":
-            return "the graph's own cycle, so that longer steps would help (separator)"
+            return "the graph, so longer steps would help (separator)"
         if part == "target":
             return (
-                "the target's, so that fewer escalations would help (a higher threshold of ŷ, a "
-                "router trained for the pair), or a draft that agrees with it for longer"
+                "the target, so fewer escalations would help (another threshold, or a router "
+                "trained for the pair), or a draft with which the target agrees for more tokens"
             )
         report = self.roles.get(part)
-        small = report is not None and report.share < 0.3
-        spent = (
-            f"of which bytes and operations explain {report.share:.0%}"
+        overhead = report is not None and report.share < 0.3
+        explained = (
+            f"(memory traffic and compute explain {report.share:.0%} of it)"
             if report is not None
-            else "which no model of its own explains"
+            else "(it uses no model of its own)"
         )
         if part == "router":
-            how = "fewer layers" if small else "a smaller or quantized one"
-            return f"the router's, {spent}, so that {how} would help, or draft confidence"
-        how = (
-            "fewer layers would help, not fewer weights a layer"
-            if small
+            change = "fewer layers" if overhead else "a smaller or quantized router"
+            return f"the router {explained}, so {change} or DraftConfidence would help"
+        change = (
+            "fewer layers would help more than smaller layers"
+            if overhead
             else "fewer or quantized weights would help (model_kwargs)"
         )
-        return f"the draft's, {spent}, so that {how}"
+        return f"the draft {explained}, so {change}"
 
     @property
     def record(self) -> dict[str, Any]:
-        """As plain data, for JSON; all times are seconds."""
+        """Plain data for JSON. All times are in seconds."""
         f = self.forecast
         return {
             "policy": self.policy,
@@ -152,13 +171,13 @@ class Bench:
             "forecast": asdict(f),
             "acceptance_to_break_even": {
                 "verified": f.break_even(),
-                "nothing_kept": f.break_even(keeps=False),
+                "nothing_kept": f.break_even(verified=False),
                 "paper": f.paper,
             },
             "speed_up": {
                 str(rate): {
                     "verified": f.speed_up(rate),
-                    "nothing_kept": f.speed_up(rate, keeps=False),
+                    "nothing_kept": f.speed_up(rate, verified=False),
                 }
                 for rate in RATES
             },

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.policies.calibration import parse
+from langgraph_arbitrage.policies.calibration import parse_threshold_rule
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
@@ -142,7 +142,7 @@ class Policy(ABC):
         ... class LongSteps(Policy):
         ...     '''Escalates if the draft step has more than `limit` characters.'''
         ...     limit: int = 200
-        ...     def score(self, view, answers):
+        ...     def score(self, view, outputs):
         ...         return len(view.draft.text)
         ...     def escalates(self, score):
         ...         return score > self.limit
@@ -167,7 +167,9 @@ class Policy(ABC):
         return ()
 
     def validate_pair(self, draft: str, target: str) -> None:  # noqa: B027 - optional
-        """Raise if the policy does not support this pair of models. Called once at startup.
+        """Raise if the policy does not support this pair of models.
+
+        Called before generation starts.
 
         Args:
             draft: Draft checkpoint, as in the settings.
@@ -179,7 +181,10 @@ class Policy(ABC):
         return ()
 
     def tokens_left(self, view: StepView) -> int | None:
-        """Maximum number of tokens the target may generate for this step. Default: None, no limit."""
+        """Return the maximum number of tokens the target may generate for this step.
+
+        None means that only the limits of the run apply.
+        """
         return None
 
     def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
@@ -208,14 +213,14 @@ class Policy(ABC):
         """
         if self.threshold_field is None:
             raise SettingsError(
-                f"threshold={threshold!r} was set, but {type(self).__name__} has no threshold. Remove it "
-                "or use another policy"
+                f"threshold={threshold!r} was set, but {type(self).__name__} has no threshold. "
+                "Remove it or use another policy"
             )
         if isinstance(threshold, str):
-            parse(threshold)
+            parse_threshold_rule(threshold)
             raise SettingsError(
-                f"threshold {threshold!r} requires a calibrated router, which {type(self).__name__} "
-                "does not use. Pass a number instead"
+                f"threshold {threshold!r} requires a calibrated router, but "
+                f"{type(self).__name__} does not use one. Set a number instead"
             )
         return replace(self, **{self.threshold_field: threshold})
 

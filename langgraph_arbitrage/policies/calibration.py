@@ -1,4 +1,4 @@
-"""What is known of a router's thresholds: a table from `arbitrage calibrate`, beside the router."""
+"""The calibration table of a router, written by `arbitrage calibrate` to the router's folder."""
 
 from __future__ import annotations
 
@@ -10,112 +10,117 @@ from typing import Literal
 
 from langgraph_arbitrage.errors import CheckpointError, SettingsError
 
-__all__ = ["FILE", "Calibration", "Operation", "parse", "read_threshold"]
+__all__ = ["FILE", "Calibration", "OperatingPoint", "parse_threshold_rule", "read_threshold"]
 
 FILE = "calibration.json"
 DEFAULT_LOSS = 0.01
-"""What a threshold that nobody named may lose, in accuracy or score."""
+"""Maximum loss of the default threshold, in accuracy or score."""
 
 
 @dataclass(frozen=True)
-class Operation:
-    """What happens at one threshold."""
+class OperatingPoint:
+    """Measurements at one threshold."""
 
     threshold: float
-    """Escalate iff ŷ > this."""
+    """Threshold τ: a step is escalated if ŷ > τ."""
     escalation_rate: float
-    """Escalated steps ÷ steps."""
+    """Fraction of steps that are escalated."""
     wasted: float | None
-    """Share of the escalations whose step of the target scores no better (s_t ≤ s_d)."""
+    """Fraction of escalations whose target step does not score higher (s_t ≤ s_d). None without
+    PRM scores or escalations."""
     score: float | None
-    """Mean PRM score of the steps that are taken."""
+    """Mean PRM score of the committed steps; None if they were not scored."""
     accuracy: float | None
-    """Share of right answers."""
+    """Fraction of correct answers; None if answers were not graded."""
     loss: float
-    """What the target alone would gain: accuracy, or mean step score."""
+    """Accuracy or mean step score of the target alone, minus that at this threshold."""
     loss_bound: float
-    """Upper bound on that loss with the stated confidence."""
+    """Upper bound on `loss` at the table's confidence level."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A router's table, from cautious to bold: thresholds rise, escalation rates fall."""
+    """Operating points of a router, ordered by rising threshold and falling escalation rate."""
 
-    table: tuple[Operation, ...]
+    table: tuple[OperatingPoint, ...]
     loss_of: Literal["accuracy", "score"]
-    """What a loss is measured in."""
+    """Metric of the losses."""
     confidence: float
-    """Of each bound."""
+    """Confidence level of each `loss_bound`, in (0, 1)."""
     questions: int
-    """How many the table was measured on; none of them was used in training."""
+    """Number of questions measured. None of them was used in training."""
     steps: int
+    """Number of steps measured."""
     source: Literal["questions", "rows"]
-    """Runs of the loop itself, or collected rows (whose prefixes another policy chose)."""
+    """`questions`: measured in runs of the loop. `rows`: measured on collected rows, whose prefixes
+    come from another policy."""
     draft: str
+    """Draft checkpoint."""
     target: str
+    """Target checkpoint."""
 
-    def threshold(self, wanted: str, router: str) -> float:
-        """The threshold for `rate:R` or `loss:E`.
+    def threshold(self, rule: str, router: str) -> float:
+        """Select the threshold for `rate:R` or `loss:E`.
 
         `rate:0.3` escalates about 30 % of the steps. `loss:0.01` is the cheapest threshold whose
-        loss against the target alone stays under 0.01 with the table's confidence: thresholds are
-        tried from the most cautious one on, until the first whose bound is not under it (fixed
-        sequence testing: Angelopoulos et al., "Learn then Test", arXiv 2110.01052).
+        loss relative to the target alone is at most 0.01 at the table's confidence level.
+        Thresholds are tested in rising order and the search stops at the first bound above the
+        limit (fixed sequence testing: Angelopoulos et al., "Learn then Test", arXiv 2110.01052).
 
         Args:
-            wanted: What to find.
-            router: The router's name, for messages.
+            rule: `rate:R` or `loss:E`.
+            router: Name of the router, for error messages.
 
         Raises:
-            SettingsError: It is of another form, or no threshold does it.
+            SettingsError: The rule is malformed, or no threshold satisfies it.
         """
-        kind, value = parse(wanted)
+        kind, value = parse_threshold_rule(rule)
         return self._for_rate(value) if kind == "rate" else self._for_loss(value, router)
 
     def _for_rate(self, rate: float) -> float:
-        """By straight lines between the table's entries."""
-        before: Operation | None = None
-        for here in self.table:
-            if here.escalation_rate <= rate:
-                if before is None or before.escalation_rate == here.escalation_rate:
-                    return here.threshold
+        """Interpolate linearly between the operating points."""
+        before: OperatingPoint | None = None
+        for point in self.table:
+            if point.escalation_rate <= rate:
+                if before is None or before.escalation_rate == point.escalation_rate:
+                    return point.threshold
                 share = (before.escalation_rate - rate) / (
-                    before.escalation_rate - here.escalation_rate
+                    before.escalation_rate - point.escalation_rate
                 )
-                return before.threshold + share * (here.threshold - before.threshold)
-            before = here
+                return before.threshold + share * (point.threshold - before.threshold)
+            before = point
         return self.table[-1].threshold
 
     def _for_loss(self, loss: float, router: str) -> float:
-        found: float | None = None
-        for here in self.table:
-            if here.loss_bound > loss:
+        threshold: float | None = None
+        for point in self.table:
+            if point.loss_bound > loss:
                 break
-            found = here.threshold
-        if found is None:
+            threshold = point.threshold
+        if threshold is None:
             raise SettingsError(
-                f"no threshold of {router} is known to lose at most {loss:g} in {self.loss_of} "
-                f"with {self.confidence:.0%} confidence: it was calibrated on {self.questions} "
-                f"questions, which bound the loss by {self.table[0].loss_bound:.3g} at best. Use "
-                "a larger loss, or calibrate on more questions"
+                f"no threshold of {router} has a {self.loss_of} loss of at most {loss:g} at "
+                f"{self.confidence:.0%} confidence: calibration on {self.questions} questions "
+                f"bounds the loss by {self.table[0].loss_bound:.3g} at best. Allow a larger loss, "
+                "or calibrate on more questions"
             )
-        return found
+        return threshold
 
     @property
     def default(self) -> float:
-        """The cheapest threshold that is known to lose at most `DEFAULT_LOSS`, as `loss:0.01`.
+        """The cheapest threshold whose loss bound is at most `DEFAULT_LOSS`.
 
-        Where there were too few questions to know of any, the cheapest that lost no more in the
-        calibration itself.
+        With too few questions, no bound may be that low. The default is then the cheapest
+        threshold whose measured loss is at most `DEFAULT_LOSS`.
         """
-        known = [row.threshold for row in self.table if row.loss_bound <= DEFAULT_LOSS]
-        seen = [row.threshold for row in self.table if row.loss <= DEFAULT_LOSS]
-        return max(known or seen, default=self.table[0].threshold)
+        bounded = [point.threshold for point in self.table if point.loss_bound <= DEFAULT_LOSS]
+        measured = [point.threshold for point in self.table if point.loss <= DEFAULT_LOSS]
+        return max(bounded or measured, default=self.table[0].threshold)
 
     # --- files ---------------------------------------------------------------------------
 
     def save(self, router: str | Path) -> Path:
-        """Write it beside a router."""
+        """Write the table to the router's folder and return its path."""
         path = Path(router) / FILE
         plain = asdict(self) | {"table": [_rounded(asdict(row)) for row in self.table]}
         path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
@@ -123,23 +128,31 @@ class Calibration:
 
     @classmethod
     def load(cls, router: str, revision: str | None = None) -> Calibration:
-        """Read the table of a router, a folder or a hub id.
+        """Load the table of a router.
+
+        Args:
+            router: A local folder or a Hub id.
+            revision: Revision on the Hub.
 
         Raises:
-            SettingsError: The router was not calibrated.
+            SettingsError: The router has no table.
             CheckpointError: The table cannot be read.
         """
-        found = cls.find(router, revision)
-        if found is None:
+        calibration = cls.find(router, revision)
+        if calibration is None:
             raise SettingsError(
-                f"{router} has no {FILE}, by which a threshold is found: run "
-                f"`arbitrage calibrate {router} QUESTIONS`, or give a number"
+                f"{router} has no {FILE} to select a threshold from. Run "
+                f"`arbitrage calibrate {router} QUESTIONS`, or set the threshold to a number"
             )
-        return found
+        return calibration
 
     @classmethod
     def find(cls, router: str, revision: str | None = None) -> Calibration | None:
-        """The table of a router, a folder or a hub id; None where it was not calibrated.
+        """Load the table of a router, or return None if the router has none.
+
+        Args:
+            router: A local folder or a Hub id.
+            revision: Revision on the Hub.
 
         Raises:
             CheckpointError: The table cannot be read.
@@ -152,17 +165,18 @@ class Calibration:
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, changed: int) -> Calibration:
-    names = {f.name for f in fields(Operation)}
+def _read(path: Path, mtime_ns: int) -> Calibration:
+    # The modification time is part of the cache key, so that a new table is read again.
+    names = {f.name for f in fields(OperatingPoint)}
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
         table = tuple(
-            Operation(**{k: v for k, v in row.items() if k in names}) for row in plain["table"]
+            OperatingPoint(**{k: v for k, v in row.items() if k in names}) for row in plain["table"]
         )
         return Calibration(**{**plain, "table": table})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}): run `arbitrage calibrate` again"
+            f"{path} is not a valid calibration table: {error}. Run `arbitrage calibrate` again"
         ) from error
 
 
@@ -176,38 +190,39 @@ def _from_hub(router: str, revision: str | None) -> Path | None:
         return None
 
 
-def parse(wanted: str) -> tuple[Literal["rate", "loss"], float]:
-    """A threshold that is to be found, as `rate:0.3` or `loss:0.01`.
+def parse_threshold_rule(rule: str) -> tuple[Literal["rate", "loss"], float]:
+    """Parse a threshold rule, `rate:0.3` or `loss:0.01`, into its kind and value.
 
     Raises:
-        SettingsError: It is of another form.
+        SettingsError: The rule is malformed or its value is outside [0, 1].
     """
-    kind, _, text = wanted.partition(":")
+    kind, _, text = rule.partition(":")
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if kind not in ("rate", "loss") or not 0 <= value <= 1:
         raise SettingsError(
-            f"threshold {wanted!r} is neither a number nor of the form rate:0.3 (share of the "
-            "steps to escalate) or loss:0.01 (most that may be lost against the target alone)"
+            f"invalid threshold {rule!r}: set a number, rate:R (fraction of steps to escalate, "
+            "such as rate:0.3) or loss:E (maximum loss relative to the target alone, such as "
+            "loss:0.01), with R and E in [0, 1]"
         )
     return ("rate" if kind == "rate" else "loss"), value
 
 
 def read_threshold(text: str) -> float | str:
-    """A threshold from a command line: a number, or `rate:R` or `loss:E`.
+    """Parse a threshold from the command line: a number, `rate:R` or `loss:E`.
 
     Raises:
-        SettingsError: It has another form.
+        SettingsError: The text is none of these.
     """
     try:
         return float(text)
     except ValueError:
-        parse(text)
+        parse_threshold_rule(text)
         return text
 
 
 def _rounded(row: dict[str, float | None]) -> dict[str, float | None]:
-    # Thresholds in full: a score that equals one must not fall on its other side.
+    # Thresholds stay unrounded: rounding could flip the comparison with an equal score.
     return {k: v if v is None or k == "threshold" else round(v, 6) for k, v in row.items()}

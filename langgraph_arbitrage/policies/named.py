@@ -11,7 +11,7 @@ from langgraph_arbitrage.policies.oracle import Oracle
 from langgraph_arbitrage.policies.random_rate import Random
 from langgraph_arbitrage.policies.rsd import RSD
 
-__all__ = ["POLICIES", "SCORED"]
+__all__ = ["POLICIES", "SCORER_ROLES"]
 
 POLICIES: dict[str, type[Policy]] = {
     "router": LearnedRouter,
@@ -25,5 +25,5 @@ POLICIES: dict[str, type[Policy]] = {
 }
 """Maps each built-in policy's name to its class."""
 
-SCORED = {"router": "router", "rsd": "prm", "oracle": "prm"}
+SCORER_ROLES = {"router": "router", "rsd": "prm", "oracle": "prm"}
 """Maps each policy that requires a scorer checkpoint to the scorer's role."""

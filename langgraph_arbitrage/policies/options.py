@@ -1,4 +1,6 @@
-"""Options on top of any policy: each wraps another one, and the outermost has the last word.
+"""Policy wrappers that change part of another policy's behavior.
+
+Wrappers can be nested. The outermost wrapper takes precedence.
 
 Example:
     >>> from langgraph_arbitrage import Budget, DraftConfidence, FirstSteps
@@ -31,103 +33,105 @@ __all__ = ["Budget", "EscalateRepeats", "FirstSteps", "PolicyOption", "check_cou
 
 @dataclass(frozen=True)
 class PolicyOption(Policy):
-    """Does what the policy in it does; options change a part of that."""
+    """Base class of the wrappers: delegates every method to the wrapped policy."""
 
     policy: Policy
-    """The policy that decides otherwise; it may be an option itself."""
+    """The wrapped policy, which may itself be a wrapper."""
 
     @property
     def needs_draft(self) -> bool:  # type: ignore[override]
-        """As the policy says."""
+        """`needs_draft` of the wrapped policy."""
         return self.policy.needs_draft
 
     @property
     def needs_target(self) -> bool:  # type: ignore[override]
-        """As the policy says."""
+        """`needs_target` of the wrapped policy."""
         return self.policy.needs_target
 
     @property
     def needs_target_step(self) -> bool:  # type: ignore[override]
-        """As the policy says."""
+        """`needs_target_step` of the wrapped policy."""
         return self.policy.needs_target_step
 
     def skips_draft(self, view: StepView) -> bool:
-        """As the policy says."""
+        """Delegate to the wrapped policy."""
         return self.policy.skips_draft(view)
 
     def scorers(self) -> Sequence[tuple[str, Kind]]:
-        """Those of the policy."""
+        """Return the wrapped policy's scorers."""
         return self.policy.scorers()
 
     def validate_pair(self, draft: str, target: str) -> None:
-        """Have the policy look at the pair."""
+        """Delegate to the wrapped policy."""
         self.policy.validate_pair(draft, target)
 
     def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest | TargetQuestion]:
-        """The policy's, unless the option decides by itself."""
-        return () if self._decided(view) else self.policy.scorer_requests(view)
+        """Return the wrapped policy's requests; none if the wrapper decides without a score."""
+        return () if self._override(view) else self.policy.scorer_requests(view)
 
     def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
-        """The policy's decision, unless the option decides by itself."""
-        return self._decided(view) or self.policy.decide(view, outputs)
+        """Return the wrapper's own decision if it has one, else the wrapped policy's."""
+        return self._override(view) or self.policy.decide(view, outputs)
 
-    def _decided(self, view: StepView) -> Decision | None:
-        """What the option decides of a draft's step without asking."""
+    def _override(self, view: StepView) -> Decision | None:
+        """Return the wrapper's decision on the draft step; None leaves it to the wrapped policy."""
         return None
 
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float | None:
-        """The policy's score."""
+        """Compute the wrapped policy's score."""
         return self.policy.score(view, outputs)
 
     def escalates(self, score: float | None) -> bool:
-        """The policy's rule."""
+        """Apply the wrapped policy's rule."""
         return self.policy.escalates(score)
 
     def tokens_left(self, view: StepView) -> int | None:
-        """As the policy says."""
+        """Delegate to the wrapped policy."""
         return self.policy.tokens_left(view)
 
     def with_threshold(self, threshold: float | str) -> Self:
-        """The same option on the policy with another threshold."""
+        """Return a copy whose wrapped policy has another threshold."""
         return replace(self, policy=self.policy.with_threshold(threshold))
 
 
 @dataclass(frozen=True)
 class FirstSteps(PolicyOption):
-    """The target writes the first `steps` steps of an answer, without a draft."""
+    """Generates the first `steps` steps of an answer with the target, without a draft."""
 
     steps: int = 1
+    """Number of steps, 0 or more."""
 
     def __post_init__(self) -> None:
         check_count(self, "steps")
 
     @property
     def needs_target(self) -> bool:  # type: ignore[override]
-        """Whether there are such steps, or the policy needs it."""
+        """True if `steps` is positive or the wrapped policy needs the target."""
         return self.steps > 0 or self.policy.needs_target
 
     def skips_draft(self, view: StepView) -> bool:
-        """Whether this is one of them, or the policy says so."""
+        """Return True for the first `steps` steps and those the wrapped policy skips."""
         return view.index < self.steps or self.policy.skips_draft(view)
 
     def tokens_left(self, view: StepView) -> int | None:
-        """No limit for these steps, but what an option around this one says."""
+        """Return None for the first `steps` steps, else the wrapped policy's limit."""
         return None if view.index < self.steps else self.policy.tokens_left(view)
 
 
 @dataclass(frozen=True)
 class EscalateRepeats(PolicyOption):
-    """Escalates a draft's step that repeats an earlier step of the answer: the draft is in a loop.
+    """Escalates a draft step that repeats an earlier step of the answer.
 
-    Blanks do not count. Such a step is not scored.
+    A repeated step indicates that the draft is stuck in a loop. The comparison ignores whitespace.
+    Repeated steps are not scored.
     """
 
     @property
     def needs_target(self) -> bool:  # type: ignore[override]
-        """Whether the draft may write at all: then it may repeat itself."""
+        """True if the wrapped policy needs the draft, whose steps may repeat, or the target."""
         return self.policy.needs_draft or self.policy.needs_target
 
-    def _decided(self, view: StepView) -> Decision | None:
+    def _override(self, view: StepView) -> Decision | None:
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
         step = view.draft.text.split()
         if any(past.text.split() == step for past in view.history):
@@ -137,16 +141,17 @@ class EscalateRepeats(PolicyOption):
 
 @dataclass(frozen=True)
 class Budget(PolicyOption):
-    """Lets the target write no more than a part of an answer; then every draft step is accepted.
+    """Limits the target's part of an answer and accepts draft steps once the limit is reached.
 
-    Of an answer's first n steps at most `share` · n are the target's, for every n: it is kept
-    however short the answer turns out. Steps accepted for want of budget are not scored.
+    For every n, the target generates at most `share` · n of the first n steps. The limit therefore
+    holds for an answer of any length. Draft steps accepted because of the limit are not scored.
     """
 
     share: float = 1.0
-    """Most steps of the target, as a share of the steps, in [0, 1]."""
+    """Maximum fraction of steps generated by the target, in [0, 1]."""
     tokens: int | None = None
-    """Most tokens of the target an answer; a step of its is cut there. None for no such limit."""
+    """Maximum number of tokens the target generates per answer. A step that reaches it is cut off.
+    Default: None, no limit."""
 
     def __post_init__(self) -> None:
         check_range(self, "share")
@@ -155,39 +160,40 @@ class Budget(PolicyOption):
 
     @property
     def needs_draft(self) -> bool:  # type: ignore[override]
-        """Whether the budget may run out, or the policy needs it."""
+        """True if the budget is limited or the wrapped policy needs the draft."""
         return self.share < 1 or self.tokens is not None or self.policy.needs_draft
 
     def skips_draft(self, view: StepView) -> bool:
-        """As the policy says, while there is budget."""
-        return self._allows(view) and self.policy.skips_draft(view)
+        """Delegate to the wrapped policy; return False if the budget is used up."""
+        return self._within_budget(view) and self.policy.skips_draft(view)
 
     def tokens_left(self, view: StepView) -> int | None:
-        """What is left of the tokens."""
+        """Return the smaller of the remaining budget and the wrapped policy's limit."""
         limits = [self.policy.tokens_left(view)]
         if self.tokens is not None:
-            limits.append(self.tokens - _by_target(view, count_tokens=True))
+            limits.append(self.tokens - _target_usage(view, count_tokens=True))
         return min((n for n in limits if n is not None), default=None)
 
-    def _decided(self, view: StepView) -> Decision | None:
-        return None if self._allows(view) else Decision(None, escalate=False)
+    def _override(self, view: StepView) -> Decision | None:
+        return None if self._within_budget(view) else Decision(None, escalate=False)
 
-    def _allows(self, view: StepView) -> bool:
-        steps = _by_target(view) + 1
+    def _within_budget(self, view: StepView) -> bool:
+        steps = _target_usage(view) + 1
+        # The tolerance absorbs rounding, as in 0.29 * 100 < 29.
         within_share = steps <= self.share * (view.index + 1) + 1e-9
         left = self.tokens_left(view)
         return within_share and (left is None or left > 0)
 
 
-def _by_target(view: StepView, *, count_tokens: bool = False) -> int:
-    """Steps that the target wrote so far, or their tokens."""
+def _target_usage(view: StepView, *, count_tokens: bool = False) -> int:
+    """Return the number of committed steps by the target, or of their tokens."""
     return sum(s.tokens if count_tokens else 1 for s in view.history if s.writer == "target")
 
 
 def check_count(holder: object, field: str) -> None:
-    """Raise unless a field is a whole number, 0 or more."""
+    """Raise `SettingsError` unless the field is an integer of 0 or more."""
     value = getattr(holder, field)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise SettingsError(
-            f"{field} of {type(holder).__name__} must be a whole number, 0 or more, not {value!r}"
+            f"{field} of {type(holder).__name__} must be an integer of 0 or more, not {value!r}"
         )

@@ -31,7 +31,7 @@ class Oracle(ScoredPolicy):
     prm: str
     """PRM checkpoint: a local folder or a Hub id, as for `RSD`."""
     threshold: float = 0.0
-    """Minimum advantage, in [−1, 1]. 0 selects the step with the higher score; a higher threshold
+    """Threshold on Δ, in [−1, 1]. 0 selects the step with the higher score; a higher threshold
     escalates fewer steps."""
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Oracle(ScoredPolicy):
         return self.prm
 
     def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest]:
-        """Return one request for each of the two steps, or a single one if their texts are equal."""
+        """Return one request per step, or a single one if both steps have the same text."""
         assert view.draft is not None  # noqa: S101 - both steps exist by now
         assert view.target is not None  # noqa: S101
         texts = dict.fromkeys((view.draft.text, view.target.text))

@@ -1,1 +1,1 @@
-"""Turns LangChain messages into the token ids of a model's own chat template."""
+"""Convert LangChain messages to token ids with a model's chat template."""

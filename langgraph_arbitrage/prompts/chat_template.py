@@ -1,18 +1,19 @@
-"""What a chat template can render, and conversations rewritten to what it can.
+"""Detect the features of a chat template and adapt conversations to them.
 
-Every model brings a template of its own, and many refuse or drop some messages. What a template
-does is found by rendering short conversations with it, once a tokenizer. The fallbacks:
+Chat templates differ, and many reject or drop some messages. The features of a template are
+detected by rendering short probe conversations, once per tokenizer. Missing features have these
+fallbacks:
 
-| the template | then |
+| the template | fallback |
 |---|---|
-| has no system turn | its text goes before the next user message |
-| takes a system turn at the beginning only | later ones go before the next user message |
-| wants user and assistant to alternate | neighbours of one role are merged, with a blank line |
-| wants a user message first | an empty one is put before the assistant's |
-| does not render tools | they are listed in the system turn, with how to call them |
-| does not render calls | they are written into the text, `<tool_call>{...}</tool_call>` |
-| does not render a role of one's own | its messages are the user's, `role: ...` |
-| does not render tool results | they are user messages, `<tool_response>...</tool_response>` |
+| renders no system turn | its text is prepended to the next user message |
+| renders only a leading system turn | later ones are prepended to the next user message |
+| requires alternating roles | adjacent turns of one role are merged, separated by a blank line |
+| requires a leading user message | an empty one is inserted before the assistant's |
+| renders no tools | the system turn lists them and describes how to call them |
+| renders no tool calls | they are part of the text, as `<tool_call>{...}</tool_call>` |
+| renders no custom role | its messages become user messages, as `role: ...` |
+| renders no tool results | they become user messages, `<tool_response>...</tool_response>` |
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from langgraph_arbitrage.errors import ChatTemplateError
-from langgraph_arbitrage.tools.formats import PROBE, CallFormat, Hermes, Tool, format_of_sample
+from langgraph_arbitrage.errors import ChatTemplateError, MessageError
+from langgraph_arbitrage.prompts.user_text import (
+    SpecialTokensInText,
+    protect_messages,
+    protect_values,
+)
+from langgraph_arbitrage.tools.formats import PROBE, CallFormat, Hermes, Tool, detect_format
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import Tokenizer
@@ -43,72 +49,98 @@ THINK_MARKS = ("<think>", "[THINK]")
 
 @dataclass(frozen=True)
 class Template:
-    """What a chat template renders."""
+    """The features of a tokenizer's chat template."""
 
     tokenizer: Tokenizer
     system: bool
-    """A system turn at the beginning."""
+    """Renders a leading system turn."""
     later_system: bool
-    """A system turn anywhere."""
+    """Renders system turns at any position."""
     repeats: bool
-    """Two turns of one role after each other."""
+    """Renders consecutive turns of one role."""
     assistant_first: bool
-    """A conversation that the assistant begins."""
+    """Renders a conversation that starts with an assistant turn."""
     tools: bool
-    """Descriptions of tools."""
+    """Renders tool definitions."""
     calls: bool
-    """Tool calls of the assistant."""
+    """Renders the assistant's tool calls."""
     results: bool
-    """Tool results as turns of their own."""
+    """Renders tool results as separate turns."""
     text_arguments: bool
-    """The arguments of calls have to be JSON text, not an object."""
-    form: CallFormat | None
-    """How it writes tool calls; None where it does not, or in no form that is known here."""
-    thinks: bool
-    """It knows of thinking."""
-    opened: str | None
-    """The mark of thinking that it opens for the answer, if it does."""
+    """Requires tool call arguments as JSON text instead of an object."""
+    call_format: CallFormat | None
+    """Format of tool calls; None if the template renders none or the format is unknown."""
+    supports_thinking: bool
+    """The template's source contains a thinking mark."""
+    opening_mark: str | None
+    """The thinking mark at the end of the generation prompt; None if there is none."""
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Tool] = (), note: str = ""
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        note: str = "",
+        special_tokens_in_text: SpecialTokensInText = "escape",
+        continue_final_message: bool = False,
     ) -> list[int]:
-        """Token ids of a conversation, rewritten to what the template can.
+        """Adapt a conversation to the template and render it to token ids.
 
         Args:
-            messages: Plain messages, as `prompts.template_messages` makes them.
-            tools: Tools to describe.
-            note: Something to add to the system turn.
+            messages: Message dicts, as returned by `template_messages`.
+            tools: Tools that the model may call.
+            note: Text to append to the system turn.
+            special_tokens_in_text: What to do with special tokens in the text of users and tools.
+            continue_final_message: End the prompt within the last message, the assistant's.
 
         Raises:
-            ChatTemplateError: It refuses even that.
+            ChatTemplateError: The template rejects the adapted conversation.
+            MessageError: A text contains a special token that is refused, or the message to
+                continue is not one of the assistant with text.
         """
-        fitted, offered = self.fitted(messages, tools, note)
-        return self.tokenizer.render(fitted, **({"tools": list(tools)} if offered else {}))
+        options: dict[str, Any] = {}
+        if special_tokens_in_text != "allow":
+            tokens, mode = self.tokenizer.control_tokens, special_tokens_in_text
+            messages = protect_messages(messages, tokens, mode)
+            tools = protect_values(list(tools), tokens, mode, "A tool")
+            if documents := self.tokenizer.template_kwargs.get("documents"):
+                options["documents"] = protect_values(documents, tokens, mode, "A document")
+        adapted, renders_tools = self.adapt(messages, tools, note)
+        if renders_tools:
+            options["tools"] = list(tools)
+        if continue_final_message:
+            _check_continuable(messages[-1])
+            options |= {"continue_final_message": True, "add_generation_prompt": False}
+        return self.tokenizer.render(adapted, **options)
 
-    def fitted(
+    def adapt(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), note: str = ""
     ) -> tuple[list[Message], bool]:
-        """The conversation as the template takes it, and whether the template lists the tools."""
-        fitted = [dict(m) for m in messages]
+        """Adapt a conversation to the template's features.
+
+        Returns:
+            The adapted messages, and True if the template itself renders the tools.
+        """
+        adapted = [dict(m) for m in messages]
         notes = [note] if note else []
         if tools and not self.tools:
             listed = "\n".join(json.dumps(tool["function"]) for tool in tools)
             notes.insert(0, TOOL_NOTE.format(tools=listed))
         if notes:
-            fitted = _with_system(fitted, "\n".join(notes))
-        fitted = [self._turn(m) for m in fitted]
+            adapted = _with_system(adapted, "\n".join(notes))
+        adapted = [self._adapt_turn(m) for m in adapted]
         if not self.later_system:
-            fitted = self._without_system(fitted)
+            adapted = self._move_system_turns(adapted)
         if not self.repeats:
-            fitted = _merged(fitted)
-        if not self.assistant_first and _first_role(fitted) == "assistant":
-            at = 1 if fitted[0]["role"] == "system" else 0
-            fitted.insert(at, {"role": "user", "content": ""})
-        return fitted, bool(tools) and self.tools
+            adapted = _merged(adapted)
+        if not self.assistant_first and _first_role(adapted) == "assistant":
+            at = 1 if adapted[0]["role"] == "system" else 0
+            adapted.insert(at, {"role": "user", "content": ""})
+        return adapted, bool(tools) and self.tools
 
-    def _turn(self, message: Message) -> Message:
+    def _adapt_turn(self, message: Message) -> Message:
+        """Replace a role, tool result or tool call that the template does not render."""
         calls, role = message.get("tool_calls"), message["role"]
-        if role not in ROLES and not _takes_role(self.tokenizer, role):
+        if role not in ROLES and not _renders_role(self.tokenizer, role):
             return {**message, "role": "user", "content": f"{role}: {message['content']}"}
         if role == "tool" and not self.results:
             name = f' name="{message["name"]}"' if message.get("name") else ""
@@ -129,32 +161,44 @@ class Template:
             return {**message, "tool_calls": changed}
         return message
 
-    def _without_system(self, messages: list[Message]) -> list[Message]:
-        """System texts at the beginning in one turn, if it takes one; others before a user's."""
-        kept: list[Message] = []
-        waiting: list[str] = []
+    def _move_system_turns(self, messages: list[Message]) -> list[Message]:
+        """Merge leading system turns and prepend the text of others to the next user turn.
+
+        Without support for a system turn, leading ones are prepended as well.
+        """
+        moved: list[Message] = []
+        pending: list[str] = []
         for message in messages:
             if message["role"] == "system":
-                leading = self.system and not any(m["role"] != "system" for m in kept)
-                if leading and kept:
-                    kept[0] = {**kept[0], "content": _joined(kept[0], message)}
+                leading = self.system and not any(m["role"] != "system" for m in moved)
+                if leading and moved:
+                    moved[0] = {**moved[0], "content": _joined(moved[0], message)}
                 elif leading:
-                    kept.append(message)
+                    moved.append(message)
                 else:
-                    waiting.append(message["content"])
-            elif message["role"] == "user" and waiting:
-                text = "\n\n".join([*waiting, message["content"]])
-                kept.append({**message, "content": text})
-                waiting = []
+                    pending.append(message["content"])
+            elif message["role"] == "user" and pending:
+                text = "\n\n".join([*pending, message["content"]])
+                moved.append({**message, "content": text})
+                pending = []
             else:
-                kept.append(message)
-        if waiting:
-            kept.append({"role": "user", "content": "\n\n".join(waiting)})
-        return kept
+                moved.append(message)
+        if pending:
+            moved.append({"role": "user", "content": "\n\n".join(pending)})
+        return moved
+
+
+def _check_continuable(message: Message) -> None:
+    if message["role"] != "assistant" or message.get("tool_calls") or not message["content"]:
+        kind = "with tool calls" if message.get("tool_calls") else f"of role {message['role']!r}"
+        raise MessageError(
+            "continue_final_message needs a conversation that ends with an assistant message with "
+            f"text, but the last message is {kind if message['content'] else 'empty'}"
+        )
 
 
 def _with_system(messages: list[Message], note: str) -> list[Message]:
-    """The conversation with a note in its system turn."""
+    """Append a note to the system turn; add the turn if there is none."""
     if messages and messages[0]["role"] == "system":
         first = {**messages[0], "content": "\n".join([messages[0]["content"], note]).lstrip()}
         return [first, *messages[1:]]
@@ -162,7 +206,7 @@ def _with_system(messages: list[Message], note: str) -> list[Message]:
 
 
 def _merged(messages: list[Message]) -> list[Message]:
-    """Neighbours of one role in one turn; results and calls stay turns of their own."""
+    """Merge adjacent turns of one role. Tool results remain separate turns."""
     merged: list[Message] = []
     for message in messages:
         last = merged[-1] if merged else None
@@ -184,7 +228,7 @@ def _first_role(messages: list[Message]) -> str | None:
     return next((m["role"] for m in messages if m["role"] != "system"), None)
 
 
-# --- finding out -------------------------------------------------------------------------
+# --- detection ---------------------------------------------------------------------------
 
 _TOOL = {
     "type": "function",
@@ -202,65 +246,69 @@ _TOOL = {
 
 @lru_cache(maxsize=64)
 def template_of(tokenizer: Tokenizer) -> Template:
-    """What a tokenizer's template renders, found out once.
+    """Detect the features of a tokenizer's chat template. Results are cached per tokenizer.
 
     Raises:
-        ChatTemplateError: There is no template, or it renders not even one user message.
+        ChatTemplateError: The tokenizer has no template, or it fails to render a user message.
     """
     user, reply = _message("user", "text U"), _message("assistant", "text A")
-    more = _message("user", "text W")
+    next_user = _message("user", "text W")
     prompt = tokenizer.render_text([user])
-    renders = _Renders(tokenizer)
+    renders = _Probe(tokenizer)
     tools = renders([user], PROBE[0], tools=[_TOOL])
-    offered = {"tools": [_TOOL]} if tools else {}
+    tool_options = {"tools": [_TOOL]} if tools else {}
     for text_arguments in (False, True):
         call = _call(text_arguments)
-        sample = _written(renders.text([user, call], add_generation_prompt=False, **offered))
+        sample = _call_sample(
+            renders.text([user, call], add_generation_prompt=False, **tool_options)
+        )
         if sample:
             break
     result = {"role": "tool", "content": "text R", "name": PROBE[0], "tool_call_id": "abcdefghi"}
-    form = format_of_sample(sample) if sample else None
+    call_format = detect_format(sample) if sample else None
     source = tokenizer.chat_template or ""
     tail = prompt[-40:].rstrip()
     return Template(
         tokenizer=tokenizer,
         system=renders([_message("system", "text S"), user], "text S"),
-        later_system=renders([user, reply, _message("system", "text S"), more], "text S")
+        later_system=renders([user, reply, _message("system", "text S"), next_user], "text S")
         and renders([_message("system", "text S"), _message("system", "text T"), user], "text T"),
-        repeats=renders([user, more, reply, _message("assistant", "text B"), user], "text B")
-        and renders([user, more], "text U"),
+        repeats=renders([user, next_user, reply, _message("assistant", "text B"), user], "text B")
+        and renders([user, next_user], "text U"),
         assistant_first=renders([reply, user], "text A"),
         tools=tools,
         calls=sample is not None,
-        results=sample is not None and renders([user, call, result], "text R", **offered),
+        results=sample is not None and renders([user, call, result], "text R", **tool_options),
         text_arguments=sample is not None and text_arguments,
-        form=form,
-        thinks=any(mark in source for mark in THINK_MARKS),
-        opened=next((mark for mark in THINK_MARKS if tail.endswith(mark)), None),
+        call_format=call_format,
+        supports_thinking=any(mark in source for mark in THINK_MARKS),
+        opening_mark=next((mark for mark in THINK_MARKS if tail.endswith(mark)), None),
     )
 
 
 @lru_cache(maxsize=256)
-def _takes_role(tokenizer: Tokenizer, role: str) -> bool:
+def _renders_role(tokenizer: Tokenizer, role: str) -> bool:
+    """Return True if the template renders messages of a custom role."""
     user = _message("user", "text U")
-    return _Renders(tokenizer)([user, _message(role, "text C")], "text C")
+    return _Probe(tokenizer)([user, _message(role, "text C")], "text C")
 
 
-class _Renders:
-    """Whether a template renders a conversation with a text of it."""
+class _Probe:
+    """Checks whether a template renders a given text of a conversation."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     def text(self, messages: Sequence[Any], **options: Any) -> str | None:
+        """Render a conversation; None if the template rejects it."""
         try:
             return self._tokenizer.render_text(messages, **options)
         except ChatTemplateError:
             return None
 
-    def __call__(self, messages: Sequence[Any], wanted: str, **options: Any) -> bool:
+    def __call__(self, messages: Sequence[Any], expected: str, **options: Any) -> bool:
         text = self.text(messages, **options)
-        return text is not None and wanted in text
+        return text is not None and expected in text
 
 
 def _message(role: str, text: str) -> Message:
@@ -274,12 +322,12 @@ def _call(text_arguments: bool) -> Message:
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
-def _written(text: str | None) -> str | None:
-    """How the call was written after the user's text; None where it was not, or not as JSON."""
+def _call_sample(text: str | None) -> str | None:
+    """Return the rendered `PROBE` call; None if it is missing or its arguments are not JSON."""
     sample = (text or "").rpartition("text U")[2]
-    shown = PROBE[0] in sample and "probe value" in sample
-    return sample if shown and "{'" not in sample and '\\"probe' not in sample else None
+    rendered = PROBE[0] in sample and "probe value" in sample
+    return sample if rendered and "{'" not in sample and '\\"probe' not in sample else None
 
 
-FALLBACK_FORM = Hermes('<tool_call>{"name": "', '", "arguments": ', "}</tool_call>")
-"""How calls are written by models whose template does not say: the note tells them so."""
+FALLBACK_FORMAT = Hermes('<tool_call>{"name": "', '", "arguments": ', "}</tool_call>")
+"""Format of tool calls if the template renders none. `TOOL_NOTE` describes it to the model."""

@@ -1,4 +1,4 @@
-"""LangChain messages as the plain dicts that chat templates read."""
+"""Convert LangChain messages to the message dicts that chat templates expect."""
 
 from __future__ import annotations
 
@@ -25,92 +25,95 @@ __all__ = ["check_conversation", "last_question", "read_messages", "template_mes
 
 
 def check_conversation(messages: Sequence[BaseMessage]) -> None:
-    """Raise `MessageError` unless there is something to answer."""
+    """Raise `MessageError` if the conversation has no messages or only empty ones."""
     if not messages:
         raise MessageError(
-            "the conversation is empty: give at least one message, "
+            "the conversation has no messages. Pass at least one message, "
             'such as {"messages": [("user", "What is 2 + 3?")]}'
         )
     plain = template_messages(messages)
     if not any(m["content"].strip() or m.get("tool_calls") for m in plain):
         raise MessageError(
-            f"the conversation says nothing: its {len(messages)} messages are empty. Give at least "
-            "one with text"
+            f"all {len(messages)} messages of the conversation are empty. Pass at least one "
+            "message with text"
         )
 
 
-def read_messages(given: Sequence[Any]) -> list[BaseMessage]:
-    """Messages from plain dicts, as JSON has them, in any form that LangChain knows.
+def read_messages(messages: Sequence[Any]) -> list[BaseMessage]:
+    """Convert messages from any format that LangChain supports, such as parsed JSON.
 
     Raises:
-        MessageError: They are none.
+        MessageError: A message is malformed.
     """
-    # OpenAI's own clients leave the content out where there are calls.
-    whole = [{"content": "", **m} if isinstance(m, dict) and "role" in m else m for m in given]
+    # OpenAI's clients omit the content of messages with tool calls.
+    complete = [
+        {"content": "", **m} if isinstance(m, dict) and "role" in m else m for m in messages
+    ]
     try:
-        return list(convert_to_messages(whole))
+        return list(convert_to_messages(complete))
     except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as error:
         missing = " is missing" if isinstance(error, KeyError) else ""
-        raise MessageError(f"its messages cannot be read: {error}{missing}") from None
+        raise MessageError(f"invalid messages: {error}{missing}") from None
 
 
 def template_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Plain dicts with role and content and, where there are any, tool calls, names and thinking.
+    """Convert messages to dicts with role, content and, if present, name, tool calls and thinking.
 
-    A human message that holds tool results, as Anthropic's do, becomes one message a result.
+    A human message with tool results, as in Anthropic's format, becomes one message per result.
 
     Raises:
-        MessageError: A message holds what no text model reads.
+        MessageError: A message has an unsupported type or non-text content.
     """
-    found = [plain for message in messages for plain in _plain(message)]
+    converted = [plain for message in messages for plain in _plain(message)]
     names: dict[str, str] = {}
-    for plain in found:
+    for plain in converted:
         for call in plain.get("tool_calls", ()):
             names[call["id"]] = call["function"]["name"]
         if plain["role"] == "tool" and plain["tool_call_id"] in names:
             plain.setdefault("name", names[plain["tool_call_id"]])
-    return found
+    return converted
 
 
 def _plain(message: BaseMessage) -> Iterator[dict[str, Any]]:
+    """Yield the dicts of one message."""
     parts = _parts(message)
     text = parts.text
-    named = {"name": message.name} if message.name else {}
+    name = {"name": message.name} if message.name else {}
     match message:
         case SystemMessage():
-            yield {"role": "system", "content": text, **named}
+            yield {"role": "system", "content": text, **name}
         case HumanMessage():
             yield from parts.results
             if text or not parts.results:
-                yield {"role": "user", "content": text, **named}
+                yield {"role": "user", "content": text, **name}
         case AIMessage():
-            yield _assistant(message, parts) | named
+            yield _assistant(message, parts) | name
         case ToolMessage():
             result = _result(message.tool_call_id, text)
-            yield result | named
+            yield result | name
         case FunctionMessage():
-            yield _result(message.name, text) | named
+            yield _result(message.name, text) | name
         case ChatMessage():
             role = {"human": "user", "ai": "assistant", "developer": "system"}
-            yield {"role": role.get(message.role, message.role), "content": text, **named}
+            yield {"role": role.get(message.role, message.role), "content": text, **name}
         case _:
             kind = type(message).__name__
-            known = "system, human, AI, tool, function and chat messages"
+            supported = "system, human, AI, tool, function and chat messages"
             if isinstance(message, RemoveMessage):
-                raise MessageError(f"a {kind} cannot be answered; {known} can")
-            raise MessageError(f"a message of type {kind} is not known; {known} are")
+                raise MessageError(f"a {kind} cannot be part of a prompt. Supported: {supported}")
+            raise MessageError(f"unsupported message type {kind}. Supported: {supported}")
 
 
 def _assistant(message: AIMessage, parts: _Parts) -> dict[str, Any]:
     calls = [(c["id"], c["name"], c["args"]) for c in message.tool_calls] or parts.calls
     plain: dict[str, Any] = {"role": "assistant", "content": parts.text}
-    # What was no call is shown as it was written, so that the model can read what went wrong.
-    broken = [c["args"] for c in message.invalid_tool_calls if c.get("args")]
-    if broken:
-        plain["content"] = "\n".join([t for t in (parts.text, *broken) if t])
-    thought = parts.thought or message.additional_kwargs.get("reasoning_content")
-    if isinstance(thought, str) and thought:
-        plain["reasoning_content"] = thought
+    # Invalid tool calls stay in the text, so that the model can see and correct them.
+    invalid = [c["args"] for c in message.invalid_tool_calls if c.get("args")]
+    if invalid:
+        plain["content"] = "\n".join([t for t in (parts.text, *invalid) if t])
+    thinking = parts.thinking or message.additional_kwargs.get("reasoning_content")
+    if isinstance(thinking, str) and thinking:
+        plain["reasoning_content"] = thinking
     if calls:
         plain["tool_calls"] = [
             {
@@ -128,7 +131,7 @@ def _result(call_id: str | None, text: str) -> dict[str, Any]:
 
 
 def _short_id(call_id: str | None) -> str:
-    """Nine letters and digits: some templates refuse other ids of calls."""
+    """Return a call id of nine letters and digits; some templates reject other ids."""
     if call_id and len(call_id) == 9 and call_id.isascii() and call_id.isalnum():
         return call_id
     return hashlib.blake2b(str(call_id).encode(), digest_size=8).hexdigest()[:9]
@@ -139,47 +142,47 @@ def _short_id(call_id: str | None) -> str:
 
 @dataclass
 class _Parts:
-    """What the content of a message holds."""
+    """The content of a message, by kind."""
 
     text: str = ""
-    thought: str = ""
+    thinking: str = ""
     calls: list[tuple[str | None, str, dict[str, Any]]] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _parts(message: BaseMessage) -> _Parts:
-    """Content of any of the usual kinds: a text, texts, OpenAI's, Anthropic's, standard blocks."""
-    found = _Parts()
+    """Split the content: a string, strings, or OpenAI, Anthropic or standard content blocks."""
+    parts = _Parts()
     content = message.content if isinstance(message.content, list) else [message.content]
     for part in content:
         if isinstance(part, str):
-            found.text += part
+            parts.text += part
             continue
         kind = part.get("type")
         if kind in ("text", "text-plain", "refusal"):
-            found.text += str(part.get("text") or part.get("refusal") or "")
+            parts.text += str(part.get("text") or part.get("refusal") or "")
         elif kind in ("thinking", "reasoning"):
-            found.thought += str(part.get("thinking") or part.get("reasoning") or "")
+            parts.thinking += str(part.get("thinking") or part.get("reasoning") or "")
         elif kind in ("tool_use", "tool_call"):
             args = part.get("input", part.get("args"))
             args = args if isinstance(args, dict) else {}
-            found.calls.append((part.get("id"), str(part.get("name")), args))
+            parts.calls.append((part.get("id"), str(part.get("name")), args))
         elif kind == "tool_result":
             inner = part.get("content") or ""
             result = _parts(HumanMessage(content=inner)).text
-            found.results.append(_result(part.get("tool_use_id"), result))
+            parts.results.append(_result(part.get("tool_use_id"), result))
         elif kind in ("redacted_thinking", "tool_call_chunk", "invalid_tool_call"):
-            pass  # unreadable, or in the message's own fields
+            pass  # encrypted, or also in the message's fields
         else:
             raise MessageError(
-                f"content of type {kind!r} cannot be read: the models here read text alone. "
-                "Remove that part of the message."
+                f"content of type {kind!r} is not supported: the models read text only. "
+                "Remove this part of the message"
             )
-    return found
+    return parts
 
 
 def last_question(messages: Sequence[BaseMessage]) -> str:
-    """Text of the last human message, or of the last message where there is none."""
+    """Return the text of the last human message, or of the last message if there is none."""
     for message in reversed(messages):
         if isinstance(message, HumanMessage):
             return message.text

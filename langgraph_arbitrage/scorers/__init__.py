@@ -1,4 +1,4 @@
-"""Step scorers: one file a format; `base` holds the protocol."""
+"""Step scorers (routers and PRMs), one file per checkpoint format. `base` defines the protocol."""
 
 from langgraph_arbitrage.scorers.base import Role, StepScore, StepScorer
 from langgraph_arbitrage.scorers.load import KINDS, load_scorer

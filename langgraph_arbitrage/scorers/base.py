@@ -1,4 +1,4 @@
-"""The protocol of a step scorer: what it reads, and what its reading says of a step."""
+"""The step scorer protocol: build a scorer request, convert its output to a step score."""
 
 from __future__ import annotations
 
@@ -17,73 +17,72 @@ if TYPE_CHECKING:
 __all__ = ["Role", "StepScore", "StepScorer", "softmax"]
 
 Role = Literal["router", "prm"]
-"""What a scorer's value means: that the target would write a better step, or that a step is
-right."""
+"""Meaning of a scorer's value. `router`: probability that the target would write a better step.
+`prm`: probability that the step is correct."""
 
 
 @dataclass(frozen=True)
 class StepScore:
-    """What a scorer says of a step."""
+    """The score of one step."""
 
     value: float
-    """In [0, 1]: a PRM's probability that the step is right, or a router's ŷ that the target
-    would write a better one."""
+    """Probability in [0, 1], whose meaning depends on the scorer's `Role`."""
     policy_state: tuple[float, ...] = ()
-    """Numbers to hand back with the next step (`PastStep.memory`)."""
+    """Numbers stored with the step. Later steps read them from `PastStep.policy_state`."""
 
 
 @dataclass(frozen=True)
 class StepScorer(ABC):
-    """Scores a step in its context: a PRM's h(x, z), or a router's ŷ(x, z_d).
+    """Scores a step in its context: a PRM's h(x, z) or a router's ŷ(x, z_d).
 
-    The text goes in pieces of which each step only adds to those before, so that the engine
-    reads nothing twice.
+    The text of a request is split into pieces, and each step only appends pieces. The engine
+    therefore reuses the KV cache of the previous steps.
     """
 
     model: str
-    """Checkpoint: a local folder or a hub id."""
+    """Scorer checkpoint: a local folder or a Hub id."""
     role: Role = field(default="prm", kw_only=True)
-    """`router`: the probability that the target would write a better step; `prm`: that the step
-    is right."""
+    """Meaning of the score. Default: `prm`."""
     draft: str | None = field(default=None, kw_only=True)
+    """Draft checkpoint that a router was trained for; None if unknown."""
     target: str | None = field(default=None, kw_only=True)
-    """The pair that a router was trained for."""
+    """Target checkpoint that a router was trained for; None if unknown."""
 
     @property
     def base_model(self) -> str:
-        """Checkpoint of the model that reads the steps."""
+        """Checkpoint of the model that runs the forward."""
         return self.model
 
     @property
     @abstractmethod
     def kind(self) -> Kind:
-        """What sits on that model."""
+        """Type of head on `base_model`."""
 
     @abstractmethod
     def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
-        """What the model is to read to judge `step` after `history`."""
+        """Build the request that scores `step` after `history`."""
 
     @abstractmethod
     def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
-        """What the reading of that ask says of the step."""
+        """Convert the output of `request` to a step score."""
 
     @classmethod
     def load(cls, model: str, folder: Path, role: Role = "prm") -> Self:
-        """The scorer of a checkpoint.
+        """Load the scorer of a checkpoint, without the model weights.
 
         Args:
-            model: The name that it goes by.
-            folder: Where its small files are.
-            role: What it is taken for where its files do not say.
+            model: Checkpoint: a local folder or a Hub id.
+            folder: Folder with the checkpoint's configuration files.
+            role: Role to assume if the files do not specify one.
 
         Raises:
-            CheckpointError: It is not what it should be.
+            CheckpointError: The checkpoint is not valid for this format.
         """
         return cls(model)
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
-    """Probabilities of logits.
+    """Compute the softmax of a list of logits.
 
     Example:
         >>> softmax([1.0, 1.0])

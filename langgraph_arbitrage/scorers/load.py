@@ -1,4 +1,4 @@
-"""Finds out of which format a scorer's checkpoint is."""
+"""Load a scorer checkpoint and detect its format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ KINDS: dict[str, type[StepScorer]] = {
     "rlhflow": RLHFlowScorer,
     "math-shepherd": MathShepherdScorer,
 }
-"""Every known format. All but the last two are recognised; those are plain causal LMs."""
+"""Maps each supported kind to its class. The last two are plain causal LMs, so their kind cannot be
+detected from the files."""
 
 ARCHITECTURES = {
     "ForTokenClassification": "token-classification",
@@ -36,47 +37,47 @@ ARCHITECTURES = {
     "ForProcessRewardModel": "qwen-prm",
     "ForPrmModel": "value-head",
 }
-"""Kinds by how the config's architecture ends."""
+"""Maps the suffix of the architecture in `config.json` to the kind."""
 
 VALUE_HEAD = "v_head.summary.weight"
-"""The weight by which a value head is known, whatever the config says."""
+"""Name of the weight that identifies a value head if the architecture does not."""
 
 PUBLISHED = {
     "RLHFlow/Llama3.1-8B-PRM-Deepseek-Data": "rlhflow",
     "RLHFlow/Llama3.1-8B-PRM-Mistral-Data": "rlhflow",
     "peiyi9979/math-shepherd-mistral-7b-prm": "math-shepherd",
 }
-"""Checkpoints on the hub in which nothing but the name tells the kind."""
+"""Maps Hub checkpoints whose files do not identify the kind to their kind."""
 
 
 def load_scorer(model: str, kind: str | None = None, role: Role | None = None) -> StepScorer:
-    """The scorer of a checkpoint; its weights load at the first step.
+    """Load the scorer of a checkpoint. The model weights load at the first step.
 
     Args:
-        model: A folder, a hub id, or `embedded:ROLE`; with its kind before it where it is not
-            recognised, as in `math-shepherd:my-prm`.
-        kind: One of `KINDS`; None finds it out.
-        role: What is wanted of it, a router or a PRM; None takes either.
+        model: A local folder, a Hub id or `embedded:ROLE`. Prefix the kind if it cannot be
+            detected, as in `math-shepherd:my-prm`.
+        kind: One of `KINDS`. Default: detect it from the checkpoint.
+        role: Required role. Default: either role is accepted.
 
     Raises:
-        CheckpointError: It is of no known format, or does not play that role.
+        CheckpointError: The format is unknown, or the scorer has another role.
     """
-    named, _, rest = model.partition(":")
-    if rest and named in KINDS:
-        kind, model = named, rest
+    prefix, _, name = model.partition(":")
+    if name and prefix in KINDS:
+        kind, model = prefix, name
     model = local_path(model)
     folder = _folder(model)
-    kind = kind or PUBLISHED.get(model) or _recognised(model, folder)
+    kind = kind or PUBLISHED.get(model) or _detect_kind(model, folder)
     if kind not in KINDS:
-        raise _unknown(model, kind)
+        raise _unknown_kind(model, kind)
     scorer = KINDS[kind].load(model, folder, role or "prm")
     if role is not None and scorer.role != role:
-        raise CheckpointError(_other_role(scorer))
+        raise CheckpointError(_role_mismatch(scorer))
     return scorer
 
 
-def _recognised(model: str, folder: Path) -> str | None:
-    """The kind that the checkpoint's files tell."""
+def _detect_kind(model: str, folder: Path) -> str | None:
+    """Detect the kind from the checkpoint's files; None if they do not identify it."""
     if (folder / surprise.CONFIG).is_file():
         return "surprise"
     try:
@@ -84,14 +85,14 @@ def _recognised(model: str, folder: Path) -> str | None:
     except (OSError, ValueError):
         return None
     for architecture in config.get("architectures") or []:
-        for ending, kind in ARCHITECTURES.items():
-            if architecture.endswith(ending):
+        for suffix, kind in ARCHITECTURES.items():
+            if architecture.endswith(suffix):
                 return kind
     return "value-head" if VALUE_HEAD in _weight_names(model, folder) else None
 
 
 def _weight_names(model: str, folder: Path) -> set[str]:
-    """Names of the weights, by what costs least to read."""
+    """Return the names of the checkpoint's weights without loading them."""
     index = folder / NAMES[1]
     if index.is_file():
         return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
@@ -109,7 +110,7 @@ def _weight_names(model: str, folder: Path) -> set[str]:
 
 
 def _folder(model: str) -> Path:
-    """The folder of a checkpoint's small files."""
+    """Return the folder of the checkpoint's configuration files; download them if necessary."""
     if Path(model).exists():
         return Path(model)
     from huggingface_hub import snapshot_download
@@ -119,32 +120,35 @@ def _folder(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=["*.json", surprise.WEIGHTS]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise CheckpointError(
-            f"{model} is no folder here, and the hub does not have it or cannot be reached: {error}"
+            f"{model} is not a local folder and could not be downloaded from the Hub: {error}. "
+            "Check the name and the network connection"
         ) from error
 
 
-def _unknown(model: str, kind: str | None) -> CheckpointError:
-    told = f"{kind!r} is no kind of scorer" if kind else f"the format of {model} is not recognised"
-    known = _listed(KINDS)
+def _unknown_kind(model: str, kind: str | None) -> CheckpointError:
+    if kind:
+        problem = f"{kind!r} is not a valid scorer kind"
+    else:
+        problem = f"the scorer kind of {model} cannot be detected"
     return CheckpointError(
-        f"{told}; the known kinds are {known}. Where a checkpoint does not tell its kind, as a "
-        f"plain causal LM, put it before the name: 'rlhflow:{model}' or 'math-shepherd:{model}'"
+        f"{problem}; the supported kinds are {_enumerated(KINDS)}. For a plain causal LM, prefix "
+        f"the kind, as in 'rlhflow:{model}' or 'math-shepherd:{model}'"
     )
 
 
-def _other_role(scorer: StepScorer) -> str:
+def _role_mismatch(scorer: StepScorer) -> str:
     if scorer.role == "prm":
         return (
-            f"{scorer.model} is a PRM, no router: it says how good a step is, not whether the "
-            f"target would write a better one. Use RSD({scorer.model!r}), or train a router with "
-            "`arbitrage train-router`"
+            f"{scorer.model} is a PRM, not a router: it scores the correctness of a step, not "
+            f"whether the target would write a better one. Use RSD({scorer.model!r}), or train a "
+            "router with `arbitrage train-router`"
         )
     return (
-        f"{scorer.model} is a router, no PRM: it says whether the target would write a better "
-        f"step, not how good one is. Use LearnedRouter({scorer.model!r})"
+        f"{scorer.model} is a router, not a PRM: it scores whether the target would write a better "
+        f"step, not the correctness of a step. Use LearnedRouter({scorer.model!r})"
     )
 
 
-def _listed(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}"
+def _enumerated(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}"

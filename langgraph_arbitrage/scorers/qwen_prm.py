@@ -1,7 +1,7 @@
-"""Qwen2.5-Math-PRM: two labels at a token of its own after each step.
+"""Qwen2.5-Math-PRM: a two-label head, read at a marker token after each step.
 
-Source: the model card of Qwen/Qwen2.5-Math-PRM-7B. Its remote code is not needed: the model is
-transformers' own Qwen2 with the checkpoint's `score` layers on it.
+Source: the model card of Qwen/Qwen2.5-Math-PRM-7B. The checkpoint's remote code is not needed: the
+model is the Qwen2 model of transformers with the checkpoint's `score` layers as the head.
 """
 
 from __future__ import annotations
@@ -20,41 +20,42 @@ if TYPE_CHECKING:
 
 __all__ = ["QwenScorer"]
 
-MARK = "<extra_0>"
+MARKER = "<extra_0>"
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 @dataclass(frozen=True)
 class QwenScorer(StepScorer):
-    """The chat template with the published system prompt; steps, each followed by `<extra_0>`."""
+    """Renders the published system prompt and question, then each step followed by `<extra_0>`."""
 
     @property
     def kind(self) -> Literal["process-reward"]:
-        """`score.0` and `score.2` in the checkpoint."""
+        """The head `score.0` and `score.2` of the checkpoint."""
         return "process-reward"
 
     def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
-        """The published text, two pieces a step."""
+        """Build the published format, with two pieces per step."""
         before, after = _frame(self.model)
         pieces = [f"{before}{question}{after}"]
         for text in (*(past.text for past in history), step):
-            pieces += [text.strip(), MARK]
+            pieces += [text.strip(), MARKER]
         return ScorerRequest(self.model, tuple(pieces), self.kind)
 
     def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
-        """The probability of label 1."""
+        """Return the probability of label 1 (correct)."""
         return StepScore(softmax(output.logits)[1])
 
 
 @lru_cache(maxsize=16)
 def _frame(model: str) -> tuple[str, str]:
+    """Return the text before and after the question."""
     from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
 
     tokenizer = load_tokenizer(ModelSpec(model))
-    if len(tokenizer.encode(MARK)) != 1:
+    if len(tokenizer.encode(MARKER)) != 1:
         raise CheckpointError(
-            f"{model} is no Qwen2.5-Math-PRM: its tokenizer has no token {MARK}, at which such a "
-            "model judges the step before"
+            f"{model} is not a Qwen2.5-Math-PRM checkpoint: its tokenizer has no {MARKER} token, "
+            "which marks the end of a step. Use a checkpoint of this family or another scorer kind"
         )
     before, after = tokenizer.frame(("system", SYSTEM), ("user", None))
     return before, after

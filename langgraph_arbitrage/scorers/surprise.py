@@ -1,9 +1,9 @@
-"""Our own scorer: how surprising a step is to a small causal LM, judged by a small network.
+"""The surprise scorer: a small network on a small causal LM's log-probabilities of the step.
 
-The LM reads the question, the steps so far and the step: one short forward over a cached prefix.
-Nine features of the step's token log-probabilities go through one hidden layer. On the embedded
-pair this tells right steps from wrong ones, and steps worth escalating from others, far better
-than a token head on the same LM does.
+The LM reads the question, the committed steps and the step in one forward with a cached prefix. A
+network with one hidden layer scores nine features of the step's token log-probabilities. On the
+embedded pair, it is much more accurate than a token classification head on the same LM, both as a
+PRM and as a router.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ __all__ = ["CONFIG", "FEATURES", "SurpriseHead", "SurpriseScorer", "surprise_fea
 
 CONFIG = "surprise.json"
 WEIGHTS = "surprise.safetensors"
-SURE = 1e-6  # nats; a token more certain than this counts as so certain, for the logarithms
+MIN_SURPRISE = 1e-6  # nats; lower bound on -log p, so that its logarithm is finite
 
 FEATURES = (
     "mean",  # mean log-probability of the step's tokens, in nats
-    "lowest",  # the lowest of them
-    "log_lowest",  # log of minus the lowest: spreads out steps that are nearly sure
-    "two_lowest",  # sum of the two lowest
-    "past_lowest",  # the lowest over the steps before, as each was judged; 0 at the first
-    "log_past_lowest",  # log of minus that
-    "most_entropy",  # highest entropy of a token's distribution, in nats
-    "entropy_there",  # entropy of the distribution that the lowest token was drawn from
-    "position",  # where the lowest token stands, from 0 to 1
+    "lowest",  # lowest log-probability of the step's tokens, in nats
+    "log_lowest",  # log(-lowest), which separates values near 0
+    "two_lowest",  # sum of the two lowest log-probabilities
+    "past_lowest",  # `lowest` over the previous steps; 0 for the first step
+    "log_past_lowest",  # log(-past_lowest)
+    "most_entropy",  # highest entropy of a next-token distribution, in nats
+    "entropy_there",  # entropy of the distribution at the token with the lowest log-probability
+    "position",  # relative position of that token, in [0, 1)
 )
-"""What is read off a step, in this order."""
+"""Names of the features, in the order of the head's input."""
 
 
 def surprise_features(history: Sequence[PastStep], output: ScoreOutput) -> list[float]:
-    """The features of a step. A step without text is as sure as can be.
+    """Compute the features [F] of a step. An empty step counts as one token of probability 1.
 
     Args:
-        history: The steps before; the memory of each begins with its lowest log-probability.
-        output: The LM's log-probabilities and entropies over the step's tokens.
+        history: Previous steps. The first number of each `policy_state` is the step's `lowest`.
+        output: The LM's log-probabilities and entropies of the step's tokens, in nats.
     """
     logprobs = output.logprobs or [0.0]
     entropies = output.entropies or [0.0]
@@ -62,10 +62,10 @@ def surprise_features(history: Sequence[PastStep], output: ScoreOutput) -> list[
     return [
         sum(logprobs) / len(logprobs),
         lowest,
-        math.log(max(-lowest, SURE)),
+        math.log(max(-lowest, MIN_SURPRISE)),
         sum(sorted(logprobs)[:2]),
         past,
-        math.log(max(-past, SURE)),
+        math.log(max(-past, MIN_SURPRISE)),
         max(entropies),
         entropies[at],
         at / len(logprobs),
@@ -74,13 +74,13 @@ def surprise_features(history: Sequence[PastStep], output: ScoreOutput) -> list[
 
 @dataclass(frozen=True)
 class SurpriseHead:
-    """The network: standardised features [F] → GELU units [H] → one probability."""
+    """The network: standardized features [F] → GELU units [H] → probability."""
 
     weights: dict[str, np.ndarray[Any, np.dtype[np.float32]]]
     """`mean` and `deviation` [F], `w1` [H, F], `b1` [H], `w2` [H], `b2` [1]."""
 
     def __call__(self, features: Sequence[float]) -> float:
-        """The probability of class 1."""
+        """Compute the probability of class 1 from features [F]."""
         w = self.weights
         x = (np.asarray(features, np.float32) - w["mean"]) / w["deviation"]
         z = w["w1"] @ x + w["b1"]
@@ -93,46 +93,46 @@ class SurpriseHead:
 
 @dataclass(frozen=True)
 class SurpriseScorer(StepScorer):
-    """Surprise features of a causal LM over the step, with a trained head.
+    """Scores surprise features of a causal LM with a trained head.
 
-    On disk: `surprise.json` with these fields and `surprise.safetensors` with the head, beside
-    the name of the LM, whose own weights are not copied.
+    The checkpoint consists of `surprise.json` with these fields and `surprise.safetensors` with
+    the head. It refers to the LM by name and does not contain its weights.
     """
 
     base: str
-    """The causal LM: a hub id, a local folder, or `embedded:scorer`."""
+    """Checkpoint of the causal LM: a Hub id, a local folder or `embedded:scorer`."""
     before: str
-    """Text before the question, such as the chat template's."""
+    """Text before the question, such as the start of a chat template's user turn."""
     after: str
     """Text between the question and the first step."""
     head: SurpriseHead | None = field(default=None, compare=False, repr=False)
-    """None while it is being trained: then every step scores 0.5."""
+    """The trained head. None during training: every step then scores 0.5."""
 
     @property
     def base_model(self) -> str:
-        """The causal LM, where it lies here."""
+        """The causal LM, with an embedded name resolved to its local folder."""
         return local_path(self.base)
 
     @property
     def kind(self) -> Literal["causal-lm"]:
-        """Its own language head."""
+        """The LM's own language head."""
         return "causal-lm"
 
     def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
-        """Question, steps so far, step; the step's tokens are scored."""
+        """Build a request for the log-probabilities of the step's tokens."""
         start = f"{self.before}{question}{self.after}"
         pieces = (start, *(past.text for past in history), step)
         return ScorerRequest(self.base_model, pieces, self.kind, scored=1)
 
     def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
-        """The head's probability; the lowest log-probability is noted for the steps after."""
+        """Apply the head and store the step's lowest log-probability for later steps."""
         features = surprise_features(history, output)
         return StepScore(0.5 if self.head is None else self.head(features), (features[1],))
 
     # --- files ---------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write config and head."""
+        """Write the configuration and the head to `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         plain = {k: v for k, v in asdict(self).items() if k not in ("model", "head")}
         text = json.dumps({**plain, "features": FEATURES}, indent=1, ensure_ascii=False)
@@ -142,15 +142,15 @@ class SurpriseScorer(StepScorer):
 
     @classmethod
     def load(cls, model: str, folder: Path, role: Role = "prm") -> Self:
-        """Read what `save` wrote.
+        """Load a scorer written by `save`.
 
         Args:
-            model: The name that it goes by.
-            folder: Where its files are.
-            role: Not looked at: the files say it.
+            model: Checkpoint: a local folder or a Hub id.
+            folder: Folder with the checkpoint's files.
+            role: Ignored: the files specify the role.
 
         Raises:
-            CheckpointError: It is not complete, or of another version's features.
+            CheckpointError: A file is missing or invalid, or the features differ from `FEATURES`.
         """
         try:
             plain = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -159,15 +159,16 @@ class SurpriseScorer(StepScorer):
             head = _head(weights, weights.stat().st_mtime_ns)
             scorer = cls(model=model, head=head, **plain)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{model} is no whole surprise scorer: {error}") from error
+            raise CheckpointError(f"{model} is not a valid surprise scorer: {error}") from error
         if features != FEATURES:
             raise CheckpointError(
-                f"{model} was trained on the features {', '.join(features)}; this version has "
-                f"{', '.join(FEATURES)}. Train it again"
+                f"{model} was trained on the features {', '.join(features)}, but this version "
+                f"computes {', '.join(FEATURES)}. Train the scorer again"
             )
         return scorer
 
 
 @lru_cache(maxsize=16)
-def _head(path: Path, changed: int) -> SurpriseHead:
+def _head(path: Path, mtime_ns: int) -> SurpriseHead:
+    # The modification time is part of the cache key, so that a new head is read again.
     return SurpriseHead(load_file(path))

@@ -1,6 +1,6 @@
-"""Causal LMs whose judgement is the probability of one token against another.
+"""PRMs that are causal LMs and score a step by the probability of one token against another.
 
-Nothing in such a checkpoint says so: its kind is set by name.
+The files of such a checkpoint do not identify its kind, so the kind is set by name.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ STEP_TAG = " ки"
 
 @dataclass(frozen=True)
 class RLHFlowScorer(StepScorer):
-    """A conversation: the user tells a step, the assistant answers `+` or `-`.
+    """Scores steps in a conversation: each user turn holds a step, each reply is `+` or `-`.
 
-    The first turn of the user is the problem, a blank and the first step; every step before was
-    answered with `+`. The value is the probability of `+` against `-` as the next answer.
+    The first user turn contains the problem, a space and the first step. Every previous step has
+    the reply `+`. The value is the probability of `+` against `-` as the next reply.
 
     Source: github.com/RLHFlow/RLHF-Reward-Modeling, math-rm (RLHFlow/Llama3.1-8B-PRM-*).
     """
 
     @property
     def kind(self) -> Literal["causal-lm"]:
-        """Its own language head."""
+        """The LM's own language head."""
         return "causal-lm"
 
     def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
-        """The published conversation; a turn of the user is two pieces."""
+        """Build the published conversation."""
         before, between, after = _frame(self.model)
         pieces = [f"{before}{question}"]
         for i, text in enumerate((*(past.text for past in history), step)):
@@ -46,48 +46,48 @@ class RLHFlowScorer(StepScorer):
         return ScorerRequest(self.model, tuple(pieces), self.kind, choices=("+", "-"))
 
     def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
-        """P(+) / (P(+) + P(-))."""
+        """Compute P(+) / (P(+) + P(-))."""
         return StepScore(softmax(output.logits)[0])
 
 
 @lru_cache(maxsize=16)
 def _frame(model: str) -> tuple[str, str, str]:
-    """Texts before the problem, from the answer `+` to the next step, and after a step."""
+    """Return the texts before the problem, from the `+` reply to the next step, and after it."""
     from langgraph_arbitrage.engine import ModelSpec, load_tokenizer
 
     tokenizer = load_tokenizer(ModelSpec(model))
     before, between, after = tokenizer.frame(("user", None), ("assistant", "+"), ("user", None))
     if not between.startswith(after):
         raise ChatTemplateError(
-            f"the chat template of {model} opens an answer that is to come otherwise than one "
-            "that is there, so that steps cannot be judged one after the other"
+            f"the chat template of {model} renders a generation prompt that differs from the start "
+            "of a past assistant turn, so steps cannot be scored incrementally. Use another PRM"
         )
     return before, between.removeprefix(after), after
 
 
 @dataclass(frozen=True)
 class MathShepherdScorer(StepScorer):
-    """Problem, blank, steps on a line each, each followed by ` ки`.
+    """Scores the problem, a space and one step per line, each followed by the tag ` ки`.
 
-    The value is the probability of ` +` against ` -` at that tag. Steps are read as they were
-    written, without the `Step 1:` that the training data had.
+    The value is the probability of ` +` against ` -` after the tag. Steps are passed unchanged,
+    without the prefix `Step 1:` of the training data.
 
     Source: the model card of peiyi9979/math-shepherd-mistral-7b-prm (arXiv 2312.08935).
     """
 
     @property
     def kind(self) -> Literal["causal-lm"]:
-        """Its own language head."""
+        """The LM's own language head."""
         return "causal-lm"
 
     def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
-        """The published text, two pieces a step."""
-        pieces, blank = [question], " "
+        """Build the published format, with two pieces per step."""
+        pieces, space = [question], " "
         for text in (*(past.text for past in history), step):
-            pieces += [blank + text.strip(), STEP_TAG]
-            blank = "\n"
+            pieces += [space + text.strip(), STEP_TAG]
+            space = "\n"
         return ScorerRequest(self.model, tuple(pieces), self.kind, choices=(" +", " -"))
 
     def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
-        """P(+) / (P(+) + P(-))."""
+        """Compute P(+) / (P(+) + P(-))."""
         return StepScore(softmax(output.logits)[0])

@@ -1,6 +1,6 @@
-"""A classifier over the reasoning, read at a step's last token: the paper's router, TRL's PRMs.
+"""Token and sequence classifiers, read at a step's last token: the paper's router and TRL's PRMs.
 
-Source: the paper's section on router training; `PRMTrainer` of TRL for the two labels of a PRM.
+Source: the paper's section on router training; TRL's `PRMTrainer` for the two labels of a PRM.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ CONFIG = "router.json"
 SEPARATOR = "\n\n"
 
 TAGS: dict[Writer, str] = {"draft": "Model 0: ", "target": "Model 1: "}
-"""What the paper puts before each step: who wrote it."""
+"""Tags that the paper prepends to each step to identify its writer."""
 
 
 @dataclass(frozen=True)
 class TokenScorer(StepScorer):
-    """Problem, newline, steps with their separators; label probabilities at the last token.
+    """Classifies the last token of the problem, a newline and the steps with their separators.
 
-    The value is the probability of the upper half of the labels: of label 1 where there are two.
+    The value is the total probability of the upper half of the labels. With two labels, it is the
+    probability of label 1.
     """
 
     tagged: bool = False
-    """Whether each step is headed by who wrote it; the step that is judged counts as the
-    draft's."""
+    """Prepend `TAGS` to each step. The step to score is tagged as the draft's."""
 
     @property
     def kind(self) -> Literal["token-classification", "sequence-classification"]:
-        """A head at each token."""
+        """A classification head on every token."""
         return "token-classification"
 
     def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
-        """The paper's text, one piece a step."""
+        """Build the paper's format, with one piece per step."""
         past = (self._piece(each.writer, each.text) for each in history)
         return ScorerRequest(
             self.model, (f"{question}\n", *past, self._piece("draft", step)), self.kind
@@ -53,31 +53,31 @@ class TokenScorer(StepScorer):
 
     def _piece(self, writer: Writer, text: str) -> str:
         tag = TAGS[writer] if self.tagged else ""
-        # The last step of an answer lacks the separator at which heads were trained.
+        # Heads were trained at the separator, which the last step of an answer lacks.
         return tag + (text if text.endswith("\n") else text + SEPARATOR)
 
     def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
-        """Softmax over the labels, summed over the upper half; sigmoid of a single label."""
+        """Sum the softmax over the upper half of the labels; with one label, apply the sigmoid."""
         if len(output.logits) == 1:
             return StepScore(softmax([0.0, output.logits[0]])[1])
-        spread = softmax(output.logits)
-        return StepScore(math.fsum(spread[len(spread) // 2 :]))
+        probabilities = softmax(output.logits)  # [labels]
+        return StepScore(math.fsum(probabilities[len(probabilities) // 2 :]))
 
     # --- files ---------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write the fields beside the model."""
+        """Write the fields to the model's folder."""
         plain = {k: v for k, v in asdict(self).items() if k != "model"}
         (folder / CONFIG).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, model: str, folder: Path, role: Role = "prm") -> Self:
-        """Read what `save` wrote; a public checkpoint has no such file.
+        """Load the fields written by `save`, if present, and check the labels.
 
-        Without it a router is taken for one with tagged history, the paper's default.
+        Public checkpoints lack the file. A router without it uses tags, the paper's default.
 
         Raises:
-            CheckpointError: The file cannot be read, or the labels do not fit.
+            CheckpointError: A file cannot be read, or the labels do not match the role.
         """
         path = folder / CONFIG
         try:
@@ -100,22 +100,22 @@ class TokenScorer(StepScorer):
         if self.role == "router" and count % 2 == 0:
             return
         allowed = (
-            "two (1: the target's step is better), or an even number of classes of the advantage"
+            "2 (1: the target's step is better) or an even number of advantage classes"
             if self.role == "router"
-            else f"two (0: the step is wrong, 1: it is right){', or one' * single}"
+            else f"2 (0: incorrect step, 1: correct step){', or 1' * single}"
         )
-        told = f" ({', '.join(map(str, names[:6]))})" if names else ""
+        listed = f" ({', '.join(map(str, names[:6]))})" if names else ""
         raise CheckpointError(
-            f"the labels of {self.model} do not fit: it has {count}{told}, and a {self.role} of "
-            f"kind {self.kind} has {allowed}"
+            f"{self.model} has {count} label{'s' * (count != 1)}{listed}, but a {self.role} "
+            f"of kind {self.kind} must have {allowed}. Use another checkpoint or role"
         )
 
 
 @dataclass(frozen=True)
 class SequenceScorer(TokenScorer):
-    """The same from a head for whole sequences, which sits on their last token."""
+    """Scores the same text with a sequence classification head, applied to the last token."""
 
     @property
     def kind(self) -> Literal["token-classification", "sequence-classification"]:
-        """A head at the last token."""
+        """A classification head on the last token."""
         return "sequence-classification"

@@ -1,4 +1,4 @@
-"""A value head beside a causal LM, as the Skywork-o1-Open-PRM models have it.
+"""A causal LM with a value head, the format of the Skywork-o1-Open-PRM models.
 
 Source: github.com/SkyworkAI/skywork-o1-prm-inference (`prepare_input`, `PRM_MODEL`).
 """
@@ -23,22 +23,23 @@ __all__ = ["ValueHeadScorer"]
 
 @dataclass(frozen=True)
 class ValueHeadScorer(StepScorer):
-    """BOS, problem, newline, steps; the sigmoid of the value at the newline after a step.
+    """Applies the sigmoid to the value at the newline after a step.
 
-    In the published input every line is a step, cut into tokens by itself and followed by one
-    newline token. A step of several lines is read so, without blank lines, and judged at its last.
+    The input is the BOS token, the problem, a newline and the steps. In the published format every
+    line is a step, tokenized separately and followed by one newline token. A step of several lines
+    is split into its non-blank lines and scored at the last one.
     """
 
     start: str = ""
-    """The text of the BOS token, which these models are given though their tokenizer puts none."""
+    """Text of the BOS token. These models expect it, but their tokenizers do not add it."""
 
     @property
     def kind(self) -> Literal["value-head"]:
-        """`v_head.summary` in the checkpoint."""
+        """The head `v_head.summary` of the checkpoint."""
         return "value-head"
 
     def request(self, question: str, history: Sequence[PastStep], step: str) -> ScorerRequest:
-        """The published text, two pieces a line."""
+        """Build the published format, with two pieces per line."""
         pieces = [f"{self.start}{question}\n"]
         for text in (*(past.text for past in history), step):
             for line in [line for line in text.split("\n") if line.strip()] or [" "]:
@@ -46,20 +47,20 @@ class ValueHeadScorer(StepScorer):
         return ScorerRequest(self.model, tuple(pieces), self.kind)
 
     def read(self, history: Sequence[PastStep], output: ScoreOutput) -> StepScore:
-        """σ(value)."""
+        """Compute σ(value)."""
         return StepScore(softmax([0.0, output.logits[0]])[1])
 
     @classmethod
     def load(cls, model: str, folder: Path, role: Role = "prm") -> Self:
-        """Look up the BOS token.
+        """Load the scorer with the BOS token from the tokenizer's configuration.
 
         Raises:
-            CheckpointError: The tokenizer's config cannot be read.
+            CheckpointError: `tokenizer_config.json` cannot be read.
         """
         path = folder / "tokenizer_config.json"
         try:
             config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
-            raise CheckpointError(f"{model} has an unreadable {path.name}: {error}") from error
+            raise CheckpointError(f"{path.name} of {model} is not valid JSON: {error}") from error
         bos = config.get("bos_token") or ""
         return cls(model, start=bos["content"] if isinstance(bos, dict) else bos)

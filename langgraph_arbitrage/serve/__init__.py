@@ -1,4 +1,4 @@
-"""`arbitrage serve`: the chat model behind an OpenAI-compatible HTTP endpoint (extra `serve`)."""
+"""`arbitrage serve`: an OpenAI-compatible HTTP server for the chat model (extra `serve`)."""
 
 from langgraph_arbitrage.serve.settings import ServeSettings
 

@@ -1,4 +1,4 @@
-"""What a request passes before its body is read: the key, the number of others, its size."""
+"""Middleware that authenticates requests and limits their number and size."""
 
 from __future__ import annotations
 
@@ -9,81 +9,86 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from langgraph_arbitrage.serve.failures import refused
+from langgraph_arbitrage.serve.errors import error_response
 from langgraph_arbitrage.serve.settings import ServeSettings
 
-__all__ = ["Doors", "Tally"]
+__all__ = ["AdmissionMiddleware", "RequestCounter"]
 
-GUARDED = "/v1/"
+GUARDED_PREFIX = "/v1/"
 
 
 @dataclass
-class Tally:
-    """Requests that run or wait."""
+class RequestCounter:
+    """Number of requests in progress or waiting."""
 
-    open: int = 0
+    active: int = 0
 
 
-class Doors:
-    """ASGI middleware that refuses requests early.
+class AdmissionMiddleware:
+    """ASGI middleware that refuses requests before their body is read.
+
+    It checks the API key and the number of active requests. The size of the body is checked while
+    the body is read.
 
     Args:
-        app: What is behind.
-        settings: Key and limits.
-        tally: Counts the requests behind.
+        app: The wrapped app.
+        settings: API key and limits.
+        counter: Counts the admitted requests.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, tally: Tally) -> None:
+    def __init__(self, app: ASGIApp, settings: ServeSettings, counter: RequestCounter) -> None:
         self._app = app
         self._settings = settings
-        self._tally = tally
+        self._counter = counter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer why not."""
-        if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
+        """Admit or refuse a request."""
+        if scope["type"] != "http" or not scope["path"].startswith(GUARDED_PREFIX):
             await self._app(scope, receive, send)
             return
-        if not self._knows(Headers(scope=scope).get("authorization", "")):
-            text = "a wrong key, or none: send the server's as Authorization: Bearer KEY"
-            await refused(401, text, "invalid_api_key")(scope, receive, send)
+        if not self._is_authorized(Headers(scope=scope).get("authorization", "")):
+            message = "missing or wrong API key. Send the header Authorization: Bearer KEY"
+            await error_response(401, message, "invalid_api_key")(scope, receive, send)
             return
-        most = self._settings.most_open
-        if self._tally.open >= most:
-            text = f"{most} requests run or wait, and no more are taken: come back later"
-            await refused(503, text, "busy")(scope, receive, send)
+        limit = self._settings.max_requests
+        if self._counter.active >= limit:
+            message = f"the server is busy with {limit} requests, its maximum. Try again later"
+            await error_response(503, message, "busy")(scope, receive, send)
             return
-        self._tally.open += 1
+        self._counter.active += 1
         try:
-            await self._app(scope, self._limited(scope, receive), send)
+            await self._app(scope, self._limit_body(scope, receive), send)
         finally:
-            self._tally.open -= 1
+            self._counter.active -= 1
 
-    def _knows(self, given: str) -> bool:
+    def _is_authorized(self, authorization: str) -> bool:
         key = self._settings.api_key
         if key is None:
             return True
-        kind, _, token = given.partition(" ")
-        same = hmac.compare_digest(token.strip().encode(), key.get_secret_value().encode())
-        return kind.lower() == "bearer" and same
+        scheme, _, token = authorization.partition(" ")
+        # Constant-time comparison.
+        matches = hmac.compare_digest(token.strip().encode(), key.get_secret_value().encode())
+        return scheme.lower() == "bearer" and matches
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        most = self._settings.max_body
+    def _limit_body(self, scope: Scope, receive: Receive) -> Receive:
+        """Wrap `receive` so that it raises once the body exceeds the limit."""
+        limit = self._settings.max_body
         declared = Headers(scope=scope).get("content-length", "")
         size = int(declared) if declared.isdecimal() else 0
-        read = 0
+        received = 0
 
         async def limited() -> Message:
-            nonlocal read
-            if size > most:
-                raise _too_large(size, most)
+            nonlocal received
+            if size > limit:
+                raise _too_large(size, limit)
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > most:
-                raise _too_large(read, most)
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise _too_large(received, limit)
             return message
 
         return limited
 
 
-def _too_large(size: int, most: int) -> HTTPException:
-    return HTTPException(413, f"the body has {size} bytes or more; at most {most} are read")
+def _too_large(size: int, limit: int) -> HTTPException:
+    return HTTPException(413, f"the body has {size} bytes or more; the maximum is {limit}")

@@ -1,4 +1,4 @@
-"""Answers on their way to a client, who may leave at any moment: then the models stop."""
+"""Sends answers to clients. If a client disconnects, its answer is cancelled."""
 
 from __future__ import annotations
 
@@ -11,45 +11,50 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
-from langgraph_arbitrage.serve.failures import clean, failure
+from langgraph_arbitrage.serve.errors import status_and_body, without_surrogates
 
-__all__ = ["Put", "streamed", "whole"]
+__all__ = ["SendChunk", "run_until_disconnect", "stream_response"]
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-Put = Callable[[dict[str, Any]], None]
-"""Hands a chunk to the client."""
-CLIENT_LEFT = 499
+SendChunk = Callable[[dict[str, Any]], None]
+"""Sends a chunk to the client."""
+CLIENT_DISCONNECTED = 499
+"""Status of a response that the client does not receive, as in nginx."""
 DONE = "data: [DONE]\n\n"
 
 
-async def whole(request: Request, work: Awaitable[_T]) -> _T | Response:
-    """The answer; or nothing of interest, if the client left before it was there."""
+async def run_until_disconnect(request: Request, work: Awaitable[_T]) -> _T | Response:
+    """Await the answer, or cancel it and return an empty response if the client disconnects."""
     task = asyncio.ensure_future(work)
-    await _first(request, task)
-    return task.result() if task.done() and not task.cancelled() else Response(status_code=499)
+    await _wait_or_cancel(request, task)
+    if task.done() and not task.cancelled():
+        return task.result()
+    return Response(status_code=CLIENT_DISCONNECTED)
 
 
-async def streamed(request: Request, work: Callable[[Put], Awaitable[None]]) -> Response:
-    """Chunks as server-sent events.
+async def stream_response(
+    request: Request, work: Callable[[SendChunk], Awaitable[None]]
+) -> Response:
+    """Stream chunks as server-sent events.
 
-    An error before the first chunk has a status of its own; a later one is an event.
+    An exception before the first chunk sets the HTTP status. A later one is sent as an event.
 
     Args:
-        request: Of the client.
-        work: Puts chunks until the answer is complete. It runs as a task of its own, so that
-            cancelling it is up to it alone: the server cancels at every await.
+        request: Request of the client.
+        work: Coroutine function that sends chunks until the answer is complete. It runs in its
+            own task, because the server may cancel this one at any await.
     """
     chunks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
     task = asyncio.ensure_future(work(chunks.put_nowait))
     task.add_done_callback(lambda _: chunks.put_nowait(None))
     first = asyncio.ensure_future(chunks.get())
-    await _first(request, first, task)
+    await _wait_or_cancel(request, first, task)
     if not first.done() or first.cancelled():
-        return Response(status_code=CLIENT_LEFT)
+        return Response(status_code=CLIENT_DISCONNECTED)
     if first.result() is None:
-        task.result()  # raises: an answer has chunks
+        task.result()  # raises, because a complete answer has at least one chunk
     return StreamingResponse(
         _events(first.result(), chunks, task),
         media_type="text/event-stream",
@@ -70,17 +75,17 @@ async def _events(
         error = None if task.cancelled() else task.exception()
         if error is not None:
             logger.error("a stream failed", exc_info=error)
-            yield _event(clean(failure(error)[1]))  # type: ignore[arg-type]
+            yield _event(without_surrogates(status_and_body(error)[1]))  # type: ignore[arg-type]
         yield DONE
     finally:
         task.cancel()
 
 
-async def _first(request: Request, *tasks: asyncio.Future[Any]) -> None:
-    """Wait for the first of the tasks; where the client leaves before, cancel all."""
-    gone = asyncio.ensure_future(_left(request))
+async def _wait_or_cancel(request: Request, *tasks: asyncio.Future[Any]) -> None:
+    """Wait for the first task. If the client disconnects earlier, cancel all tasks."""
+    disconnect = asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait({tasks[0], gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({tasks[0], disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not tasks[0].done():
             for task in tasks:
                 task.cancel()
@@ -89,10 +94,11 @@ async def _first(request: Request, *tasks: asyncio.Future[Any]) -> None:
             task.cancel()
         raise
     finally:
-        gone.cancel()
+        disconnect.cancel()
 
 
-async def _left(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
+    """Wait until the client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -1,1 +1,1 @@
-"""Tools and structured answers: how models write calls, how answers are parsed and forced."""
+"""Tool calls and structured output: formats, parsing, schemas and grammars."""

@@ -1,4 +1,4 @@
-"""The grammar of an answer, in llguidance's Lark: calls of the offered tools, JSON of a schema."""
+"""Build the grammar of an answer, in llguidance's variant of Lark."""
 
 from __future__ import annotations
 
@@ -8,61 +8,62 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from langgraph_arbitrage.tools.formats import CallFormat, Tool
-from langgraph_arbitrage.tools.schemas import closed
+from langgraph_arbitrage.tools.schemas import forbid_extra_properties
 
 __all__ = ["answer_grammar"]
 
-# As Python's json writes it, which is what models read in their prompts: no other white space.
+# The style of Python's `json.dumps`, in which models read JSON in their prompts.
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-ANYTHING = r"/(?s:.*)/"
+ANY_TEXT = r"/(?s:.*)/"
 
 
 def answer_grammar(
     *,
-    form: CallFormat | None = None,
+    call_format: CallFormat | None = None,
     tools: Sequence[Tool] = (),
-    several: bool = False,
-    free: bool = False,
+    parallel_calls: bool = False,
+    free_text: bool = False,
     schema: Mapping[str, Any] | None = None,
     thinking: tuple[str | None, str] | None = None,
     marks: Mapping[str, int] | None = None,
 ) -> str:
-    """A Lark grammar of an answer that is a call of one of the tools, or JSON of the schema.
+    """Build the Lark grammar of an answer: a call of one of the tools, or JSON of the schema.
 
     Args:
-        form: How calls are written.
-        tools: Tools that may be called.
-        several: Calls may follow each other.
-        free: The answer is any text; only the calls in it are bound to the schemas. Needs a form
-            whose mark is a token of its own.
-        schema: JSON schema of an answer that is no call.
-        thinking: The mark that opens thinking (None where the prompt has opened it) and the one
-            that closes it, where the model may think first.
-        marks: Tokens that a grammar has to name by their ids, by their text.
+        call_format: Format of the calls.
+        tools: Tools that the answer may call.
+        parallel_calls: Allow several calls in one answer.
+        free_text: Allow any text and constrain only the calls in it. The opening mark of
+            `call_format` must be a single token.
+        schema: JSON schema of an answer without a call.
+        thinking: Opening and closing mark of the thinking that may precede the answer. The opening
+            mark is None if the prompt already contains it. Default: None, no thinking.
+        marks: Maps texts to token ids. The grammar refers to these tokens by id.
     """
     rules = _Rules(marks or {})
-    options = [rules.sequence(form.grammar(tool)) for tool in tools] if form else []
-    start = []
-    if options:
-        start.append(rules.rule(" | ".join(options)))
-        if several and form and form.closes:
-            start[0] = f"{start[0]} ({rules.literal(chr(10))} {start[0]})*"
+    alternatives = []
+    if call_format and tools:
+        calls = [rules.sequence(call_format.grammar_parts(tool)) for tool in tools]
+        call = rules.rule(" | ".join(calls))
+        if parallel_calls and call_format.closing_mark:
+            call = f"{call} ({rules.literal(chr(10))} {call})*"
+        alternatives.append(call)
     if schema is not None:
-        start.append(rules.json(schema))
-    body = " | ".join(start)
-    if free:
-        text = rules.rule(ANYTHING)
-        body = f"{text} ({start[0]} {text})*"
+        alternatives.append(rules.json(schema))
+    body = " | ".join(alternatives)
+    if free_text:
+        text = rules.rule(ANY_TEXT)
+        body = f"{text} ({alternatives[0]} {text})*"
     if thinking is not None:
-        opens, closes = thinking
-        thought = f"{rules.until(closes)} {rules.pattern('[ ' + chr(92) + 'n]*')}"
-        prefix = thought if opens is None else f"({rules.literal(opens)} {thought})?"
+        opening, closing = thinking
+        thought = f"{rules.until(closing)} {rules.pattern('[ ' + chr(92) + 'n]*')}"
+        prefix = thought if opening is None else f"({rules.literal(opening)} {thought})?"
         body = f"{prefix} ({body})"
     return "\n".join([f"start: {body}", *rules.lines])
 
 
 class _Rules:
-    """Numbered rules; each method returns an expression that can stand in another rule."""
+    """Collects numbered rules. Each method returns an expression for use in other rules."""
 
     def __init__(self, marks: Mapping[str, int]) -> None:
         self.lines: list[str] = []
@@ -70,20 +71,24 @@ class _Rules:
         self._marks = re.compile("|".join(map(re.escape, marks))) if marks else None
 
     def rule(self, body: str, options: str = "") -> str:
+        """Add a rule."""
         name = f"r{len(self.lines)}"
         self.lines.append(f"{name}{options}: {body}")
         return name
 
     def pattern(self, regex: str) -> str:
+        """Add a terminal that matches a regular expression."""
         name = f"T{len(self.lines)}"
         self.lines.append(f"{name}: /{regex}/")
         return name
 
     def json(self, schema: Mapping[str, Any]) -> str:
-        return self.rule("%json " + json.dumps({**closed(schema), "x-guidance": JSON_STYLE}))
+        """Add a rule for JSON of a schema."""
+        options = {**forbid_extra_properties(schema), "x-guidance": JSON_STYLE}
+        return self.rule("%json " + json.dumps(options))
 
     def literal(self, text: str) -> str:
-        """A text, with marks by their ids."""
+        """Return an expression for a text, with the marks in it by token id."""
         parts, start = [], 0
         for mark in self._marks.finditer(text) if self._marks else ():
             if mark.start() > start:
@@ -95,27 +100,28 @@ class _Rules:
         return " ".join(parts)
 
     def until(self, end: str) -> str:
-        """Any text up to `end`, and `end`."""
+        """Return an expression for any text that ends with the first `end`."""
         if end in self._ids:
-            return f"{self.rule(ANYTHING)} {self.literal(end)}"
-        return self.rule(ANYTHING, f"[suffix={json.dumps(end)}]")
+            return f"{self.rule(ANY_TEXT)} {self.literal(end)}"
+        return self.rule(ANY_TEXT, f"[suffix={json.dumps(end)}]")
 
     def sequence(self, parts: Iterable[Any]) -> str:
-        """The parts of a call, as `CallFormat.grammar` gives them."""
-        found, parts = [], list(parts)
+        """Add a rule for the parts of a call, as returned by `CallFormat.grammar_parts`."""
+        expressions, parts = [], list(parts)
         i = 0
         while i < len(parts):
             part = parts[i]
-            if part is None:  # free text, up to the literal that follows
+            if part is None:  # free text; `until` also consumes the literal that follows
                 i += 1
-                found.append(self.until(parts[i]))
+                expressions.append(self.until(parts[i]))
             elif isinstance(part, str):
-                found += [self.literal(part)] if part else []
+                expressions += [self.literal(part)] if part else []
             elif isinstance(part, tuple):
-                found.append("(" + " | ".join(self.literal(str(text)) for text in part) + ")")
+                choices = " | ".join(self.literal(str(text)) for text in part)
+                expressions.append(f"({choices})")
             elif isinstance(part, list):
-                found.append(f"({self.sequence(part)})?")
+                expressions.append(f"({self.sequence(part)})?")
             else:
-                found.append(self.json(part))
+                expressions.append(self.json(part))
             i += 1
-        return self.rule(" ".join(found))
+        return self.rule(" ".join(expressions))

@@ -1,4 +1,4 @@
-"""Converts the pieces of a parsed answer to LangChain messages and chunks."""
+"""Convert the pieces of a parsed answer to LangChain messages and chunks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ __all__ = ["ChunkWriter", "message_of_pieces"]
 
 
 def message_of_pieces(pieces: Sequence[Piece], **fields: Any) -> AIMessage:
-    """The message of a complete answer: text as content, thinking as reasoning, and tool calls.
+    """Build the message of a complete answer from its text, thinking and tool calls.
 
-    Thinking is in `additional_kwargs["reasoning_content"]`, where `content_blocks` finds it.
+    Thinking is stored in `additional_kwargs["reasoning_content"]`, from which LangChain's
+    `content_blocks` reads it. Malformed calls are stored in `invalid_tool_calls`.
+
+    Args:
+        pieces: Pieces of the answer, in order.
+        fields: Further fields of the message.
     """
     reasoning = "".join(piece.text for piece in pieces if piece.kind == "reasoning")
     calls = [(piece.call_id, piece.call) for piece in pieces if piece.call is not None]
@@ -45,13 +50,13 @@ def message_of_pieces(pieces: Sequence[Piece], **fields: Any) -> AIMessage:
 
 
 class ChunkWriter:
-    """Converts pieces to message chunks."""
+    """Converts the pieces of one answer to message chunks."""
 
     def __init__(self) -> None:
-        self._calls = 0
+        self._call_count = 0
 
     def chunks(self, pieces: Sequence[Piece]) -> Iterator[AIMessageChunk]:
-        """One chunk per piece. A chunk holds a whole call."""
+        """Yield one chunk per piece. A call is never split across chunks."""
         for piece in pieces:
             if piece.call is not None:
                 yield self._call(piece.call_id, piece.call)
@@ -62,12 +67,12 @@ class ChunkWriter:
                 yield AIMessageChunk(content="", additional_kwargs=kwargs)
 
     def last(self, **fields: Any) -> AIMessageChunk:
-        """The last chunk, with the metadata of the answer."""
+        """Return the last chunk, with the metadata of the answer as fields."""
         return AIMessageChunk(content="", chunk_position="last", **fields)
 
     def _call(self, call_id: str, call: ParsedCall) -> AIMessageChunk:
-        index = self._calls
-        self._calls += 1
+        index = self._call_count
+        self._call_count += 1
         if call.name is None or call.args is None:
             return AIMessageChunk(content="", invalid_tool_calls=[_invalid_call(call_id, call)])
         args = json.dumps(call.args, ensure_ascii=False)
@@ -76,13 +81,17 @@ class ChunkWriter:
 
 
 def _invalid_call(call_id: str, call: ParsedCall) -> InvalidToolCall:
-    return invalid_tool_call(name=call.name, args=_broken(call), id=call_id, error=call.error)
+    return invalid_tool_call(name=call.name, args=_invalid_args(call), id=call_id, error=call.error)
 
 
-def _broken(call: ParsedCall) -> str:
-    """The text of an invalid call, changed if LangChain would repair it into a valid one."""
+def _invalid_args(call: ParsedCall) -> str:
+    """Return the text of an invalid call.
+
+    LangChain repairs incomplete JSON, and would turn the text into a valid call. A mark before the
+    text prevents this.
+    """
     try:
-        repaired = isinstance(parse_partial_json(call.raw), dict)
+        repairable = isinstance(parse_partial_json(call.raw), dict)
     except (ValueError, RecursionError):
-        repaired = False
-    return f"<tool_call>{call.raw}" if repaired or not call.raw.strip() else call.raw
+        repairable = False
+    return f"<tool_call>{call.raw}" if repairable or not call.raw.strip() else call.raw

@@ -1,7 +1,7 @@
-"""A growing answer taken apart: its text, its thinking, its tool calls.
+"""Incremental parser of an answer: text, thinking and tool calls.
 
-Text is told as early as it is certain; a call is told once it is whole, since half a call can be
-no call at all.
+Text is returned as soon as it cannot be part of a mark. A call is returned when it is complete,
+because an incomplete call may turn out to be text.
 """
 
 from __future__ import annotations
@@ -16,37 +16,39 @@ from langgraph_arbitrage.tools.formats import CallFormat, ParsedCall, Tool
 __all__ = ["THINKING", "AnswerParser", "Parser", "Piece", "open_thinking"]
 
 THINKING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
-"""What models write before and after their thinking."""
+"""Opening and closing marks of thinking."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer, in order."""
+    """A part of an answer: some text, some thinking or a whole call."""
 
     kind: Literal["text", "reasoning", "call"]
     text: str = ""
+    """The text; empty for a call."""
     call: ParsedCall | None = None
+    """The call; None for text and reasoning."""
     call_id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}", compare=False)
     """Id of the call."""
 
 
 class Parser(Protocol):
-    """Takes an answer apart while it grows."""
+    """Splits a growing answer into pieces. Malformed calls never raise."""
 
     def feed(self, text: str) -> list[Piece]:
-        """Take more text; what is certain now."""
+        """Append text to the answer and return the pieces that are now complete."""
 
     def finish(self) -> list[Piece]:
-        """The answer is complete; what was held back."""
+        """End the answer and return the remaining pieces."""
 
 
 class AnswerParser:
-    """The parser for the formats that are known here.
+    """Parser of the formats in `tools.formats`.
 
     Args:
-        formats: Formats of calls to look for; none where no tools are offered.
-        tools: The tools that are offered.
-        thinking: The text that closes the thinking that the prompt has opened, if it has.
+        formats: Formats of calls to parse. Empty if the model has no tools.
+        tools: Tools that the model may call.
+        closing_mark: Closing mark of the thinking that the prompt opened; None if it opened none.
 
     Example:
         >>> from langgraph_arbitrage.tools.formats import Hermes
@@ -61,142 +63,155 @@ class AnswerParser:
         self,
         formats: Sequence[CallFormat] = (),
         tools: Sequence[Tool] = (),
-        thinking: str | None = None,
+        closing_mark: str | None = None,
     ) -> None:
         self._formats = formats
         self._tools = tools
+        self._formats_by_mark = {mark: fmt for fmt in formats for mark in fmt.opening_marks}
+        self._thinking_marks = dict(THINKING)
         self._buffer = ""
-        self._close = thinking
-        """What ends the region; with thinking and calls of some formats, the end of the answer."""
-        self._format: CallFormat | None = None  # of the call that is being written
-        self._mark = ""
-        self._space = ""  # white space that may turn out to stand before a call, or at the end
-        self._begun = False  # some text of the answer is told, so that no bare call can begin
-        self._called = False
-        self._thought = False
-        self._marks = {mark: fmt for fmt in formats for mark in fmt.opens}
-        self._thinks = dict(THINKING)
+        # The open region: a call if `_format` is set, else thinking if `_closing_mark` is set.
+        self._format: CallFormat | None = None
+        self._opening_mark = ""  # of the open call; empty for a call without a mark
+        self._closing_mark = closing_mark  # None: the open call extends to the end of the answer
+        self._space = ""  # trailing whitespace, held back because it is dropped before a call
+        self._text_started = False
+        self._has_call = False
+        self._has_thinking = False  # the latest thinking has text
 
     def feed(self, text: str) -> list[Piece]:
-        """Take more text; what is certain now."""
+        """Append text to the answer and return the pieces that are now complete."""
         self._buffer += text
-        return self._pieces(ended=False)
+        return self._parse(final=False)
 
     def finish(self) -> list[Piece]:
-        """The answer is complete; what was held back."""
-        pieces = self._pieces(ended=True)
+        """End the answer and return the remaining pieces."""
+        pieces = self._parse(final=True)
         space, self._space = self._space, ""
-        if space and not self._called and (self._begun or not self._thought):
+        if space and not self._has_call and (self._text_started or not self._has_thinking):
             pieces.append(Piece("text", space))
         return pieces
 
-    def _pieces(self, ended: bool) -> list[Piece]:
+    def _parse(self, final: bool) -> list[Piece]:
+        """Parse the buffer as far as possible.
+
+        Each parse method returns an empty list if it needs more text, and an empty piece if it
+        only changed the state. Empty pieces are dropped here.
+        """
         pieces: list[Piece] = []
         while True:
-            found = self._region(ended) if self._inside else self._outside(ended)
-            pieces += [p for p in found if p.call or p.text]
-            if not found:
+            parsed = self._parse_region(final) if self._in_region else self._parse_text(final)
+            pieces += [p for p in parsed if p.call or p.text]
+            if not parsed:
                 return pieces
 
     @property
-    def _inside(self) -> bool:
-        return self._close is not None or self._format is not None
+    def _in_region(self) -> bool:
+        return self._closing_mark is not None or self._format is not None
 
-    def _region(self, ended: bool) -> list[Piece]:
-        """Thinking, or a call, up to its close."""
-        at = self._buffer.find(self._close) if self._close is not None else -1
-        if at < 0 and not ended:
-            return [] if self._format else self._think(len(self._buffer), done=False)
+    def _parse_region(self, final: bool) -> list[Piece]:
+        """Parse thinking or a call up to its closing mark."""
+        at = self._buffer.find(self._closing_mark) if self._closing_mark is not None else -1
+        if at < 0 and not final:
+            return [] if self._format else self._parse_thinking(len(self._buffer), complete=False)
         body = self._buffer if at < 0 else self._buffer[:at]
-        after = len(body) + (len(self._close or "") if at >= 0 else 0)
+        end = len(body) + (len(self._closing_mark or "") if at >= 0 else 0)
         if self._format is None:
-            pieces = self._think(len(body), done=True)
-            self._buffer = self._buffer[after - len(body) :] if pieces or at >= 0 else ""
-            self._close = None
+            pieces = self._parse_thinking(len(body), complete=True)
+            self._buffer = self._buffer[end - len(body) :] if pieces or at >= 0 else ""
+            self._closing_mark = None
             return pieces or [Piece("reasoning")]
-        fmt, self._format, self._close = self._format, None, None
-        unclosed = at < 0 and fmt.closes is not None
-        self._buffer = self._buffer[after:]
-        calls = fmt.calls(body, self._mark, self._tools)
-        if unclosed:  # it may read as a whole one: it is not
-            told = f"the call is not closed by {fmt.closes}"
-            calls = [ParsedCall(c.name, None, c.raw, c.error or told) for c in calls]
-        known = {tool["function"]["name"] for tool in self._tools}
-        if not self._mark and not any(c.name in known or c.args is None for c in calls):
-            self._begun = True  # it looked like a call, and is some other JSON
+        fmt, self._format, self._closing_mark = self._format, None, None
+        self._buffer = self._buffer[end:]
+        calls = fmt.parse_calls(body, self._opening_mark, self._tools)
+        if at < 0 and fmt.closing_mark is not None:
+            # The body may parse, but the answer was cut off before the end of the call.
+            problem = f"the call does not end with {fmt.closing_mark}"
+            calls = [ParsedCall(c.name, None, c.raw, c.error or problem) for c in calls]
+        names = {tool["function"]["name"] for tool in self._tools}
+        if not self._opening_mark and not any(c.name in names or c.args is None for c in calls):
+            self._text_started = True  # JSON or a list that only looked like a call
             return [Piece("text", body)]
-        self._called, self._space = True, ""
+        self._has_call, self._space = True, ""
         return [Piece("call", call=call) for call in calls] or [Piece("text")]
 
-    def _think(self, end: int, *, done: bool) -> list[Piece]:
-        """Thinking up to `end`, without what may be the beginning of its close."""
+    def _parse_thinking(self, end: int, *, complete: bool) -> list[Piece]:
+        """Take thinking up to index `end` of the buffer.
+
+        Args:
+            end: Index of the closing mark, or the length of the buffer.
+            complete: The thinking ends there. Otherwise the start of a closing mark is held back.
+        """
         text = self._buffer[:end]
-        if not done:
-            text = text[: len(text) - _beginning(text, [self._close or ""])]
-        text = text.rstrip()  # white space before the close is none of it
-        self._buffer = self._buffer[end if done else len(text) :]
-        if not self._thought:
+        if not complete:
+            text = text[: len(text) - _partial_mark_length(text, [self._closing_mark or ""])]
+        text = text.rstrip()  # whitespace before the closing mark is not part of the thinking
+        self._buffer = self._buffer[end if complete else len(text) :]
+        if not self._has_thinking:
             text = text.lstrip()
-        self._thought = self._thought or bool(text)
+        self._has_thinking = self._has_thinking or bool(text)
         return [Piece("reasoning", text)] if text else []
 
-    def _outside(self, ended: bool) -> list[Piece]:
-        """Text, up to the mark of thinking or of a call."""
-        if not self._buffer and not ended:
+    def _parse_text(self, final: bool) -> list[Piece]:
+        """Parse text up to the opening mark of thinking or of a call."""
+        if not self._buffer and not final:
             return []
-        if not self._begun and not self._called:
+        if not self._text_started and not self._has_call:
             for fmt in self._formats:
-                begins = fmt.may_begin(self._buffer)
-                if begins is None and not ended and self._buffer:
+                starts = fmt.starts_unmarked_call(self._buffer)
+                if starts is None and not final and self._buffer:
                     return []
-                if begins:
-                    self._format, self._close, self._mark = fmt, fmt.closes, ""
+                if starts:
+                    self._format, self._opening_mark = fmt, ""
+                    self._closing_mark = fmt.closing_mark
                     return [Piece("text")]
-        # Thinking comes before the answer: a mark of it inside of the text is text.
+        # Thinking precedes the answer: its mark within the text is text.
         head = self._buffer.lstrip()
-        thinks = not self._begun and any(
-            head.startswith(mark) or mark.startswith(head) for mark in self._thinks
+        may_think = not self._text_started and any(
+            head.startswith(mark) or mark.startswith(head) for mark in self._thinking_marks
         )
-        marks = [*self._marks, *(self._thinks if thinks else ())]
+        marks = [*self._formats_by_mark, *(self._thinking_marks if may_think else ())]
         hits = [(at, -len(mark), mark) for mark in marks if (at := self._buffer.find(mark)) >= 0]
         if hits:
-            at, _, mark = min(hits)
+            at, _, mark = min(hits)  # the first mark; the longest one at equal positions
             longer = [m for m in marks if m != mark and m.startswith(mark)]
             undecided = any(m.startswith(self._buffer[at:]) for m in longer)
-            if not undecided or ended:
-                pieces = self._text(self._buffer[:at])
+            if not undecided or final:
+                pieces = self._text_pieces(self._buffer[:at])
                 self._buffer = self._buffer[at + len(mark) :]
-                if mark in self._thinks:
-                    self._close = self._thinks[mark]
-                    self._thought = False
+                if mark in self._thinking_marks:
+                    self._closing_mark = self._thinking_marks[mark]
+                    self._has_thinking = False
                 else:
                     self._space = ""
-                    self._format = self._marks[mark]
-                    self._close, self._mark = self._format.closes, mark
+                    self._format, self._opening_mark = self._formats_by_mark[mark], mark
+                    self._closing_mark = self._format.closing_mark
                 return pieces or [Piece("text")]
         else:
-            at = len(self._buffer) - (0 if ended else _beginning(self._buffer, marks))
+            held = 0 if final else _partial_mark_length(self._buffer, marks)
+            at = len(self._buffer) - held
         text, self._buffer = self._buffer[:at], self._buffer[at:]
-        return self._text(text)
+        return self._text_pieces(text)
 
-    def _text(self, text: str) -> list[Piece]:
-        """Text without the white space at its end, which is kept until something follows."""
+    def _text_pieces(self, text: str) -> list[Piece]:
+        """Return the text as a piece and hold back its trailing whitespace."""
         text = self._space + text
-        bare = text.rstrip()
-        self._space = text[len(bare) :]
-        follows = (self._thought or self._called) and not self._begun
-        if not bare:
-            if follows:
-                self._space = ""  # between the thinking, or a call, and the answer
+        stripped = text.rstrip()
+        self._space = text[len(stripped) :]
+        # Whitespace between thinking or a call and the text that follows is dropped.
+        follows_region = (self._has_thinking or self._has_call) and not self._text_started
+        if not stripped:
+            if follows_region:
+                self._space = ""
             return []
-        if follows:
-            bare = bare.lstrip()
-        self._begun = True
-        return [Piece("text", bare)]
+        if follows_region:
+            stripped = stripped.lstrip()
+        self._text_started = True
+        return [Piece("text", stripped)]
 
 
-def _beginning(text: str, marks: Sequence[str]) -> int:
-    """Characters at the end of a text that may begin a mark."""
+def _partial_mark_length(text: str, marks: Sequence[str]) -> int:
+    """Return the number of trailing characters that may be the start of a mark."""
     longest = max(map(len, marks), default=0)
     for n in range(min(longest, len(text)), 0, -1):
         tail = text[-n:]
@@ -205,19 +220,20 @@ def _beginning(text: str, marks: Sequence[str]) -> int:
     return 0
 
 
-def open_thinking(text: str, opened: str | None) -> str | None:
-    """What would close the thinking at the end of a text; None where it is in none.
+def open_thinking(text: str, opening_mark: str | None) -> str | None:
+    """Return the closing mark of the thinking that a text ends in; None if it ends outside.
 
     Args:
         text: The answer so far.
-        opened: The mark of thinking that the prompt has opened, if it has.
+        opening_mark: Opening mark at the end of the prompt; None if the prompt opens no thinking.
     """
-    rest = (opened or "") + text
+    rest = (opening_mark or "") + text
     while True:
-        rest = rest.lstrip()  # a mark behind other text is text
-        close = next((close for opening, close in THINKING if rest.startswith(opening)), None)
-        if close is None:
+        # A mark after other text is text.
+        rest = rest.lstrip()
+        closing = next((end for start, end in THINKING if rest.startswith(start)), None)
+        if closing is None:
             return None
-        _, closed, rest = rest.partition(close)
-        if not closed:
-            return close
+        _, separator, rest = rest.partition(closing)
+        if not separator:
+            return closing

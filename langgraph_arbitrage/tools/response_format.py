@@ -1,4 +1,4 @@
-"""What an answer may be: calls of which tools, JSON of which schema."""
+"""The requested format of an answer: tools, tool choice and JSON schema."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from langgraph_arbitrage.tools.template_parser import TemplateParser
 if TYPE_CHECKING:
     from langgraph_arbitrage.prompts.chat_template import Template
 
-__all__ = ["OutputConstraints", "ResponseFormat", "answer_parser", "chosen"]
+__all__ = ["OutputConstraints", "ResponseFormat", "answer_parser", "parse_tool_choice"]
 
 NOTE = "Answer with a JSON object of this schema: {schema}"
 ANY_OBJECT = {"type": "object", "additionalProperties": True}
 
 
 class OutputConstraints(TypedDict):
-    """The form of an answer as state: plain data."""
+    """A response format in the graph's state, as plain data."""
 
     tools: list[dict[str, Any]]
-    """Tools that may be called."""
+    """Tools that the model may call."""
     grammars: dict[str, str]
-    """The grammar that each writer's answer is decoded under, where there is one."""
+    """Maps a writer to the grammar that constrains its answer. Unconstrained writers are absent."""
     spans: list[list[str]]
-    """Openings and closings of calls that a step holds whole."""
+    """Opening and closing marks of calls. A step does not end inside a call."""
 
 
 @dataclass(frozen=True)
 class ResponseFormat:
-    """What an answer may be, as it was asked for."""
+    """The format of an answer, as requested by the caller."""
 
     tools: tuple[Tool, ...] = ()
-    """Tools that are offered to the model."""
+    """Tools that the model may call."""
     choice: str = "auto"
-    """`auto`, `any`, or the name of the one tool that is to be called."""
-    several: bool | None = None
-    """Whether several calls may stand in an answer; None: where the model chooses to."""
+    """`auto` (the model decides), `any` (the model must call a tool), or the name of the tool that
+    it must call."""
+    parallel_calls: bool | None = None
+    """True if an answer may have several calls. None: allowed unless a call is forced."""
     schema: Mapping[str, Any] | None = None
-    """JSON schema of an answer that is no call."""
+    """JSON schema of an answer without a call."""
     note: str = ""
-    """What the model is told of the schema."""
+    """Description of the schema for the model's prompt."""
 
     @classmethod
     def of(
@@ -58,58 +59,66 @@ class ResponseFormat:
         parallel_tool_calls: bool | None = None,
         response_format: Any = None,
     ) -> ResponseFormat:
-        """Read what a caller asked for, in LangChain's and OpenAI's words.
+        """Build the format from the arguments of a LangChain or OpenAI call.
+
+        Args:
+            tools: Functions, tools, pydantic classes or JSON schemas.
+            tool_choice: A tool choice, as accepted by `parse_tool_choice`.
+            parallel_tool_calls: Allow several calls in one answer.
+            response_format: OpenAI's `response_format`, a pydantic class, a typed dict or a JSON
+                schema.
 
         Raises:
-            SettingsError: A tool, a choice or a format is none that is known.
+            SettingsError: A tool, the tool choice or the response format is invalid.
             GrammarError: A schema is too large.
         """
         offered = tuple(offered_tools(tools or ()))
-        choice = chosen(tool_choice, [tool["function"]["name"] for tool in offered])
+        choice = parse_tool_choice(tool_choice, [tool["function"]["name"] for tool in offered])
         if choice == "none":
             offered, choice = (), "auto"
-        schema, note = _response(response_format)
+        schema, note = _parse_response_format(response_format)
         return cls(offered, choice, parallel_tool_calls, schema, note)
 
     @property
-    def forced(self) -> bool:
-        """Whether the answer has to be a call."""
+    def call_required(self) -> bool:
+        """True if the answer must be a call."""
         return self.choice != "auto"
 
     @property
     def strict(self) -> bool:
-        """Whether a call is decoded under its schema where the model chooses to make one.
+        """True if calls that the model decides to make are constrained by the tools' schemas.
 
-        So it is by default, where the extra is installed: a call that cannot be made helps nobody.
+        A tool's `strict` setting decides. By default, calls are constrained if llguidance is
+        installed, because a call with invalid arguments cannot be executed.
         """
-        wanted = [tool["function"].get("strict") for tool in self.tools]
-        free = bool(wanted) and False not in wanted
-        return any(wanted) or (free and find_spec("llguidance") is not None)
+        flags = [tool["function"].get("strict") for tool in self.tools]
+        default = bool(flags) and False not in flags
+        return any(flags) or (default and find_spec("llguidance") is not None)
 
     def constraints(
         self,
         templates: Mapping[str, Template],
         marks: Callable[[str], Mapping[str, int]],
     ) -> OutputConstraints:
-        """The form for each writer.
+        """Build the constraints of each writer.
 
         Args:
-            templates: The template of each writer.
-            marks: Tells for a writer which tokens its grammar has to name by their ids.
+            templates: Chat template of each writer.
+            marks: Maps a writer to its tokens that the grammar must refer to by id.
 
         Raises:
-            GrammarError: A writer's form of calls is not known, so that it cannot be forced.
+            GrammarError: Calls must be constrained, but the format of a writer's calls is unknown.
         """
         grammars = {}
-        if self.forced or self.strict or self.schema is not None:
-            found = {role: self._grammar(t, marks(role)) for role, t in templates.items()}
-            grammars = {role: grammar for role, grammar in found.items() if grammar is not None}
+        if self.call_required or self.strict or self.schema is not None:
+            built = {role: self._grammar(t, marks(role)) for role, t in templates.items()}
+            grammars = {role: grammar for role, grammar in built.items() if grammar is not None}
         spans = {
-            (opening, form.closes)
+            (opening, call_format.closing_mark)
             for template in templates.values()
-            for form in _forms(template)
-            for opening in form.opens
-            if self.tools and form.closes
+            for call_format in _call_formats(template)
+            for opening in call_format.opening_marks
+            if self.tools and call_format.closing_mark
         }
         return OutputConstraints(
             tools=[dict(tool) for tool in self.tools],
@@ -118,99 +127,123 @@ class ResponseFormat:
         )
 
     def _grammar(self, template: Template, marks: Mapping[str, int]) -> str | None:
+        """Build the grammar of one writer; None if its answer cannot be constrained."""
         callable_tools = [
             tool for tool in self.tools if self.choice in ("auto", "any", tool["function"]["name"])
         ]
-        form = next(iter(_forms(template)), None)
-        if callable_tools and form is None:
+        call_format = next(iter(_call_formats(template)), None)
+        if callable_tools and call_format is None:
             raise GrammarError(
-                f"{template.tokenizer.name} writes tool calls in a form that is not known here, so "
-                "that they cannot be forced: leave the choice to the model (tool_choice='auto')"
+                f"tool calls of {template.tokenizer.name} cannot be constrained, because their "
+                "format is unknown. Set tool_choice='auto' and strict=False, without a "
+                "response_format"
             )
-        free = not self.forced and self.schema is None
-        if free and (form is None or not marks.keys() & set(form.opens)):
-            return None  # a call cannot be told from text before it is written
+        free_text = not self.call_required and self.schema is None
+        if free_text and (call_format is None or not marks.keys() & set(call_format.opening_marks)):
+            # Without a mark of a single token, a grammar cannot tell calls from text.
+            return None
         thinking = None
-        if template.thinks:
-            closes = dict(THINKING)
-            opening = template.opened or _mark_in(template)
-            thinking = (None if template.opened else opening, closes[opening])
+        if template.supports_thinking:
+            opening = template.opening_mark or _opening_mark(template)
+            closing = dict(THINKING)[opening]
+            thinking = (None if template.opening_mark else opening, closing)
         return answer_grammar(
-            form=form,
+            call_format=call_format,
             tools=callable_tools,
-            free=free,
-            several=bool(self.several) if self.forced else self.several is not False,
-            schema=None if self.forced else self.schema,
+            free_text=free_text,
+            parallel_calls=bool(self.parallel_calls)
+            if self.call_required
+            else self.parallel_calls is not False,
+            schema=None if self.call_required else self.schema,
             thinking=thinking,
             marks=marks,
         )
 
 
-def chosen(choice: Any, names: list[str]) -> str:
-    """A tool choice in any of the usual forms as `auto`, `any`, `none`, or a tool's name.
+def parse_tool_choice(choice: Any, names: list[str]) -> str:
+    """Convert LangChain's or OpenAI's tool choice to `auto`, `any`, `none` or a tool's name.
+
+    Args:
+        choice: None, a bool, a string, or a mapping with a name or type.
+        names: Names of the tools.
 
     Raises:
-        SettingsError: It names no offered tool, or there is nothing to choose from.
+        SettingsError: The choice is not the name of a tool, or there are no tools.
     """
     if isinstance(choice, Mapping):
         kind, function = choice.get("type"), choice.get("function")
-        named = function.get("name") if isinstance(function, Mapping) else choice.get("name")
-        choice = named or kind
+        name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
+        choice = name or kind
     if choice in (None, "auto"):
         return "auto"
     if choice in (False, "none"):
         return "none"
-    allowed = f"auto, any, none or one of the tools: {', '.join(names) or 'there are none'}"
     if choice in (True, "any", "required"):
         if not names:
-            raise SettingsError("a tool call is demanded, and no tool is offered: give tools")
+            raise SettingsError(
+                f"tool_choice={choice!r} requires a tool call, but no tools were passed. Pass "
+                "tools, or remove tool_choice"
+            )
         return "any"
     if choice not in names:
-        raise SettingsError(f"tool_choice {choice!r} is not {allowed}")
+        raise SettingsError(
+            f"invalid tool_choice {choice!r}: set auto, any, none or the name of a tool "
+            f"({', '.join(names) or 'no tools were passed'})"
+        )
     return str(choice)
 
 
-def _response(wanted: Any) -> tuple[Mapping[str, Any] | None, str]:
-    """The schema that an answer is decoded under, and the note that tells the model of it."""
-    if wanted is None or wanted == {"type": "text"}:
+def _parse_response_format(value: Any) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the schema that constrains the answer, and the note for the prompt."""
+    if value is None or value == {"type": "text"}:
         return None, ""
-    if isinstance(wanted, Mapping) and wanted.get("type") == "json_object":
-        # A schema may come along: then the text has to fit it, and its author tells the model.
-        inner = wanted.get("schema")
-        return (ANY_OBJECT if inner is None else answer_schema(inner)), ""
-    if isinstance(wanted, Mapping) and wanted.get("type") == "json_schema":
-        inner = wanted.get("json_schema")
+    if isinstance(value, Mapping) and value.get("type") == "json_object":
+        # The schema is optional. The caller's prompt describes it, so there is no note.
+        schema = value.get("schema")
+        return (ANY_OBJECT if schema is None else answer_schema(schema)), ""
+    if isinstance(value, Mapping) and value.get("type") == "json_schema":
+        inner = value.get("json_schema")
         if not isinstance(inner, Mapping) or "schema" not in inner:
             raise SettingsError(
-                "response_format of type json_schema needs {'json_schema': {'name': ..., "
-                f"'schema': {{...}}}}, not {wanted!r}"
+                f"invalid response_format {value!r}: the type json_schema requires "
+                "{'json_schema': {'name': ..., 'schema': {...}}}"
             )
-        wanted = inner["schema"]
-    schema = answer_schema(wanted)
+        value = inner["schema"]
+    schema = answer_schema(value)
     shown = {k: v for k, v in without_titles(schema).items() if k != "description"}
     return schema, NOTE.format(schema=json.dumps(shown))
 
 
-def _mark_in(template: Template) -> str:
+def _opening_mark(template: Template) -> str:
+    """Return the opening mark of thinking in the template's source."""
     source = template.tokenizer.chat_template or ""
     return next(opening for opening, _ in THINKING if opening in source)
 
 
-def _forms(template: Template) -> list[CallFormat]:
-    """How a writer may write calls: as its template does, or as the note tells it to."""
-    from langgraph_arbitrage.prompts.chat_template import FALLBACK_FORM
+def _call_formats(template: Template) -> list[CallFormat]:
+    """Return the template's call format, or the one that the tool note in the prompt describes.
 
-    if template.form is not None:
-        return [template.form]
-    return [] if template.tokenizer.response_template else [FALLBACK_FORM]
+    Empty if the checkpoint has a response template, which parses its calls.
+    """
+    from langgraph_arbitrage.prompts.chat_template import FALLBACK_FORMAT
+
+    if template.call_format is not None:
+        return [template.call_format]
+    return [] if template.tokenizer.response_template else [FALLBACK_FORMAT]
 
 
 def answer_parser(templates: Sequence[Template], tools: Sequence[Tool]) -> Parser:
-    """The parser of an answer whose writers have these templates, the first step's first."""
+    """Build the parser of an answer.
+
+    Args:
+        templates: Chat templates of the answer's writers, the first step's writer first.
+        tools: Tools that the model may call.
+    """
     first = templates[0]
     for template in templates:
-        described = template.tokenizer.response_template
-        if described:
-            return TemplateParser(template.tokenizer, described, tools, first.opened)
-    forms = {type(form): form for t in templates for form in _forms(t)} if tools else {}
-    return AnswerParser(list(forms.values()), tools, dict(THINKING).get(first.opened or ""))
+        response_template = template.tokenizer.response_template
+        if response_template:
+            return TemplateParser(template.tokenizer, response_template, tools, first.opening_mark)
+    formats = {type(fmt): fmt for t in templates for fmt in _call_formats(t)} if tools else {}
+    closing_mark = dict(THINKING).get(first.opening_mark or "")
+    return AnswerParser(list(formats.values()), tools, closing_mark)

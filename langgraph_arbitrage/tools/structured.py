@@ -1,4 +1,4 @@
-"""Answers that fit a schema, parsed."""
+"""Structured output: a chat model whose answers are constrained by a schema and parsed."""
 
 from __future__ import annotations
 
@@ -33,30 +33,49 @@ def structured(
     strict: bool | None,
     **kwargs: Any,
 ) -> Runnable[Any, Any]:
-    """A chat model followed by a parser of its answer; see `ChatArbitrage`."""
+    """Chain a chat model and a parser of its answers.
+
+    Args:
+        llm: The chat model.
+        schema: A pydantic class, a typed dict, a JSON schema or an OpenAI function.
+        method: One of `METHODS`; see `ChatArbitrage.with_structured_output`.
+        include_raw: Return the message and any parsing error in addition to the parsed object.
+        strict: Forbid properties that the schema does not define.
+        kwargs: Further options of the call.
+
+    Raises:
+        SettingsError: The method or the schema is invalid.
+        GrammarError: The schema is too large.
+    """
     if method not in METHODS:
-        raise SettingsError(f"method {method!r} is not one of {', '.join(METHODS)}")
+        raise SettingsError(f"invalid method {method!r}: set one of {', '.join(METHODS)}")
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
-    told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+    # Read by LangChain's tracing.
+    trace = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
     bound: Runnable[Any, Any]
     parser: Runnable[Any, Any]
     if method == "function_calling":
         (tool,) = offered_tools([schema], strict=strict)
         name = tool["function"]["name"]
-        bound = llm.bind_tools([tool], tool_choice=name, ls_structured_output_format=told, **kwargs)
+        bound = llm.bind_tools(
+            [tool], tool_choice=name, ls_structured_output_format=trace, **kwargs
+        )
         parser = (
             PydanticToolsParser(tools=[schema], first_tool_only=True)
             if is_class
             else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
         )
     else:
-        form = answer_schema(schema, strict=strict)
-        wanted = (
-            {"type": "json_object", "schema": form}
+        converted = answer_schema(schema, strict=strict)
+        named = {"name": converted.get("title"), "schema": converted}
+        response_format = (
+            {"type": "json_object", "schema": converted}
             if method == "json_mode"
-            else {"type": "json_schema", "json_schema": {"name": form.get("title"), "schema": form}}
+            else {"type": "json_schema", "json_schema": named}
         )
-        bound = llm.bind(response_format=wanted, ls_structured_output_format=told, **kwargs)
+        bound = llm.bind(
+            response_format=response_format, ls_structured_output_format=trace, **kwargs
+        )
         parser = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
     if not include_raw:
         return bound | parser

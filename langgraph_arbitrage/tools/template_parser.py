@@ -1,4 +1,4 @@
-"""Parsing by a checkpoint's own response template, with transformers' parser."""
+"""Parse answers with the response template of a checkpoint, by transformers' parser."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ if TYPE_CHECKING:
 __all__ = ["TemplateParser"]
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names of the fields that hold thinking."""
 CALLS = "tool_calls"
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what its content parsers raise
+"""Name of the field that holds tool calls."""
+PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
+"""Errors that transformers' content parsers raise for malformed text."""
 
 
 class TemplateParser:
-    """What `AnswerParser` does, for a tokenizer that has a `response_template`.
+    """A `Parser` for tokenizers with a `response_template`.
 
-    A region that transformers cannot read is a call that cannot be read, not an error: parsing
-    goes on after it.
+    A region that transformers cannot parse becomes an invalid call, and parsing continues after it.
+
+    Args:
+        tokenizer: Tokenizer of the checkpoint.
+        template: The response template.
+        tools: Tools that the model may call.
+        opening_mark: Opening mark of the thinking that the prompt opened; None if it opened none.
     """
 
     def __init__(
@@ -31,51 +39,55 @@ class TemplateParser:
         tokenizer: Tokenizer,
         template: Mapping[str, Any],
         tools: Sequence[Tool],
-        opened: str | None,
+        opening_mark: str | None,
     ) -> None:
-        self._make: Callable[[str], Any] = lambda prefix: tokenizer.hf.get_response_parser(
+        self._new_parser: Callable[[str], Any] = lambda prefix: tokenizer.hf.get_response_parser(
             dict(template), prefix=prefix, tools=[dict(tool) for tool in tools]
         )
-        self._parser = self._make(opened or "")
-        self._fed = ""  # all that this parser has got
-        self._raw = ""  # of the region that is open
+        self._parser = self._new_parser(opening_mark or "")
+        self._parsed = ""  # the text that the current parser has received
+        self._raw = ""  # the text of the open region
 
     def feed(self, text: str) -> list[Piece]:
-        """Take more text; what is certain now."""
+        """Append text to the answer and return the pieces that are now complete."""
         try:
             events = self._parser.feed(text)
-        except UNREADABLE:
-            return self._again(text)
-        self._fed += text
+        except PARSE_ERRORS:
+            return self._feed_characters(text)
+        self._parsed += text
         return self._pieces(events)
 
     def finish(self) -> list[Piece]:
-        """The answer is complete; what was held back."""
+        """End the answer and return the remaining pieces."""
         try:
             _, events = self._parser.finalize()
-        except UNREADABLE as error:
-            return [self._unreadable(error)]
+        except PARSE_ERRORS as error:
+            return [self._invalid_call(error)]
         return self._pieces(events)
 
-    def _again(self, text: str) -> list[Piece]:
-        """Feed a text that holds something unreadable, one character at a time."""
-        self._parser = self._make("")
-        self._parser.feed(self._fed)
+    def _feed_characters(self, text: str) -> list[Piece]:
+        """Feed a text with a malformed region by single characters.
+
+        A parser that raised is unusable. The text before it is therefore fed to a new one.
+        """
+        self._parser = self._new_parser("")
+        self._parser.feed(self._parsed)
         pieces: list[Piece] = []
         for character in text:
             try:
                 pieces += self._pieces(self._parser.feed(character))
-                self._fed += character
-            except UNREADABLE as error:
-                pieces.append(self._unreadable(error))
-                self._parser, self._fed = self._make(""), ""
+                self._parsed += character
+            except PARSE_ERRORS as error:
+                pieces.append(self._invalid_call(error))
+                self._parser, self._parsed = self._new_parser(""), ""
         return pieces
 
-    def _unreadable(self, error: Exception) -> Piece:
+    def _invalid_call(self, error: Exception) -> Piece:
         raw, self._raw = self._raw, ""
-        return Piece("call", call=ParsedCall(None, None, raw, f"it cannot be read: {error}"))
+        return Piece("call", call=ParsedCall(None, None, raw, f"the call is malformed: {error}"))
 
     def _pieces(self, events: Sequence[Mapping[str, Any]]) -> list[Piece]:
+        """Convert the events of transformers' parser."""
         pieces = []
         for event in events:
             field, kind = event["field"], event["type"]
@@ -88,12 +100,12 @@ class TemplateParser:
                 elif field in REASONING:
                     pieces.append(Piece("reasoning", event["text"]))
             elif kind == "region_close" and field == CALLS:
-                values = event["value"]
-                several = values if isinstance(values, list) else [values]
-                pieces += [Piece("call", call=self._call(value)) for value in several]
+                value = event["value"]
+                calls = value if isinstance(value, list) else [value]
+                pieces += [Piece("call", call=self._parse_call(call)) for call in calls]
         return pieces
 
-    def _call(self, value: Any) -> ParsedCall:
+    def _parse_call(self, value: Any) -> ParsedCall:
         function = value.get("function", value) if isinstance(value, Mapping) else {}
         name, args = function.get("name"), function.get("arguments")
         if isinstance(args, str):
@@ -101,8 +113,9 @@ class TemplateParser:
                 args = json.loads(args)
             except ValueError:
                 args = None
-        if not isinstance(name, str) or not isinstance(args, dict):
-            return ParsedCall(
-                name if isinstance(name, str) else None, None, self._raw, "no name or no arguments"
-            )
+        if not isinstance(name, str):
+            return ParsedCall(None, None, self._raw, "the call has no tool name")
+        if not isinstance(args, dict):
+            problem = "the arguments of the call are not a JSON object"
+            return ParsedCall(name, None, self._raw, problem)
         return ParsedCall(name, args, self._raw)

@@ -11,7 +11,7 @@ from langgraph_arbitrage.errors import ContextLengthError, DataError
 from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.models.identifiers import public_name
 from langgraph_arbitrage.policies import Policy
-from langgraph_arbitrage.policies.calibration import Calibration, Operation
+from langgraph_arbitrage.policies.calibration import Calibration, OperatingPoint
 from langgraph_arbitrage.scorers import StepScorer
 from langgraph_arbitrage.training.bounds import loss_bound
 from langgraph_arbitrage.training.concurrency import map_concurrently
@@ -208,7 +208,7 @@ def _calibration(
 ) -> Calibration:
     """Build the table from the outcomes of each threshold, ordered by question."""
     table = [
-        _operation(threshold, outcomes, config.confidence)
+        _operating_point(threshold, outcomes, config.confidence)
         for threshold, outcomes in zip(grid, columns, strict=True)
     ]
     return Calibration(
@@ -223,12 +223,14 @@ def _calibration(
     )
 
 
-def _operation(threshold: float, outcomes: Sequence[Outcome], confidence: float) -> Operation:
+def _operating_point(
+    threshold: float, outcomes: Sequence[Outcome], confidence: float
+) -> OperatingPoint:
     escalated = sum(o.escalated for o in outcomes)
     scores = [s for o in outcomes for s in o.scores]
     right = [o.right for o in outcomes if o.right is not None]
     losses = [o.loss for o in outcomes]
-    return Operation(
+    return OperatingPoint(
         threshold=threshold,
         escalation_rate=escalated / sum(o.steps for o in outcomes),
         wasted=sum(o.wasted for o in outcomes) / escalated if escalated and scores else None,

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from langgraph_arbitrage.data.answer_extraction import final_answer, right_answer
-from langgraph_arbitrage.data.records import cell, read_records
+from langgraph_arbitrage.data.answer_extraction import final_answer, reference_answer
+from langgraph_arbitrage.data.records import column_text, read_records
 from langgraph_arbitrage.embedded import Problem, check_answer, problems
 from langgraph_arbitrage.errors import DataError
 
@@ -40,7 +40,7 @@ class Question:
                 "the right answers of these questions are unknown: name their column with "
                 "--answer-column"
             )
-        return final_answer(text) == right_answer(self.answer)
+        return final_answer(text) == reference_answer(self.answer)
 
 
 def question_id(text: str) -> str:
@@ -81,8 +81,8 @@ def load_questions(
     else:
         records = (
             Question(
-                cell(record, column, source),
-                None if answer_column is None else cell(record, answer_column, source),
+                column_text(record, column, source),
+                None if answer_column is None else column_text(record, answer_column, source),
             )
             for record in read_records(source, split, "train")
         )

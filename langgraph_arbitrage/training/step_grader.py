@@ -130,7 +130,7 @@ class ScorerGrader(StepGrader):
         if key not in self._scored:
             history = tuple([await self._past_step(context, k) for k in range(len(context.texts))])
             request = self._scorer.request(self._question, history, step)
-            [output] = await submit_async([self._models.scorer_call(request)])
+            [output] = await submit_async([self._models.scorer_call(request, self._question)])
             self._scored[key] = ScoredStep(history, output, self._scorer.read(history, output))
         return self._scored[key]
 

@@ -1,1 +1,1 @@
-"""Small helpers that depend on nothing else in the package."""
+"""Helpers without dependencies on other parts of the package."""

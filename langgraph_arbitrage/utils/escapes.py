@@ -1,4 +1,4 @@
-"""Escape sequences in texts from a command line."""
+"""Escape sequences in command-line texts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _ESCAPE = re.compile(r"\\(?:[nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 
 
 def unescape(text: str) -> str:
-    r"""Replace `\n`, `\t`, `\r`, `\\`, `\x41` and `\u0041` by the characters they stand for.
+    r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\xHH` and `\uHHHH` by their characters.
 
     Example:
         >>> unescape(r"\n\n") == chr(10) * 2, unescape("à la")
         (True, 'à la')
     """
-    return _ESCAPE.sub(lambda found: found[0].encode().decode("unicode_escape"), text)
+    return _ESCAPE.sub(lambda match: match[0].encode().decode("unicode_escape"), text)

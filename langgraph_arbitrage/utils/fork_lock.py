@@ -1,4 +1,8 @@
-"""Locks that outlive a fork: a forked child has one thread, and nobody to free what others held."""
+"""A lock that is free in forked child processes.
+
+A child has only the thread that forked. A plain lock held by another thread at the fork would stay
+locked in the child forever.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +14,27 @@ from weakref import WeakSet
 __all__ = ["ForkLock"]
 
 _locks: WeakSet[ForkLock] = WeakSet()
-_making = threading.Lock()
+_registry_lock = threading.Lock()
 
 
 class ForkLock:
-    """A re-entrant lock that a forked child finds free."""
+    """A re-entrant lock that every forked child process finds free."""
 
     def __init__(self) -> None:
-        self.renew()
-        with _making:
+        self.reset()
+        with _registry_lock:
             _locks.add(self)
 
-    def renew(self) -> None:
-        """Free it, whoever holds it."""
+    def reset(self) -> None:
+        """Make the lock free, even if a thread holds it."""
         self._lock = threading.RLock()
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Take it; False where it does not wait and another thread has it."""
+        """Acquire the lock; False if it is not blocking and another thread holds the lock."""
         return self._lock.acquire(blocking)
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._lock.release()
 
     def __enter__(self) -> None:
@@ -45,14 +49,16 @@ class ForkLock:
         self._lock.release()
 
 
-def _renew_all() -> None:
-    _making.release()
+def _reset_all() -> None:
+    _registry_lock.release()
     for lock in _locks:
-        lock.renew()
+        lock.reset()
 
 
 if hasattr(os, "register_at_fork"):
-    # Held over the fork, so that the child finds the set whole.
+    # Held during the fork, so that the child does not inherit a set that is being modified.
     os.register_at_fork(
-        before=_making.acquire, after_in_parent=_making.release, after_in_child=_renew_all
+        before=_registry_lock.acquire,
+        after_in_parent=_registry_lock.release,
+        after_in_child=_reset_all,
     )

@@ -1,4 +1,4 @@
-"""An answer in the forms of OpenAI's HTTP interface: chat completions, whole and in chunks."""
+"""Converts answers to the format of OpenAI's API: chat completions, complete and in chunks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, AIMessageChunk
 
-__all__ = ["ChunkForm", "chat_completion", "usage_of"]
+__all__ = ["ChunkBuilder", "chat_completion", "usage_of"]
 
-FIGURES = (
+STATISTICS = (
     *("escalation_rate", "draft_tokens", "target_tokens", "accepted_draft_tokens"),
     *("discarded_tokens", "finish_reason"),
 )
+"""Statistics of an answer that the field `arbitrage` contains, besides the step counts."""
 
 
 def chat_completion(message: AIMessage, model: str) -> dict[str, Any]:
-    """The `chat.completion` of an answer; `arbitrage` holds its figures.
+    """Build the `chat.completion` of an answer. Its field `arbitrage` holds the statistics.
 
     Args:
         message: The answer.
-        model: The model's name, as the caller knows it.
+        model: Name of the model in the response.
     """
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -40,124 +41,129 @@ def chat_completion(message: AIMessage, model: str) -> dict[str, Any]:
             }
         ],
         "usage": usage_of(message),
-        "arbitrage": _figures(message.response_metadata),
+        "arbitrage": _statistics(message.response_metadata),
     }
 
 
-class ChunkForm:
-    """The `chat.completion.chunk`s of one streamed answer.
+class ChunkBuilder:
+    """Builds the `chat.completion.chunk` objects of one streamed answer.
 
     Args:
-        model: The model's name, as the caller knows it.
-        usage: Whether a last chunk tells the usage.
+        model: Name of the model in the chunks.
+        usage: Whether the stream ends with a chunk that holds the usage.
     """
 
     def __init__(self, model: str, *, usage: bool) -> None:
         self._usage = usage
-        self._called = 0
-        self._head = {
+        self._tool_calls = 0  # sent so far
+        self._header = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": model,
         }
 
-    def begin(self) -> dict[str, Any]:
-        """The chunk before all others."""
+    def first(self) -> dict[str, Any]:
+        """Build the first chunk, which holds the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def chunks(self, part: AIMessageChunk) -> Iterator[dict[str, Any]]:
-        """The chunks of a part of the answer."""
-        if thought := part.additional_kwargs.get("reasoning_content"):
-            yield self._chunk({"reasoning_content": thought})
+        """Build the chunks of a part of the answer."""
+        if reasoning := part.additional_kwargs.get("reasoning_content"):
+            yield self._chunk({"reasoning_content": reasoning})
         if part.content:
             yield self._chunk({"content": part.text})
-        calls = [_call(c["id"], c["name"], c["args"]) for c in part.tool_call_chunks]
+        calls = [_tool_call(c["id"], c["name"], c["args"]) for c in part.tool_call_chunks]
         calls += [
-            _call(c["id"], c["name"], c["args"]) for c in part.invalid_tool_calls if c["name"]
+            _tool_call(c["id"], c["name"], c["args"]) for c in part.invalid_tool_calls if c["name"]
         ]
         if calls:
-            indexed = [{**call, "index": self._called + i} for i, call in enumerate(calls)]
-            self._called += len(calls)
+            indexed = [{**call, "index": self._tool_calls + i} for i, call in enumerate(calls)]
+            self._tool_calls += len(calls)
             yield self._chunk({"tool_calls": indexed})
-        if broken := _broken(part):
-            yield self._chunk({"content": broken})
+        if text := _nameless_calls(part):
+            yield self._chunk({"content": text})
         if part.chunk_position == "last":
-            reason = "tool_calls" if self._called else _reason(part.response_metadata)
+            reason = "tool_calls" if self._tool_calls else _text_reason(part.response_metadata)
             last = self._chunk({}, reason)
             last["choices"][0]["logprobs"] = _logprobs(part.response_metadata)
-            yield {**last, "arbitrage": _figures(part.response_metadata)}
+            yield {**last, "arbitrage": _statistics(part.response_metadata)}
             if self._usage:
-                yield {**self._head, "choices": [], "usage": usage_of(part)}
+                yield {**self._header, "choices": [], "usage": usage_of(part)}
 
     def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._head, "choices": [choice]}
+        return {**self._header, "choices": [choice]}
 
 
 def usage_of(message: AIMessage) -> dict[str, Any]:
-    """The tokens of an answer, counted by the target's tokenizer."""
+    """The token usage of an answer, counted by the target's tokenizer."""
     usage = message.usage_metadata or {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-    read, written = usage.get("input_token_details", {}), usage.get("output_token_details", {})
+    prompt = usage.get("input_token_details", {})
+    completion = usage.get("output_token_details", {})
     return {
         "prompt_tokens": usage["input_tokens"],
         "completion_tokens": usage["output_tokens"],
         "total_tokens": usage["total_tokens"],
-        "prompt_tokens_details": {"cached_tokens": read.get("cache_read", 0)},
-        "completion_tokens_details": {"reasoning_tokens": written.get("reasoning", 0)},
+        "prompt_tokens_details": {"cached_tokens": prompt.get("cache_read", 0)},
+        "completion_tokens_details": {"reasoning_tokens": completion.get("reasoning", 0)},
     }
 
 
 def _message(message: AIMessage) -> dict[str, Any]:
-    found: dict[str, Any] = {"role": "assistant", "content": message.text + _broken(message)}
-    if thought := message.additional_kwargs.get("reasoning_content"):
-        found["reasoning_content"] = thought
+    text = message.text + _nameless_calls(message)
+    converted: dict[str, Any] = {"role": "assistant", "content": text}
+    if reasoning := message.additional_kwargs.get("reasoning_content"):
+        converted["reasoning_content"] = reasoning
     calls = [
-        _call(c["id"], c["name"], json.dumps(c["args"], ensure_ascii=False))
+        _tool_call(c["id"], c["name"], json.dumps(c["args"], ensure_ascii=False))
         for c in message.tool_calls
     ]
-    calls += [_call(c["id"], c["name"], c["args"]) for c in message.invalid_tool_calls if c["name"]]
+    calls += [
+        _tool_call(c["id"], c["name"], c["args"]) for c in message.invalid_tool_calls if c["name"]
+    ]
     if calls:
-        found |= {"content": found["content"] or None, "tool_calls": calls}
-    return found
+        converted |= {"content": text or None, "tool_calls": calls}
+    return converted
 
 
-def _call(identity: str | None, name: str | None, arguments: str | None) -> dict[str, Any]:
+def _tool_call(call_id: str | None, name: str | None, arguments: str | None) -> dict[str, Any]:
     function = {"name": name, "arguments": arguments or ""}
-    return {"id": identity, "type": "function", "function": function}
+    return {"id": call_id, "type": "function", "function": function}
 
 
-def _broken(message: AIMessage) -> str:
-    """The text of calls that name no tool: a client shall see it."""
+def _nameless_calls(message: AIMessage) -> str:
+    """Text of invalid tool calls without a name, which are sent to the client as content."""
     return "".join(c["args"] or "" for c in message.invalid_tool_calls if not c["name"])
 
 
 def _finish_reason(message: AIMessage) -> str:
-    named = message.tool_calls or any(c["name"] for c in message.invalid_tool_calls)
-    return "tool_calls" if named else _reason(message.response_metadata)
+    has_calls = message.tool_calls or any(c["name"] for c in message.invalid_tool_calls)
+    return "tool_calls" if has_calls else _text_reason(message.response_metadata)
 
 
-def _reason(metadata: Mapping[str, Any]) -> str:
+def _text_reason(metadata: Mapping[str, Any]) -> str:
+    """Finish reason of an answer without tool calls."""
     return "stop" if metadata["finish_reason"] == "stop" else "length"
 
 
 def _logprobs(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    told = metadata.get("logprobs")
-    if told is None:
+    logprobs = metadata.get("logprobs")
+    if logprobs is None:
         return None
     return {
         "content": [
             {**token, "bytes": list(token["token"].encode()), "top_logprobs": []}
-            for token in told["content"]
+            for token in logprobs["content"]
         ],
         "refusal": None,
     }
 
 
-def _figures(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    figures = metadata["arbitrage"]
+def _statistics(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    statistics = metadata["arbitrage"]
     return {
-        "steps": len(figures["steps"]),
-        "escalated": sum(s["writer"] == "target" for s in figures["steps"]),
-        **{name: figures[name] for name in FIGURES},
+        "steps": len(statistics["steps"]),
+        "escalated": sum(s["writer"] == "target" for s in statistics["steps"]),
+        **{name: statistics[name] for name in STATISTICS},
     }

@@ -1,4 +1,4 @@
-"""The examples run as they stand."""
+"""The examples run unchanged."""
 
 import runpy
 from pathlib import Path
@@ -13,12 +13,12 @@ pipeline plan_solve_verify resume""".split()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_example_runs_and_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example_runs_and_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out.strip()
 
 
-def test_the_training_example_makes_a_calibrated_router(
+def test_the_training_example_creates_a_calibrated_router(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["train_router.py", "10", "3", str(tmp_path)])

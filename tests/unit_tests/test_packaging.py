@@ -1,4 +1,4 @@
-"""The wheel, the source archive and the checkout hold the same modules under the same names."""
+"""Wheel, source archive and checkout contain the same modules under the same names."""
 
 import ast
 import importlib.util
@@ -14,14 +14,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "langgraph_arbitrage"
-OUTSIDE = ("graphs", "nodes")  # at the root of the repository, installed inside the package
+ROOT_FOLDERS = ("graphs", "nodes")  # installed inside the package, see setup.py
 DATA = (".jinja", ".json", ".jsonl", ".md", ".safetensors", ".txt")
 PAGE = (".css", ".html", ".js")
-SOURCES = (PACKAGE, *OUTSIDE, "tests", "examples", "benchmarks")
+SOURCES = (PACKAGE, *ROOT_FOLDERS, "tests", "examples", "benchmarks")
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """The files below a folder, without caches and without following links."""
+    """Yield the files below a folder, except caches and symbolic links."""
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or path.name == "__pycache__":
             continue
@@ -37,24 +37,24 @@ def belongs_in_wheel(path: str) -> bool:
     return path.endswith(".py") or path == f"{PACKAGE}/py.typed" or data
 
 
-def owed_to_wheel(checkout: Path) -> set[str]:
-    """The modules and data files of a checkout, as they are named in its wheel."""
-    owed = {path.relative_to(checkout).as_posix() for path in files(checkout / PACKAGE)}
-    for folder in OUTSIDE:
-        outside = files(checkout / folder)
-        owed |= {f"{PACKAGE}/{path.relative_to(checkout).as_posix()}" for path in outside}
-    return {path for path in owed if belongs_in_wheel(path)}
+def expected_in_wheel(checkout: Path) -> set[str]:
+    """Names in the wheel of all modules and data files of a checkout."""
+    expected = {path.relative_to(checkout).as_posix() for path in files(checkout / PACKAGE)}
+    for folder in ROOT_FOLDERS:
+        paths = files(checkout / folder)
+        expected |= {f"{PACKAGE}/{path.relative_to(checkout).as_posix()}" for path in paths}
+    return {path for path in expected if belongs_in_wheel(path)}
 
 
 def build(source: Path, out: Path, *options: str) -> None:
-    """Builds with the environment's own setuptools, so that no network is needed."""
+    """Build with the installed setuptools, which needs no network."""
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), *options]
     done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def contents(wheel: Path) -> list[tuple[str, int]]:
-    """Each file's name and checksum. RECORD repeats them, in the order of the build."""
+    """Name and checksum of each file, except RECORD, which depends on the build order."""
     with zipfile.ZipFile(wheel) as archive:
         infos = archive.infolist()
     return sorted((i.filename, i.CRC) for i in infos if not i.filename.endswith("/RECORD"))
@@ -62,11 +62,11 @@ def contents(wheel: Path) -> list[tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a build reads, copied: builds write beside their sources."""
+    """A copy of the build's sources, because builds write to their source folder."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for name in (PACKAGE, *OUTSIDE):
+    for name in (PACKAGE, *ROOT_FOLDERS):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignore)
     return copy
@@ -79,18 +79,18 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
-def test_wheel_holds_every_module_and_data_file_once(checkout: Path, wheel: Path) -> None:
+def test_the_wheel_contains_every_module_and_data_file_once(checkout: Path, wheel: Path) -> None:
     names = [name for name, _ in contents(wheel) if name.startswith(f"{PACKAGE}/")]
     assert len(names) == len(set(names))
-    assert set(names) == owed_to_wheel(checkout)
+    assert set(names) == expected_in_wheel(checkout)
 
 
-def test_wheel_has_nothing_else_at_the_top(wheel: Path) -> None:
+def test_the_wheel_contains_only_the_package(wheel: Path) -> None:
     tops = {name.split("/")[0] for name, _ in contents(wheel)}
     assert {top for top in tops if not top.endswith(".dist-info")} == {PACKAGE}
 
 
-def test_wheel_declares_the_command_and_the_license(wheel: Path) -> None:
+def test_the_wheel_declares_the_command_and_the_license(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         text = {Path(name).name: name for name in archive.namelist() if ".dist-info/" in name}
         commands = archive.read(text["entry_points.txt"]).decode()
@@ -100,7 +100,9 @@ def test_wheel_declares_the_command_and_the_license(wheel: Path) -> None:
     assert "LICENSE" in text
 
 
-def test_source_archive_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path) -> None:
+def test_the_source_archive_builds_the_same_wheel(
+    checkout: Path, wheel: Path, tmp_path: Path
+) -> None:
     build(checkout, tmp_path / "sdist", "--sdist")
     with tarfile.open(next((tmp_path / "sdist").glob("*.tar.gz"))) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -113,21 +115,21 @@ def test_a_checkout_without_links_builds_the_same_wheel(
 ) -> None:
     copy = tmp_path / "checkout"
     shutil.copytree(checkout, copy, symlinks=True, ignore=shutil.ignore_patterns("build"))
-    for folder in OUTSIDE:
+    for folder in ROOT_FOLDERS:
         (copy / PACKAGE / folder).unlink()
     build(copy, tmp_path / "again", "--wheel")
     assert contents(next((tmp_path / "again").glob("*.whl"))) == contents(wheel)
 
 
-@pytest.mark.parametrize("folder", OUTSIDE)
-def test_links_are_relative_and_lead_to_the_root_folders(folder: str) -> None:
+@pytest.mark.parametrize("folder", ROOT_FOLDERS)
+def test_links_are_relative_and_point_to_the_root_folders(folder: str) -> None:
     link = ROOT / PACKAGE / folder
     assert link.is_symlink()
     assert link.readlink() == Path("..") / folder
 
 
-@pytest.mark.parametrize("folder", OUTSIDE)
-def test_long_name_is_the_root_folder(folder: str) -> None:
+@pytest.mark.parametrize("folder", ROOT_FOLDERS)
+def test_the_package_name_resolves_to_the_root_folder(folder: str) -> None:
     spec = importlib.util.find_spec(f"{PACKAGE}.{folder}")
     assert spec is not None
     assert spec.origin is not None
@@ -135,7 +137,7 @@ def test_long_name_is_the_root_folder(folder: str) -> None:
 
 
 def short_imports(path: Path) -> Iterator[int]:
-    """Lines that import `graphs` or `nodes` by the short name: a second copy of the module."""
+    """Lines that import `graphs` or `nodes` by the short name, which loads a second copy."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):
@@ -144,12 +146,12 @@ def short_imports(path: Path) -> Iterator[int]:
                 modules = [module]
             case _:
                 continue
-        if any(module.split(".")[0] in OUTSIDE for module in modules):
+        if any(module.split(".")[0] in ROOT_FOLDERS for module in modules):
             yield node.lineno
 
 
-def test_short_names_are_imported_nowhere() -> None:
+def test_no_module_is_imported_by_its_short_name() -> None:
     folders = [ROOT / name for name in SOURCES if (ROOT / name).is_dir()]
     modules = [path for folder in folders for path in files(folder) if path.suffix == ".py"]
-    found = [f"{path.relative_to(ROOT)}:{n}" for path in modules for n in short_imports(path)]
-    assert not found
+    imports = [f"{path.relative_to(ROOT)}:{n}" for path in modules for n in short_imports(path)]
+    assert not imports

@@ -1,1 +1,1 @@
-"""What the report is put together from."""
+"""Template, style sheet and script of the report."""

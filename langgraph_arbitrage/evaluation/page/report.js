@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 
-// An element with a class and a text; texts are never read as HTML.
+// Creates an element with a class and a text. The text is never parsed as HTML.
 function make(tag, name, text) {
   const element = document.createElement(tag);
   if (name) element.className = name;
@@ -10,7 +10,7 @@ function make(tag, name, text) {
   return element;
 }
 
-// --- tables: a click on a head sorts ---------------------------------------------------------
+// --- sortable tables -------------------------------------------------------------------------
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
@@ -33,7 +33,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// --- the reader of answers -------------------------------------------------------------------
+// --- answer viewer ---------------------------------------------------------------------------
 
 const [RIGHT, SECONDS, FINISH, STEPS] = [0, 1, 2, 3];
 const [WRITER, TEXT, SCORE, S_D, S_T, DRAFT, TOKENS, MS] = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -94,10 +94,10 @@ function select(i) {
 
 function trace(question) {
   const box = at("trace");
-  if (!question) return box.replaceChildren(make("p", "dim", "No question is left by these filters."));
+  if (!question) return box.replaceChildren(make("p", "dim", "No question matches the filters."));
   const ref = make("p", "ref");
-  ref.append(make("span", "dim", "right answer: "), make("b", "", question.ref));
-  if (!question.learned) ref.append(make("span", "dim", " · holds a step that no model here has learned"));
+  ref.append(make("span", "dim", "reference: "), make("b", "", question.ref));
+  if (!question.learned) ref.append(make("span", "dim", " · contains a kind of step that the models were not trained on"));
   const sides = make("div", "sides");
   for (const id of ["one", "two"]) if (at(id).value !== "") sides.append(side(question, at(id).value));
   box.replaceChildren(make("div", "question", question.q), ref, sides);
@@ -110,11 +110,11 @@ function side(question, point) {
   head.append(make("b", "", data.points[point].title), " ", sign(answer));
   element.append(head);
   if (!answer) return element;
-  const by = answer[STEPS].filter((step) => step[WRITER]).length;
+  const escalated = answer[STEPS].filter((step) => step[WRITER]).length;
   const parts = [`${answer[STEPS].length} steps`];
-  if (data.points[point].kind !== "assisted") parts.push(`${by} by the target`);
+  if (data.points[point].kind !== "assisted") parts.push(`${escalated} by the target`);
   if (answer[SECONDS] !== null) parts.push(`${(1e3 * answer[SECONDS]).toFixed(0)} ms`);
-  if (answer[FINISH] !== "stop") parts.push(`ended by: ${answer[FINISH]}`);
+  if (answer[FINISH] !== "stop") parts.push(`finish reason: ${answer[FINISH]}`);
   head.append(make("br"), make("span", "", parts.join(" · ")));
   element.append(...answer[STEPS].map((step, i) => card(step, i, question.texts, data.points[point].kind)));
   return element;
@@ -132,12 +132,12 @@ function card(step, i, texts, kind) {
   nums.push(`${step[TOKENS]} tokens`);
   if (step[MS]) nums.push(`${step[MS]} ms`);
   const head = make("div");
-  const who = kind === "assisted" ? "target, by tokens" : writer;
-  head.append(make("span", "who", `${i + 1} ${who} `), make("span", "nums", nums.join(" · ")));
+  const label = kind === "assisted" ? "target with draft tokens" : writer;
+  head.append(make("span", "who", `${i + 1} ${label} `), make("span", "nums", nums.join(" · ")));
   if (wasted(step)) head.append(" ", make("span", "tag", "wasted"));
   element.append(head);
   if (step[DRAFT] !== null) {
-    if (step[DRAFT] === step[TEXT]) element.append(make("span", "same", "the draft had written the same"));
+    if (step[DRAFT] === step[TEXT]) element.append(make("span", "same", "identical to the draft's step"));
     else element.append(make("del", "", texts[step[DRAFT]]));
   }
   element.append(make("p", "", texts[step[TEXT]]));
@@ -151,7 +151,7 @@ function option(value, text) {
 }
 
 if (data.questions.length) {
-  at("two").append(option("", "nothing"));
+  at("two").append(option("", "none"));
   data.points.forEach((point, i) => {
     at("one").append(option(i, point.title));
     at("two").append(option(i, point.title));

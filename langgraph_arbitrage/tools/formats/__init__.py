@@ -1,4 +1,4 @@
-"""How models write tool calls: one file a kind, and which of them a chat template uses."""
+"""Formats of tool calls, one file per kind, and their detection from a chat template."""
 
 from langgraph_arbitrage.tools.formats.base import PROBE, CallFormat, ParsedCall, Tool
 from langgraph_arbitrage.tools.formats.json_calls import Hermes, LlamaJson, Mistral
@@ -15,13 +15,13 @@ __all__ = [
     "Pythonic",
     "QwenXml",
     "Tool",
-    "format_of_sample",
+    "detect_format",
 ]
 
-KNOWN: tuple[type[CallFormat], ...] = (QwenXml, Hermes, Mistral, Pythonic, LlamaJson)
-"""In the order in which a sample is compared: the more particular first."""
+FORMATS: tuple[type[CallFormat], ...] = (QwenXml, Hermes, Mistral, Pythonic, LlamaJson)
+"""Supported formats in the order of detection, the most specific first."""
 
 
-def format_of_sample(sample: str) -> CallFormat | None:
-    """The format in which a chat template rendered the `PROBE` call; None if none is known."""
-    return next((found for kind in KNOWN if (found := kind.of_sample(sample))), None)
+def detect_format(sample: str) -> CallFormat | None:
+    """Detect the format of a rendered `PROBE` call; None if it is unknown."""
+    return next((fmt for kind in FORMATS if (fmt := kind.from_sample(sample))), None)

@@ -1,4 +1,4 @@
-"""What all formats of tool calls share."""
+"""The protocol of tool call formats, and the parser of JSON calls."""
 
 from __future__ import annotations
 
@@ -8,87 +8,114 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-__all__ = ["PROBE", "CallFormat", "ParsedCall", "Tool", "load_call"]
+__all__ = ["PROBE", "CallFormat", "ParsedCall", "Tool", "parse_json_calls"]
 
 Tool = Mapping[str, Any]
-"""A tool in OpenAI's form: `{"type": "function", "function": {name, description, parameters}}`."""
+"""A tool in OpenAI's format: `{"type": "function", "function": {...}}`. The function has a name, a
+description and parameters (a JSON schema)."""
 
 ARGUMENTS = ("arguments", "parameters")
-"""Names that models give to a call's arguments."""
+"""Keys of a call's arguments."""
 
 PROBE = ("probe_tool", {"probe_key": "probe value"})
-"""A call that is rendered by a chat template to see how it writes one."""
+"""Name and arguments of the call that is rendered to detect a chat template's format."""
 
 
 @dataclass(frozen=True)
 class ParsedCall:
-    """A tool call as it was written."""
+    """A tool call in a model's output."""
 
     name: str | None
+    """Name of the tool; None if it cannot be parsed."""
     args: dict[str, Any] | None
-    """None where they cannot be read."""
+    """Arguments; None if they cannot be parsed."""
     raw: str
-    """The text of the call, its mark included."""
+    """Text of the call, including its mark."""
     error: str | None = None
+    """Reason why the call cannot be parsed; None if it can."""
 
 
 @dataclass(frozen=True)
 class CallFormat(ABC):
-    """How a family of models writes tool calls."""
+    """Format in which a family of models writes tool calls."""
 
-    opens: ClassVar[tuple[str, ...]]
-    """Texts that a call begins with, wherever they stand."""
-    closes: ClassVar[str | None]
-    """The text that ends a call; None where it runs to the end of the answer."""
+    opening_marks: ClassVar[tuple[str, ...]]
+    """Texts that start a call at any position of the answer."""
+    closing_mark: ClassVar[str | None]
+    """Text that ends a call; None if a call extends to the end of the answer."""
 
     @classmethod
     @abstractmethod
-    def of_sample(cls, sample: str) -> CallFormat | None:
-        """The format, as a template writes it that rendered the `PROBE` call so; None if not."""
+    def from_sample(cls, sample: str) -> CallFormat | None:
+        """Build the format from a rendered `PROBE` call; None if the sample has another format."""
 
-    def may_begin(self, text: str) -> bool | None:
-        """Whether an answer with this beginning is a call without a mark; None if open."""
+    def starts_unmarked_call(self, text: str) -> bool | None:
+        """Return True if an answer with this start is a call without a mark.
+
+        None means that more text is needed to decide.
+        """
         return False
 
     @abstractmethod
-    def calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
-        """The calls between a mark and its close."""
+    def parse_calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
+        """Parse the calls between an opening mark and its closing mark.
+
+        Malformed calls are returned with `error` set; parsing never raises.
+
+        Args:
+            body: Text between the marks.
+            mark: The opening mark. Empty for a call without a mark.
+            tools: Tools that the model may call.
+        """
 
     @abstractmethod
-    def grammar(self, tool: Tool) -> list[Any]:
-        """How a call of a tool is written: literal texts, and dicts for `%json` schemas."""
+    def grammar_parts(self, tool: Tool) -> list[Any]:
+        """Return the parts of a call of this tool, in order.
+
+        A part is a literal text, a JSON schema (a dict), a tuple of alternative texts, a list of
+        parts that may be omitted, or None for free text up to the next literal.
+        """
 
 
-def load_call(text: str, raw: str, *, keys: Sequence[str] = ARGUMENTS) -> list[ParsedCall]:
-    """A call, or several, from a JSON text `{"name": ..., "arguments": {...}}`."""
+def parse_json_calls(
+    text: str, raw: str, *, argument_keys: Sequence[str] = ARGUMENTS
+) -> list[ParsedCall]:
+    """Parse `{"name": ..., "arguments": {...}}`, or a list of such objects.
+
+    Args:
+        text: The JSON text.
+        raw: Text of the whole call, for `ParsedCall.raw`.
+        argument_keys: Keys of the arguments. The first one present is used.
+    """
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return [ParsedCall(_name_in(text), None, raw, f"the call is no valid JSON: {error}")]
-    return [_call(part, raw, keys) for part in (found if isinstance(found, list) else [found])]
+        return [ParsedCall(_find_name(text), None, raw, f"the call is not valid JSON: {error}")]
+    calls = parsed if isinstance(parsed, list) else [parsed]
+    return [_parse_call(call, raw, argument_keys) for call in calls]
 
 
-def _call(found: Any, raw: str, keys: Sequence[str]) -> ParsedCall:
-    if isinstance(found, dict) and isinstance(found.get("function"), dict):
-        found = found["function"]
-    name = found.get("name") if isinstance(found, dict) else None
+def _parse_call(call: Any, raw: str, argument_keys: Sequence[str]) -> ParsedCall:
+    if isinstance(call, dict) and isinstance(call.get("function"), dict):
+        call = call["function"]
+    name = call.get("name") if isinstance(call, dict) else None
     if not isinstance(name, str):
-        return ParsedCall(None, None, raw, "the call names no tool")
-    args: Any = next((found[key] for key in keys if key in found), {})
-    if isinstance(args, str):  # JSON within JSON
+        return ParsedCall(None, None, raw, "the call has no tool name")
+    args: Any = next((call[key] for key in argument_keys if key in call), {})
+    if isinstance(args, str):  # some models write the arguments as a JSON string
         try:
             args = json.loads(args or "{}")
         except (ValueError, RecursionError):
-            return ParsedCall(name, None, raw, "the call's arguments are no valid JSON")
+            return ParsedCall(name, None, raw, "the arguments of the call are not valid JSON")
     if args is None:
         args = {}
     if not isinstance(args, dict):
-        return ParsedCall(name, None, raw, "the call's arguments are no JSON object")
+        return ParsedCall(name, None, raw, "the arguments of the call are not a JSON object")
     return ParsedCall(name, args, raw)
 
 
-def _name_in(text: str) -> str | None:
-    """The tool's name in a text that is broken further on."""
-    _, found, rest = text.partition('"name"')
+def _find_name(text: str) -> str | None:
+    """Return the tool's name from malformed JSON; None if it cannot be found."""
+    _, key, rest = text.partition('"name"')
     parts = rest.split('"', 2)
-    return parts[1] if found and len(parts) == 3 and parts[0].strip() == ":" else None
+    return parts[1] if key and len(parts) == 3 and parts[0].strip() == ":" else None

@@ -1,4 +1,4 @@
-"""Calls whose arguments are JSON between literal texts: Qwen and Hermes, Llama 3, Mistral."""
+"""Formats with JSON arguments between literal texts: Qwen and Hermes, Llama 3, Mistral."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from langgraph_arbitrage.tools.formats.base import (
     CallFormat,
     ParsedCall,
     Tool,
-    load_call,
+    parse_json_calls,
 )
 
 __all__ = ["Hermes", "LlamaJson", "Mistral"]
@@ -22,41 +22,45 @@ __all__ = ["Hermes", "LlamaJson", "Mistral"]
 
 @dataclass(frozen=True)
 class JsonCalls(CallFormat):
-    """A call is `before` NAME `middle` ARGUMENTS `after`.
+    """Base class of the formats `before` NAME `middle` ARGUMENTS `after`.
 
-    Each kind has its usual texts as defaults; a template may write them with other spaces.
+    The defaults are the texts that most templates of the format use. Templates may differ in
+    whitespace.
     """
 
     mark: ClassVar[str]
-    """What a call begins with in every template of the kind."""
+    """Text that starts a call in every template of this format."""
 
     before: str
+    """Text before the tool's name, from the mark on."""
     middle: str
+    """Text between the name and the arguments."""
     after: str
+    """Text after the arguments."""
 
     @classmethod
-    def of_sample(cls, sample: str) -> Self | None:
-        """Take the literal texts from what the template wrote around name and arguments."""
+    def from_sample(cls, sample: str) -> Self | None:
+        """Build the format from the texts around the name and the arguments of a `PROBE` call."""
         name, args = PROBE
         start = sample.rfind(cls.mark, 0, max(sample.rfind(name), 0))
         if start < 0:
             return None
         name_at = sample.find(name, start)
-        written = next((t for t in _styles(args) if sample.find(t, name_at) >= 0), None)
-        if written is None:
+        rendered = next((t for t in _renderings(args) if sample.find(t, name_at) >= 0), None)
+        if rendered is None:
             return None
-        args_at = sample.find(written, name_at)
+        args_at = sample.find(rendered, name_at)
         before = sample[start:name_at]
         middle = sample[name_at + len(name) : args_at]
-        return cls(before, middle, cls._after(before, sample[args_at + len(written) :]))
+        return cls(before, middle, cls._after(before, sample[args_at + len(rendered) :]))
 
     @classmethod
     @abstractmethod
     def _after(cls, before: str, rest: str) -> str:
-        """What ends a call with this beginning, where `rest` stands behind the arguments."""
+        """Return the text that ends a call, given `rest`, the sample after the arguments."""
 
-    def grammar(self, tool: Tool) -> list[Any]:
-        """The literal texts around the schema of the arguments."""
+    def grammar_parts(self, tool: Tool) -> list[Any]:
+        """Return the schema of the arguments between the literal texts."""
         function = tool["function"]
         return [
             self.before + function["name"] + self.middle,
@@ -65,7 +69,8 @@ class JsonCalls(CallFormat):
         ]
 
 
-def _styles(args: dict[str, Any]) -> tuple[str, ...]:
+def _renderings(args: dict[str, Any]) -> tuple[str, ...]:
+    """Return the arguments as JSON in the styles that templates use."""
     return json.dumps(args), json.dumps(args, separators=(",", ":")), json.dumps(args, indent=4)
 
 
@@ -74,8 +79,8 @@ class Hermes(JsonCalls):
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Qwen 2.5 and 3, Hermes."""
 
     mark = "<tool_call>"
-    opens = ("<tool_call>",)
-    closes = "</tool_call>"
+    opening_marks = ("<tool_call>",)
+    closing_mark = "</tool_call>"
 
     before: str = '<tool_call>\n{"name": "'
     middle: str = '", "arguments": '
@@ -83,12 +88,12 @@ class Hermes(JsonCalls):
 
     @classmethod
     def _after(cls, before: str, rest: str) -> str:
-        text, found, _ = rest.partition(cls.closes)
-        return text + found
+        text, mark, _ = rest.partition(cls.closing_mark)
+        return text + mark
 
-    def calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
-        """One call, or a list of them."""
-        return load_call(body, mark + body)
+    def parse_calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
+        """Parse one call or a list of calls."""
+        return parse_json_calls(body, mark + body)
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,8 @@ class LlamaJson(JsonCalls):
     """`{"name": ..., "parameters": {...}}` as the whole answer: Llama 3.1 and 3.2."""
 
     mark = '{"name": "'
-    opens = ("<|python_tag|>",)
-    closes = None
+    opening_marks = ("<|python_tag|>",)
+    closing_mark = None
 
     before: str = '{"name": "'
     middle: str = '", "parameters": '
@@ -107,27 +112,27 @@ class LlamaJson(JsonCalls):
     def _after(cls, before: str, rest: str) -> str:
         return "}"
 
-    def may_begin(self, text: str) -> bool | None:
-        """A JSON object whose first key is one of a call's."""
+    def starts_unmarked_call(self, text: str) -> bool | None:
+        """Return True for a JSON object whose first key is `name`, `function` or `type`."""
         text = text.lstrip()
         if re.match(r'\{\s*"(name|function|type)"', text):
             return True
         undecided = re.fullmatch(r'(\{(\s*("\w*)?)?)?', text)
         return None if undecided else False
 
-    def calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
-        """Calls one after the other, with semicolons between them."""
-        raw = (mark or self.opens[0]) + body
-        found: list[ParsedCall] = []
+    def parse_calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
+        """Parse consecutive calls, which may be separated by semicolons."""
+        raw = (mark or self.opening_marks[0]) + body
+        calls: list[ParsedCall] = []
         decoder, rest = json.JSONDecoder(), body.strip()
         while rest:
             try:
                 _, end = decoder.raw_decode(rest)
             except (ValueError, RecursionError):
                 end = len(rest)
-            found += load_call(rest[:end], raw)
+            calls += parse_json_calls(rest[:end], raw)
             rest = rest[end:].lstrip("; \n")
-        return found
+        return calls
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,8 @@ class Mistral(JsonCalls):
     """`[TOOL_CALLS] [{"name": ..., "arguments": {...}}]`, or `[TOOL_CALLS]name[ARGS]{...}`."""
 
     mark = "[TOOL_CALLS]"
-    opens = ("[TOOL_CALLS]",)
-    closes = None
+    opening_marks = ("[TOOL_CALLS]",)
+    closing_mark = None
 
     before: str = '[TOOL_CALLS] [{"name": "'
     middle: str = '", "arguments": '
@@ -144,28 +149,37 @@ class Mistral(JsonCalls):
 
     @classmethod
     def _after(cls, before: str, rest: str) -> str:
-        return "}]" if "[{" in before.replace(" ", "") else ""  # the list form is closed
+        # Only the list format has a closing text.
+        return "}]" if "[{" in before.replace(" ", "") else ""
 
-    def calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
-        """The list form, or the form with marks, of which several may follow each other."""
-        head, again, rest = body.partition(self.mark)
-        if again:
-            return [*self.calls(head, mark, tools), *self.calls(rest, mark, tools)]
+    def parse_calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
+        """Parse a list of calls, or consecutive calls that each start with the mark."""
+        head, next_mark, rest = body.partition(self.mark)
+        if next_mark:
+            return [
+                *self.parse_calls(head, mark, tools),
+                *self.parse_calls(rest, mark, tools),
+            ]
         raw = mark + body
         if "[ARGS]" not in body:
             if body.lstrip().startswith(("[", "{")):
-                return load_call(body, raw)
+                return parse_json_calls(body, raw)
             name, brace, args = body.partition("{")  # name{...}
-            return _named(name, brace + args, raw)
+            return [_named_call(name, brace + args, raw)]
         name, _, args = body.partition("[ARGS]")
-        return _named(name.partition("[CALL_ID]")[0], args, raw)
+        return [_named_call(name.partition("[CALL_ID]")[0], args, raw)]
 
 
-def _named(name: str, args: str, raw: str) -> list[ParsedCall]:
+def _named_call(name: str, args: str, raw: str) -> ParsedCall:
+    """Build a call from its name and the JSON text of its arguments."""
     try:
-        found = json.loads(args)
+        parsed = json.loads(args)
     except (ValueError, RecursionError) as error:
-        return [ParsedCall(name.strip() or None, None, raw, f"no valid JSON: {error}")]
-    if not isinstance(found, dict) or not name.strip():
-        return [ParsedCall(name.strip() or None, None, raw, "no name, or no JSON object")]
-    return [ParsedCall(name.strip(), found, raw)]
+        problem = f"the arguments of the call are not valid JSON: {error}"
+        return ParsedCall(name.strip() or None, None, raw, problem)
+    if not name.strip():
+        return ParsedCall(None, None, raw, "the call has no tool name")
+    if not isinstance(parsed, dict):
+        problem = "the arguments of the call are not a JSON object"
+        return ParsedCall(name.strip(), None, raw, problem)
+    return ParsedCall(name.strip(), parsed, raw)

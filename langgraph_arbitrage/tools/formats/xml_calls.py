@@ -1,4 +1,4 @@
-"""Calls with one tag an argument: Qwen 3.5 and Qwen3-Coder."""
+"""Calls with one XML tag per argument: Qwen 3.5 and Qwen3-Coder."""
 
 from __future__ import annotations
 
@@ -20,47 +20,46 @@ _ARGUMENT = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*", re
 class QwenXml(CallFormat):
     """`<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`.
 
-    A value is bare text where the schema says string, and JSON else.
+    A value is plain text if its schema has the type `string`, otherwise JSON.
     """
 
-    opens = ("<tool_call>",)
-    closes = "</tool_call>"
+    opening_marks = ("<tool_call>",)
+    closing_mark = "</tool_call>"
 
     @classmethod
-    def of_sample(cls, sample: str) -> QwenXml | None:
-        """Recognized by the tag of the function."""
+    def from_sample(cls, sample: str) -> QwenXml | None:
+        """Return the format if the sample has a function tag."""
         return cls() if f"<function={PROBE[0]}>" in sample else None
 
-    def calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
-        """One call; values are read by the tool's schema."""
+    def parse_calls(self, body: str, mark: str, tools: Sequence[Tool]) -> list[ParsedCall]:
+        """Parse one call. The tool's schema determines the type of each value."""
         raw = mark + body
-        found = _CALL.fullmatch(body)
-        if found is None:
-            begun = re.search(r"<function=([^>\n]+)>", body)
-            return [
-                ParsedCall(begun[1] if begun else None, None, raw, "the call's tags are not closed")
-            ]
-        name, inner = found[1].strip(), found[2]
+        match = _CALL.fullmatch(body)
+        if match is None:
+            opened = re.search(r"<function=([^>\n]+)>", body)
+            problem = "the function tag of the call is missing or not closed"
+            return [ParsedCall(opened[1] if opened else None, None, raw, problem)]
+        name, inner = match[1].strip(), match[2]
         if _ARGUMENT.sub("", inner).strip():
-            return [ParsedCall(name, None, raw, "there is text between the call's arguments")]
+            return [ParsedCall(name, None, raw, "the call has text outside of its parameter tags")]
         tool: Tool = next((t["function"] for t in tools if t["function"]["name"] == name), {})
         properties = (tool.get("parameters") or {}).get("properties") or {}
         args = {
-            key.strip(): _value(value, properties.get(key.strip(), {}))
+            key.strip(): _parse_value(value, properties.get(key.strip(), {}))
             for key, value in _ARGUMENT.findall(inner)
         }
         return [ParsedCall(name, args, raw)]
 
-    def grammar(self, tool: Tool) -> list[Any]:
-        """Required arguments stand there; others may be left out."""
+    def grammar_parts(self, tool: Tool) -> list[Any]:
+        """Return one tag per argument, in the schema's order; optional ones may be omitted."""
         function = tool["function"]
         parameters = function.get("parameters") or {}
         required = parameters.get("required", ())
-        shared = {k: parameters[k] for k in ("$defs", "definitions") if k in parameters}
+        definitions = {k: parameters[k] for k in ("$defs", "definitions") if k in parameters}
         parts: list[Any] = [f"<tool_call>\n<function={function['name']}>\n"]
         for key, schema in (parameters.get("properties") or {}).items():
             is_text = isinstance(schema, Mapping) and schema.get("type") == "string"
-            value: Any = {**shared, **schema}
+            value: Any = {**definitions, **schema}
             if is_text:
                 choices = schema.get("enum")
                 value = tuple(choices) if choices else None
@@ -69,7 +68,8 @@ class QwenXml(CallFormat):
         return [*parts, "</function>\n</tool_call>"]
 
 
-def _value(text: str, schema: Any) -> Any:
+def _parse_value(text: str, schema: Any) -> Any:
+    """Parse a value by its schema. Text that is not valid JSON is returned unchanged."""
     if isinstance(schema, Mapping) and schema.get("type") == "string":
         return text
     try:

@@ -1,4 +1,4 @@
-"""A chat model over tiny models, and a job over two files."""
+"""Fixtures: a chat model with tiny models, and a batch job."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def llm() -> Iterator[ChatArbitrage]:
 def run(
     llm: ChatArbitrage, tmp_path: Path
 ) -> Callable[..., tuple[BatchSummary, list[dict[str, Any]]]]:
-    """Run a job over these lines, or over those of the time before; its summary and its output."""
+    """Run a job on these lines, or again on the previous ones; returns summary and output."""
     output = tmp_path / "out.jsonl"
 
     def run(*lines: Any, **settings: Any) -> tuple[BatchSummary, list[dict[str, Any]]]:

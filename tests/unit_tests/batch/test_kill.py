@@ -1,4 +1,4 @@
-"""SIGKILL after any written line: nothing is lost, nothing is there twice."""
+"""After SIGKILL at any point, no record is lost and none is written twice."""
 
 import os
 import random
@@ -20,27 +20,27 @@ from tiny import pair
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
-def lines(output: Path) -> int:
+def line_count(output: Path) -> int:
     return output.read_bytes().count(b"\n") if output.exists() else 0
 
 
-def killed_and_started_again(
-    start: Callable[[], int], output: Path, total: int, kills: int, most: int
+def kill_and_restart(
+    start: Callable[[], int], output: Path, total: int, kills: int, max_lines: int
 ) -> int:
-    """Kill a process after a random number of lines, and start it again; its status at the end.
+    """Kill a process repeatedly after a random number of lines; returns its final status.
 
     Args:
-        start: Starts the job; its process.
-        output: What it writes.
-        total: Lines of the job.
-        kills: How often.
-        most: Most lines between two kills.
+        start: Starts the job and returns its process id.
+        output: Output of the job.
+        total: Number of requests.
+        kills: Number of kills.
+        max_lines: Maximum number of lines between two kills.
     """
     rng, done = random.Random(0), 0
     while True:
         process = start()
-        goal = lines(output) + rng.randint(1, most) if done < kills else total + 1
-        while not (ended := os.waitpid(process, os.WNOHANG))[0] and lines(output) < goal:
+        goal = line_count(output) + rng.randint(1, max_lines) if done < kills else total + 1
+        while not (ended := os.waitpid(process, os.WNOHANG))[0] and line_count(output) < goal:
             time.sleep(0.001)
         if ended[0]:
             assert done == kills
@@ -50,13 +50,13 @@ def killed_and_started_again(
         done += 1
 
 
-def assert_each_once(output: Path, total: int) -> None:
+def assert_each_answered_once(output: Path, total: int) -> None:
     rows = read(output)
     assert [row["response"]["status_code"] for row in rows] == [200] * total
     assert sorted(row["custom_id"] for row in rows) == sorted(f"q{n}" for n in range(total))
 
 
-def test_a_job_that_is_killed_again_and_again_answers_each_question_once(tmp_path: Path) -> None:
+def test_a_repeatedly_killed_job_answers_each_request_once(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", *(request_line(n, max_tokens=4) for n in range(30)))
     output = tmp_path / "out.jsonl"
     llm = ChatArbitrage(**SETTINGS | {"max_slots": 57})
@@ -70,12 +70,12 @@ def test_a_job_that_is_killed_again_and_again_answers_each_question_once(tmp_pat
                 os._exit(2)
         return child
 
-    assert killed_and_started_again(start, output, 30, kills=6, most=4) == 0
-    assert_each_once(output, 30)
+    assert kill_and_restart(start, output, 30, kills=6, max_lines=4) == 0
+    assert_each_answered_once(output, 30)
 
 
 @pytest.mark.slow
-def test_the_command_killed_twenty_times_answers_two_hundred_questions_once(
+def test_a_command_killed_twenty_times_answers_each_request_once(
     tmp_path: Path,
 ) -> None:
     source = write(tmp_path / "in.jsonl", *(request_line(n, max_tokens=4) for n in range(200)))
@@ -89,8 +89,8 @@ def test_the_command_killed_twenty_times_answers_two_hundred_questions_once(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        job.returncode = 0  # it is waited for here
+        job.returncode = 0  # `kill_and_restart` waits for the process
         return job.pid
 
-    assert killed_and_started_again(start, output, 200, kills=20, most=9) == 0
-    assert_each_once(output, 200)
+    assert kill_and_restart(start, output, 200, kills=20, max_lines=9) == 0
+    assert_each_answered_once(output, 200)

@@ -1,4 +1,4 @@
-"""A pair of tiny models and the command run in this process."""
+"""Fixtures: a pair of tiny models, and the command run in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["loads"]
 
 @pytest.fixture(autouse=True)
 def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the machine's environment says about colours and widths does not count."""
+    """Make colours and widths independent of the environment."""
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
@@ -26,14 +26,14 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def models() -> list[str]:
-    """Options that name two tiny models."""
+    """Options that select two tiny models."""
     draft, target = make("llama", 1), make("llama", 2)
     return ["--draft", draft, "--target", target]
 
 
 @pytest.fixture
 def arbitrage(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command; its status, stdout and stderr."""
+    """Run the command; returns its status, stdout and stderr."""
 
     def run(*argv: str) -> tuple[int, str, str]:
         status = main(argv)
@@ -43,8 +43,8 @@ def arbitrage(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, st
     return run
 
 
-class _PressesCtrlC(io.StringIO):
-    """A stdout whose reader presses Ctrl-C as soon as two steps are there."""
+class _InterruptingStdout(io.StringIO):
+    """A stdout that raises SIGINT once two steps are printed."""
 
     def write(self, text: str) -> int:
         written = super().write(text)
@@ -55,10 +55,10 @@ class _PressesCtrlC(io.StringIO):
 
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
-    """Run the command, interrupted after two steps; its status and stdout."""
+    """Run the command and interrupt it after two steps; returns its status and stdout."""
 
     def run(*argv: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "stdout", out := _PressesCtrlC())
+        monkeypatch.setattr(sys, "stdout", out := _InterruptingStdout())
         return main(argv), out.getvalue()
 
     return run

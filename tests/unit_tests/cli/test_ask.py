@@ -1,4 +1,4 @@
-"""`arbitrage ask`: steps as they come, JSON, comparison, stdin, Ctrl-C."""
+"""`arbitrage ask`: step output, JSON, comparison, stdin, Ctrl-C, policies."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def reference(models):
 
 def test_each_step_is_printed_with_its_writer_score_and_time(arbitrage, models, reference):
     status, out, _ = arbitrage("ask", QUESTION, *models, *STEPS)
-    *lines, figures = out.splitlines()
-    told = reference.invoke(QUESTION).response_metadata["arbitrage"]
+    *lines, summary = out.splitlines()
+    statistics = reference.invoke(QUESTION).response_metadata["arbitrage"]
     heads = [
         m for m in (re.match(r"(draft|target) +(\d\.\d\d) +\d+\.\d\d s  ", x) for x in lines) if m
     ]
     assert status == 0
-    assert [m[1] for m in heads] == [step["writer"] for step in told["steps"]]
-    assert [m[2] for m in heads] == [f"{step['score']:.2f}" for step in told["steps"]]
+    assert [m[1] for m in heads] == [step["writer"] for step in statistics["steps"]]
+    assert [m[2] for m in heads] == [f"{step['score']:.2f}" for step in statistics["steps"]]
     assert {m[1] for m in heads} == {"draft", "target"}
-    assert figures.startswith(f"6 steps, {told['escalation_rate']:.0%} escalated · tokens: ")
-    assert f"{told['discarded_tokens']} discarded" in figures
-    kept = f"({told['accepted_draft_tokens']} accepted from the draft)"
-    assert (kept in figures) == (told["accepted_draft_tokens"] > 0)
-    assert figures.endswith("stopped by --max-steps")
+    assert summary.startswith(f"6 steps, {statistics['escalation_rate']:.0%} escalated · tokens: ")
+    assert f"{statistics['discarded_tokens']} discarded" in summary
+    accepted = f"({statistics['accepted_draft_tokens']} accepted from the draft)"
+    assert (accepted in summary) == (statistics["accepted_draft_tokens"] > 0)
+    assert summary.endswith("stopped by --max-steps")
 
 
-def test_json_is_one_object_a_question_and_nothing_else(arbitrage, models, reference):
+def test_json_output_is_one_object_per_question(arbitrage, models, reference):
     status, out, _ = arbitrage("ask", QUESTION, "How many?", *models, *STEPS, "--json")
     records = [json.loads(line) for line in out.splitlines()]
     message = reference.invoke(QUESTION)
@@ -73,27 +73,27 @@ def test_json_is_one_object_a_question_and_nothing_else(arbitrage, models, refer
     assert "".join(s["text"] for s in records[0]["arbitrage"]["steps"]) == message.text
 
 
-def test_without_a_question_all_of_stdin_is_one(arbitrage, models, monkeypatch):
+def test_without_a_question_argument_stdin_is_the_question(arbitrage, models, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Ann has 3 apples.\n\nHow many?\n"))
     _, out, _ = arbitrage("ask", *models, "--max-tokens", "4", "--json")
     assert json.loads(out)["question"] == "Ann has 3 apples.\n\nHow many?"
 
 
 @pytest.mark.parametrize(
-    ("stdin", "told"),
+    ("stdin", "message"),
     [
         (io.StringIO(" \n"), "the question is empty"),
-        (io.TextIOWrapper(io.BytesIO(b"caf\xe9?"), "utf-8"), "no valid utf-8 text"),
+        (io.TextIOWrapper(io.BytesIO(b"caf\xe9?"), "utf-8"), "not valid utf-8 text"),
     ],
 )
-def test_a_stdin_that_holds_no_question_is_told(arbitrage, monkeypatch, stdin, told):
+def test_stdin_without_a_question_is_an_error(arbitrage, monkeypatch, stdin, message):
     monkeypatch.setattr(sys, "stdin", stdin)
     status, _, err = arbitrage("ask")
     assert status == 2
-    assert told in err
+    assert message in err
 
 
-def test_compare_shows_the_draft_and_the_target_alone_beside_it(arbitrage, models):
+def test_compare_also_answers_with_draft_and_target_alone(arbitrage, models):
     _, out, _ = arbitrage("ask", QUESTION, *models, *STEPS, "--compare")
     rows = {name: next(x for x in out.splitlines() if name in x) for name in NAMES}
     assert rows["draft only"].rstrip().endswith(" 0%")
@@ -102,12 +102,12 @@ def test_compare_shows_the_draft_and_the_target_alone_beside_it(arbitrage, model
 
 def test_compare_as_json_holds_all_three_answers(arbitrage, models):
     _, out, _ = arbitrage("ask", QUESTION, *models, *STEPS, "--compare", "--json")
-    others = json.loads(out)["compare"]
-    assert others["draft only"]["arbitrage"]["computed_tokens"]["target"] == 0
-    assert others["target only"]["arbitrage"]["computed_tokens"]["draft"] == 0
+    baselines = json.loads(out)["compare"]
+    assert baselines["draft only"]["arbitrage"]["computed_tokens"]["target"] == 0
+    assert baselines["target only"]["arbitrage"]["computed_tokens"]["draft"] == 0
 
 
-def test_no_answer_gains_from_what_another_one_left_in_the_cache(arbitrage, models):
+def test_no_answer_uses_cached_tokens_of_another_answer(arbitrage, models):
     argv = ("ask", QUESTION, QUESTION, *models, *STEPS, "--compare", "--json")
     first, second = (json.loads(line) for line in arbitrage(*argv)[1].splitlines())
     for one, other in (
@@ -117,7 +117,7 @@ def test_no_answer_gains_from_what_another_one_left_in_the_cache(arbitrage, mode
         assert one["arbitrage"]["computed_tokens"] == other["arbitrage"]["computed_tokens"]
 
 
-def test_a_terminal_sees_rejected_steps_struck_out_and_writers_in_colour(
+def test_a_terminal_shows_rejected_steps_struck_through_and_writers_in_colour(
     arbitrage, models, monkeypatch
 ):
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -125,7 +125,7 @@ def test_a_terminal_sees_rejected_steps_struck_out_and_writers_in_colour(
     _, out, _ = arbitrage("ask", QUESTION, *models, *STEPS)
     assert "\x1b[36mdraft" in out
     assert "\x1b[35mtarget" in out
-    assert "\x1b[2;9m" in out  # dim and struck
+    assert "\x1b[2;9m" in out  # dim and struck through
 
 
 def test_no_color_leaves_the_labels_only(arbitrage, models, monkeypatch):
@@ -138,13 +138,13 @@ def test_no_color_leaves_the_labels_only(arbitrage, models, monkeypatch):
     assert "target" in out
 
 
-def test_a_prompt_that_is_too_long_ends_before_any_answer(arbitrage, models):
+def test_a_too_long_prompt_is_refused_before_the_first_answer(arbitrage, models):
     status, out, err = arbitrage("ask", "How many?", "apples " * 2000, *models)
     assert (status, out) == (2, "")
     assert "which reads 1024" in err
 
 
-def test_a_chat_template_can_be_given_to_models_that_have_none(arbitrage, models, tmp_path):
+def test_a_chat_template_can_be_set_for_models_without_one(arbitrage, models, tmp_path):
     bare, template = tmp_path / "bare", tmp_path / "template.jinja"
     shutil.copytree(models[1], bare)
     (bare / "chat_template.jinja").unlink()
@@ -156,7 +156,7 @@ def test_a_chat_template_can_be_given_to_models_that_have_none(arbitrage, models
     assert arbitrage(*argv, "--chat-template", str(template))[0] == 0
 
 
-def test_ctrl_c_stops_the_models_and_tells_what_was_finished(interrupted, models, capsys):
+def test_ctrl_c_stops_the_models_and_prints_the_step_count(interrupted, models, capsys):
     before = signal.getsignal(signal.SIGINT)
     status, out = interrupted(
         "ask", QUESTION, *models, *STEPS[:-2], "--temperature", "2", "--seed", "1"
@@ -169,15 +169,15 @@ def test_ctrl_c_stops_the_models_and_tells_what_was_finished(interrupted, models
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_under_json_leaves_no_half_object(interrupted, models, monkeypatch):
+def test_ctrl_c_with_json_prints_no_incomplete_object(interrupted, models, monkeypatch):
     from langgraph_arbitrage.runner import Runner
 
     answer = Runner.answer
 
-    def pressed(self, question, listener=None):
+    def interrupted_answer(self, question, listener=None):
         return answer(self, question, lambda event: signal.raise_signal(signal.SIGINT))
 
-    monkeypatch.setattr(Runner, "answer", pressed)
+    monkeypatch.setattr(Runner, "answer", interrupted_answer)
     assert interrupted("ask", QUESTION, *models, *STEPS, "--json") == (130, "")
 
 
@@ -207,23 +207,23 @@ def test_ctrl_c_under_json_leaves_no_half_object(interrupted, models, monkeypatc
         ),
     ],
 )
-def test_each_policy_and_option_is_reached(options, policy, arbitrage, models):
-    wanted = policy()
+def test_each_policy_option_selects_its_policy(options, policy, arbitrage, models):
+    expected_policy = policy()
     argv = ["--separator", " ", "--max-steps", "5", "--json", *options()]
     status, out, err = arbitrage("ask", QUESTION, *models, *argv)
     assert (status, err) == (0, "")
-    found = json.loads(out)["arbitrage"]
+    statistics = json.loads(out)["arbitrage"]
     reference = ChatArbitrage(
-        draft=models[1], target=models[3], router=wanted, separator=" ", max_steps=5
+        draft=models[1], target=models[3], router=expected_policy, separator=" ", max_steps=5
     )
-    told = reference.invoke(QUESTION).response_metadata["arbitrage"]
-    for mine, theirs in zip(found["steps"], told["steps"], strict=True):
-        assert mine["writer"] == theirs["writer"]
-        assert mine["score"] == (theirs["score"] and pytest.approx(theirs["score"], abs=1e-4))
+    expected = reference.invoke(QUESTION).response_metadata["arbitrage"]
+    for step, other in zip(statistics["steps"], expected["steps"], strict=True):
+        assert step["writer"] == other["writer"]
+        assert step["score"] == (other["score"] and pytest.approx(other["score"], abs=1e-4))
     reference.close()
 
 
-def test_compare_leaves_the_options_to_the_arbitraged_answer(arbitrage, models):
+def test_policy_options_do_not_apply_to_the_baselines_of_compare(arbitrage, models):
     argv = ["--policy", "target", "--max-target-share", "0.5", "--compare", "--json"]
     _, out, _ = arbitrage("ask", QUESTION, *models, *argv, "--max-tokens", "9")
     record = json.loads(out)

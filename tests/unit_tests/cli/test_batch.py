@@ -1,4 +1,4 @@
-"""The command `batch`: its options, its statuses, stdin and stdout."""
+"""`arbitrage batch`: options, exit statuses, stdin and stdout, progress, Ray options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from langgraph_arbitrage.batch import BatchSettings
 
 @pytest.fixture
 def batch(arbitrage: Any, models: list[str], tmp_path: Path) -> Any:
-    """Run the command over a file in a folder of the test; status, stdout and stderr."""
+    """Run the command on a file in `tmp_path`; returns its status, stdout and stderr."""
 
     def run(*argv: str, source: str = "in.jsonl", output: str = "out.jsonl") -> Any:
         files = [x if x == "-" else str(tmp_path / x) for x in (source, output)]
@@ -29,22 +29,22 @@ def batch(arbitrage: Any, models: list[str], tmp_path: Path) -> Any:
     return run
 
 
-def test_a_file_of_questions_becomes_a_file_of_answers(batch: Any, tmp_path: Path) -> None:
+def test_a_file_of_requests_is_answered_into_a_file(batch: Any, tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", *(request_line(n) for n in range(5)))
     status, out, err = batch("--concurrency", "2", "--policy", "random", "--timeout", "60")
     assert (status, out) == (0, "")
     assert {row["custom_id"] for row in read(tmp_path / "out.jsonl")} == {f"q{n}" for n in range(5)}
-    figures = r"5 done, 0 failed · \d+ \+ \d+ tokens · \d+% of the steps escalated .*questions/s"
+    figures = r"5 done, 0 failed · \d+ prompt \+ \d+ answer tokens · \d+% of the steps .*requests/s"
     assert re.match(figures, err)
 
 
-def test_the_status_tells_whether_every_line_has_its_answer(batch: Any, tmp_path: Path) -> None:
+def test_the_exit_status_says_whether_every_request_is_answered(batch: Any, tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", request_line(0), b"not json")
     status, _, err = batch()
     assert status == 1
     assert "1 done, 1 failed" in err
-    assert "--retry-failed asks them again" in err
-    assert batch()[0] == 1  # the failure is still there
+    assert "--retry-failed answers them again" in err
+    assert batch()[0] == 1  # the error record remains
     write(tmp_path / "in.jsonl", request_line(0), request_line(1))
     status, _, err = batch("--retry-failed")
     assert status == 0
@@ -54,15 +54,17 @@ def test_the_status_tells_whether_every_line_has_its_answer(batch: Any, tmp_path
     assert "0 done, 0 failed, 2 done before" in err
 
 
-def test_what_time_did_not_suffice_for_is_told(batch: Any, tmp_path: Path) -> None:
+def test_a_job_stopped_by_max_time_prints_the_number_of_remaining_requests(
+    batch: Any, tmp_path: Path
+) -> None:
     write(tmp_path / "in.jsonl", *(request_line(n) for n in range(5)))
     status, _, err = batch("--max-time", "0.0001")
     assert status == 1
-    assert "5 not asked" in err
-    assert "stopped by max_time: the same command goes on" in err
+    assert "5 remaining" in err
+    assert "Stopped by max_time. Repeat the command to answer the remaining requests." in err
 
 
-def test_stdin_and_stdout_may_be_the_files(
+def test_stdin_and_stdout_can_be_input_and_output(
     batch: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lines = b'{"prompt": "How many?"}\nnot json\n'
@@ -79,15 +81,15 @@ def test_stdin_and_stdout_may_be_the_files(
     feeder.join()
 
 
-def test_every_setting_of_a_job_is_an_option_with_its_own_text(arbitrage: Any) -> None:
-    told = " ".join(arbitrage("batch", "--help")[1].split())
+def test_every_batch_setting_is_an_option_with_its_description(arbitrage: Any) -> None:
+    help_text = " ".join(arbitrage("batch", "--help")[1].split())
     for name, field in BatchSettings.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in told
-        assert " ".join((field.description or "").split()) in told
+        assert f"--{name.replace('_', '-')}" in help_text
+        assert " ".join((field.description or "").split()) in help_text
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["--concurrency", "0"], "concurrency must be at least 1, not 0"),
         (["--concurrency", "few"], "invalid int value: 'few'"),
@@ -97,18 +99,18 @@ def test_every_setting_of_a_job_is_an_option_with_its_own_text(arbitrage: Any) -
         (["--threshold", "2"], "must be a number from 0 to 1, not 2.0"),
     ],
 )
-def test_bad_options_are_refused_in_one_line(
-    argv: list[str], told: str, batch: Any, tmp_path: Path
+def test_invalid_options_are_refused_in_one_line(
+    argv: list[str], message: str, batch: Any, tmp_path: Path
 ) -> None:
     write(tmp_path / "in.jsonl", request_line(0))
     status, out, err = batch(*argv)
     assert (status, out) == (2, "")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_bad_files_are_refused_in_one_line(batch: Any, tmp_path: Path) -> None:
+def test_invalid_files_are_refused_in_one_line(batch: Any, tmp_path: Path) -> None:
     status, _, err = batch()
     assert status == 2
     assert "in.jsonl cannot be read: No such file or directory" in err
@@ -116,20 +118,20 @@ def test_bad_files_are_refused_in_one_line(batch: Any, tmp_path: Path) -> None:
     write(tmp_path / "out.jsonl", {"id": "x", "custom_id": "y", "response": None, "error": {}})
     status, _, err = batch()
     assert status == 2
-    assert "it belongs to another job" in err
+    assert "out.jsonl belongs to another job" in err
     assert err.count("\n") == 1
 
 
-def test_progress_is_told_now_and_then_where_nobody_looks_at_a_terminal(
+def test_without_a_terminal_progress_is_printed_as_lines(
     batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("langgraph_arbitrage.cli.batch.EVERY", 0.0)
+    monkeypatch.setattr("langgraph_arbitrage.cli.batch.LOG_INTERVAL", 0.0)
     write(tmp_path / "in.jsonl", *(request_line(n) for n in range(3)))
     _, _, err = batch("--concurrency", "1")
-    assert re.match(r"1 of 3, \d+\.\d questions/s, 0:00:\d\d left\n2 of 3, .*\n3 of 3, ", err)
+    assert re.match(r"1 of 3, \d+\.\d requests/s, 0:00:\d\d left\n2 of 3, .*\n3 of 3, ", err)
 
 
-def test_a_terminal_sees_a_bar_with_rate_and_time_left(
+def test_a_terminal_shows_a_bar_with_rate_and_time_left(
     batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
@@ -138,10 +140,10 @@ def test_a_terminal_sees_a_bar_with_rate_and_time_left(
     write(tmp_path / "in.jsonl", *(request_line(n) for n in range(3)))
     _, _, err = batch()
     assert "3/3" in err
-    assert "questions/s, 0:00:00 left" in err
+    assert "requests/s, 0:00:00 left" in err
 
 
-def test_ctrl_c_keeps_what_is_written_and_the_same_command_goes_on(
+def test_after_ctrl_c_the_same_command_resumes(
     batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from langgraph_arbitrage.batch import BatchSummary
@@ -165,27 +167,25 @@ def test_ctrl_c_keeps_what_is_written_and_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["--ray", "--actors", "0"], "actors must be at least 1, not 0"),
         (["--ray", "--cpus-per-actor", "0"], "cpus_per_actor must be above 0"),
         (["--ray", "--gpus-per-actor", "-1"], "gpus_per_actor must be at least 0"),
-        (["--actors", "2"], "--actors applies to jobs on Ray only: add --ray"),
+        (["--actors", "2"], "--actors requires --ray"),
     ],
 )
-def test_bad_options_of_a_job_on_ray_are_refused(
-    argv: list[str], told: str, batch: Any, tmp_path: Path
+def test_invalid_ray_options_are_refused(
+    argv: list[str], message: str, batch: Any, tmp_path: Path
 ) -> None:
     write(tmp_path / "in.jsonl", request_line(0))
     status, _, err = batch(*argv)
     assert status == 2
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_a_job_on_ray_of_a_model_that_is_not_here_starts_no_cluster(
-    batch: Any, tmp_path: Path
-) -> None:
+def test_a_ray_job_with_a_missing_local_model_starts_no_cluster(batch: Any, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     write(tmp_path / "in.jsonl", request_line(0))
     status, _, err = batch("--ray", "--target", "./no-such-folder")
@@ -193,7 +193,7 @@ def test_a_job_on_ray_of_a_model_that_is_not_here_starts_no_cluster(
     assert "./no-such-folder cannot be loaded as a model" in err
 
 
-def test_a_job_on_ray_without_ray_says_what_to_install(
+def test_a_ray_job_without_ray_names_the_extra_to_install(
     batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -1,4 +1,4 @@
-"""`arbitrage demo`: a few problems live, then a table."""
+"""`arbitrage demo`: live answers, then a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from langgraph_arbitrage import embedded
-from langgraph_arbitrage.cli.scoreboard import Row, scoreboard
+from langgraph_arbitrage.cli.demo_table import PolicyAnswers, demo_table
 from langgraph_arbitrage.runner import Answer, Runner
 
 ROWS = ("draft only", "target only", "arbitraged")
@@ -20,12 +20,12 @@ def row(out: str, name: str) -> list[str]:
     return next(x for x in out.splitlines() if x.strip().startswith(name)).split()[-6:]
 
 
-def test_the_live_problems_come_first_each_with_its_verdict(arbitrage, models):
+def test_live_problems_are_answered_with_a_verdict(arbitrage, models):
     status, out, _ = arbitrage("demo", "--live", "2", "--questions", "0", *models, *SHORT)
-    asked = list(embedded.problems(2, 0))
+    problems = list(embedded.problems(2, 0))
     assert status == 0
-    assert all(problem.question in out for problem in asked)
-    assert [int(x) for x in re.findall(r"the answer is (\d+)", out)] == [p.answer for p in asked]
+    assert all(problem.question in out for problem in problems)
+    assert [int(x) for x in re.findall(r"the answer is (\d+)", out)] == [p.answer for p in problems]
 
 
 def test_the_table_compares_draft_target_and_both(arbitrage, models):
@@ -36,24 +36,24 @@ def test_the_table_compares_draft_target_and_both(arbitrage, models):
     assert row(out, "arbitraged")
 
 
-def test_another_seed_gives_other_problems_of_the_level_asked_for(arbitrage, models):
+def test_seed_and_level_select_the_problems(arbitrage, models):
     argv = ("demo", "--live", "1", "--questions", "0", "--level", "1", "--seed", "7")
     _, out, _ = arbitrage(*argv, *models, *SHORT)
     assert next(embedded.problems(1, 7, 1)).question in out
 
 
-def test_ctrl_c_shows_the_table_so_far_over_what_all_rows_have_answered(
+def test_ctrl_c_prints_the_table_of_the_problems_that_all_policies_answered(
     arbitrage, models, monkeypatch
 ):
     answer, calls = Runner.answer, []
 
-    def pressed(self, question, listener=None):
+    def interrupted_answer(self, question, listener=None):
         calls.append(question)
-        if len(calls) == 5:  # the second problem's second row
+        if len(calls) == 5:  # second problem, second policy
             signal.raise_signal(signal.SIGINT)
         return answer(self, question, listener)
 
-    monkeypatch.setattr(Runner, "answer", pressed)
+    monkeypatch.setattr(Runner, "answer", interrupted_answer)
     status, out, _ = arbitrage("demo", "--live", "0", "--questions", "3", *models, *SHORT)
     assert status == 130
     assert "1 of 3 held-out problems" in out
@@ -75,31 +75,33 @@ def test_the_embedded_models_need_no_options(arbitrage):
 
 
 @pytest.fixture
-def rows() -> list[Row]:
+def rows() -> list[PolicyAnswers]:
     """Three problems' answers: the draft right once, the target always, in twice the time."""
     step = {"writer": "draft"}
 
-    def answers(seconds: float, right: list[bool], **figures: object) -> list[tuple[Answer, bool]]:
-        return [(Answer("", "", {"steps": [step]} | figures, {}, seconds), ok) for ok in right]
+    def answers(
+        seconds: float, right: list[bool], **statistics: object
+    ) -> list[tuple[Answer, bool]]:
+        return [(Answer("", "", {"steps": [step]} | statistics, {}, seconds), ok) for ok in right]
 
     by_target = {"steps": [{"writer": "target"}]}
     both = {"steps": [step, step, step, {"writer": "target"}]}
-    team = type("Policy", (), {"policy": "a policy"})()
+    runner = type("Policy", (), {"policy": "a policy"})()
     return [
-        Row("draft only", team, answers(0.1, [True, False, False])),
-        Row("target only", team, answers(0.4, [True, True, True], **by_target)),
-        Row("arbitraged", team, answers(0.2, [True, False, True], **both)),
+        PolicyAnswers("draft only", runner, answers(0.1, [True, False, False])),
+        PolicyAnswers("target only", runner, answers(0.4, [True, True, True], **by_target)),
+        PolicyAnswers("arbitraged", runner, answers(0.2, [True, False, True], **both)),
     ]
 
 
-def test_the_table_counts_accuracy_with_and_without_never_learned_steps(rows, capsys):
+def test_the_table_shows_accuracy_with_and_without_hard_problems(rows, capsys):
     from rich.console import Console
 
     learned = next(p for p in embedded.problems(50) if not p.hard)
     hard = next(p for p in embedded.problems(50) if p.hard)
-    Console(width=100).print(scoreboard([learned, hard, learned], rows, total=3))
+    Console(width=100).print(demo_table([learned, hard, learned], rows, total=3))
     out = capsys.readouterr().out
     assert row(out, "draft only") == ["33%", "50%", "0.100", "0.100", "0%", "4.00×"]
     assert row(out, "target only") == ["100%", "100%", "0.400", "0.400", "100%", "1.00×"]
     assert row(out, "arbitraged") == ["67%", "100%", "0.200", "0.200", "25%", "2.00×"]
-    assert "on the 2 problems without" in " ".join(out.split())
+    assert "on the 2 problems whose steps the models were trained on" in " ".join(out.split())

@@ -1,4 +1,4 @@
-"""`arbitrage graph`: the state machine drawn, offline."""
+"""`arbitrage graph`: draws the state machine offline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_mermaid_is_the_default_and_shows_every_node(arbitrage):
     assert "draft --> route;" in out
 
 
-def test_the_documentation_shows_every_edge(arbitrage):
+def test_the_documentation_contains_the_drawing(arbitrage):
     page = Path(__file__).parents[3] / "docs" / "architecture.md"
     assert arbitrage("graph")[1].strip() in page.read_text(encoding="utf-8")
 
@@ -32,7 +32,7 @@ def test_the_drawing_goes_to_a_file(arbitrage, tmp_path):
     assert "graph TD;" in file.read_text()
 
 
-def test_a_file_that_cannot_be_written_is_told(arbitrage, tmp_path):
+def test_an_unwritable_file_is_an_error(arbitrage, tmp_path):
     status, _, err = arbitrage("graph", "-o", str(tmp_path / "no" / "loop.mmd"))
     assert status == 2
     assert "cannot be written: No such file" in err
@@ -45,7 +45,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     monkeypatch.setattr("langgraph_arbitrage.cli.graph.find_spec", lambda name: None)
     status, out, err = arbitrage("graph", "--format", kind)
     assert (status, out) == (2, "")
-    assert f"needs {package}: pip install 'langgraph-arbitrage[draw]'" in err
+    assert (
+        f"needs {package}, which is not installed: pip install 'langgraph-arbitrage[draw]'" in err
+    )
 
 
 @pytest.mark.skipif(find_spec("pygraphviz") is None, reason="needs pygraphviz")
@@ -62,4 +64,4 @@ def test_ascii_is_drawn_in_text(arbitrage):
 
 def test_a_png_is_not_written_to_a_terminal(arbitrage, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    assert "write it to a file with -o" in arbitrage("graph", "--format", "png")[2]
+    assert "Write it to a file with -o" in arbitrage("graph", "--format", "png")[2]

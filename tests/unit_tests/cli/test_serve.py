@@ -1,4 +1,4 @@
-"""The command `serve`: its options, its errors, and what it does when it is told to stop."""
+"""`arbitrage serve`: options, errors, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from langgraph_arbitrage.serve import ServeSettings
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
 
-def test_every_setting_is_an_option_with_its_own_text(arbitrage: Any) -> None:
-    told = " ".join(arbitrage("serve", "--help")[1].split())
+def test_every_server_setting_is_an_option_with_its_description(arbitrage: Any) -> None:
+    help_text = " ".join(arbitrage("serve", "--help")[1].split())
     for name, field in ServeSettings.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in told
-        assert " ".join((field.description or "").split()) in told
+        assert f"--{name.replace('_', '-')}" in help_text
+        assert " ".join((field.description or "").split()) in help_text
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["--port", "70000"], "port must be a number from 0 to 65535, not 70000"),
         (["--port", "http"], "invalid int value: 'http'"),
@@ -36,29 +36,31 @@ def test_every_setting_is_an_option_with_its_own_text(arbitrage: Any) -> None:
         (["--grace", "nan"], "grace must be at least 0, not nan"),
         (["--host", ""], "host must not be empty"),
         (["--name", "target"], "name must not be 'target'"),
-        (["--host", "203.0.113.9", "--port", "0"], "203.0.113.9:0 cannot be listened on"),
+        (["--host", "203.0.113.9", "--port", "0"], "cannot listen on 203.0.113.9:0"),
         (["--draft", "./no-such-folder"], "./no-such-folder"),
         (["--threshold", "2"], "must be a number from 0 to 1"),
     ],
 )
-def test_bad_options_are_refused_in_one_line(argv: list[str], told: str, arbitrage: Any) -> None:
+def test_invalid_options_are_refused_in_one_line(
+    argv: list[str], message: str, arbitrage: Any
+) -> None:
     pytest.importorskip("fastapi")
     status, out, err = arbitrage("serve", *argv)
     assert (status, out) == (2, "")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_a_port_in_use_is_named(arbitrage: Any, models: list[str]) -> None:
+def test_a_port_in_use_is_an_error(arbitrage: Any, models: list[str]) -> None:
     pytest.importorskip("fastapi")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         status, _, err = arbitrage("serve", *models, "--port", str(port))
     assert status == 2
-    assert f"127.0.0.1:{port} is in use by another program: choose another --port" in err
+    assert f"127.0.0.1:{port} is in use by another program. Choose another --port" in err
 
 
-def test_without_its_extra_it_says_what_to_install(
+def test_a_missing_extra_is_named_with_its_install_command(
     arbitrage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = util.find_spec
@@ -72,7 +74,7 @@ def test_without_its_extra_it_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_the_process_takes_its_key_from_the_environment_and_finishes_when_stopped(
+def test_the_server_reads_its_key_from_the_environment_and_shuts_down_gracefully(
     models: list[str], tmp_path: Path
 ) -> None:
     httpx = pytest.importorskip("httpx")

@@ -1,15 +1,15 @@
-"""Texts of the command line: escapes, control characters, final answers."""
+"""Texts of the command line: escapes, control characters, short answers."""
 
 from __future__ import annotations
 
 import pytest
 
-from langgraph_arbitrage.cli.text import final_answer, printable
+from langgraph_arbitrage.cli.text import printable, short_answer
 from langgraph_arbitrage.utils.escapes import unescape
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("typed", "expected"),
     [
         (r"\n\n", "\n\n"),
         ("\n", "\n"),
@@ -21,11 +21,11 @@ from langgraph_arbitrage.utils.escapes import unescape
         ("", ""),
     ],
 )
-def test_escapes_in_a_separator_stand_for_their_characters(typed, meant):
-    assert unescape(typed) == meant
+def test_escapes_are_replaced_by_their_characters(typed, expected):
+    assert unescape(typed) == expected
 
 
-def test_no_character_of_a_model_can_steer_the_terminal():
+def test_control_characters_are_replaced():
     assert printable("a\x1b[2J\x07\x9b\nb\tc\r\nd") == "a�[2J��\nb\tc\nd"
 
 
@@ -38,5 +38,5 @@ def test_no_character_of_a_model_can_steer_the_terminal():
         ("", ""),
     ],
 )
-def test_an_answer_comes_down_to_its_box_or_its_last_line(text, answer):
-    assert final_answer(text) == answer
+def test_a_short_answer_is_the_last_box_or_the_last_line(text, answer):
+    assert short_answer(text) == answer

@@ -1,4 +1,4 @@
-"""`arbitrage ask --thread` and `arbitrage replay`: runs stored in a file."""
+"""`arbitrage ask --thread` and `arbitrage replay`: threads stored in a file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ STEPS = ["--separator", " ", "--policy", "random", "--threshold", "0.5", "--max-
 
 @pytest.fixture(scope="session")
 def models():
-    """Options that name two models which write words and do not end."""
-    found = pair(endless=True, words=True)
-    return ["--draft", found["draft"], "--target", found["target"]]
+    """Options that select two models that write words without end."""
+    paths = pair(endless=True, words=True)
+    return ["--draft", paths["draft"], "--target", paths["target"]]
 
 
 @pytest.fixture
@@ -31,40 +31,40 @@ def file(tmp_path):
 
 
 def texts(out):
-    """Writer and text of each step that is shown."""
+    """Writer and text of each printed step."""
     line = re.compile(r"(draft|target|human) +(?:\d\.\d\d)? +\d+\.\d\d s  (.*)")
-    found = [line.match(x) for x in out.splitlines()]
-    return [m.groups() for m in found if m]
+    matches = [line.match(x) for x in out.splitlines()]
+    return [m.groups() for m in matches if m]
 
 
 @pytest.fixture
-def asked(arbitrage, models, file):
-    """The output of a run that is stored on thread 1."""
+def stored(arbitrage, models, file):
+    """The output of a run that is stored in thread 1."""
     status, out, _ = arbitrage("ask", QUESTION, *models, *STEPS, *file, "--thread", "1")
     assert status == 0
     return out
 
 
-def test_a_stored_run_is_shown_again_without_any_model(arbitrage, file, asked, loads):
+def test_a_stored_run_is_replayed_without_loading_a_model(arbitrage, file, stored, loads):
     status, out, _ = arbitrage("replay", *file, "--thread", "1")
     assert status == 0
     assert out.startswith(QUESTION)
-    assert texts(out) == texts(asked)
+    assert texts(out) == texts(stored)
     assert len(texts(out)) == 6
     assert out.rstrip().endswith("stopped by --max-steps")
     assert loads == []
 
 
-def test_a_finished_thread_says_so_and_shows_its_answer(arbitrage, models, file, asked, loads):
+def test_asking_a_finished_thread_shows_its_answer(arbitrage, models, file, stored, loads):
     status, out, _ = arbitrage("ask", *models, *file, "--thread", "1")
     assert status == 0
-    assert texts(out) == texts(asked)
-    assert "thread 1 was finished before" in out
+    assert texts(out) == texts(stored)
+    assert "Thread 1 was already finished" in out
     assert loads == []
 
 
-def test_a_further_question_continues_the_conversation(arbitrage, file, asked):
-    """The thread's own models answer where none are named."""
+def test_a_further_question_continues_the_conversation(arbitrage, file, stored):
+    """Without model options, the thread's own models answer."""
     status, _, _ = arbitrage("ask", "How many?", *STEPS, *file, "--thread", "1")
     assert status == 0
     status, out, _ = arbitrage("replay", *file, "--thread", "1")
@@ -72,8 +72,8 @@ def test_a_further_question_continues_the_conversation(arbitrage, file, asked):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_last_step(arbitrage, models, file, asked):
-    """Killed by SIGKILL as soon as two steps are shown, by a process of its own."""
+def test_a_killed_run_resumes_after_its_last_step(arbitrage, models, file, stored):
+    """The run is a separate process, killed by SIGKILL once two steps are printed."""
     long = [*models, *STEPS[:-1], "12", *file, "--thread", "2"]
     code = "import sys; from langgraph_arbitrage.cli import main; sys.exit(main(sys.argv[1:]))"
     program = [sys.executable, "-u", "-c", code]
@@ -89,8 +89,8 @@ def test_a_killed_run_goes_on_from_its_last_step(arbitrage, models, file, asked)
     assert status == 0
     assert len(texts(out)) == 12
     assert out.encode().startswith(b"".join(lines))
-    assert texts(out)[:6] == texts(asked)
-    assert "was finished before" not in out
+    assert texts(out)[:6] == texts(stored)
+    assert "already finished" not in out
 
 
 def test_a_running_thread_is_followed(arbitrage, models, file):
@@ -100,7 +100,7 @@ def test_a_running_thread_is_followed(arbitrage, models, file):
     running = threading.Thread(target=main, args=[["ask", QUESTION, *long, "--json"]])
     running.start()
     while arbitrage("replay", *file, "--thread", "1")[0]:
-        time.sleep(0.05)  # until it is there
+        time.sleep(0.05)  # until the thread exists
     status, out, _ = arbitrage("replay", *file, "--thread", "1", "--follow")
     running.join()
     assert status == 0
@@ -108,62 +108,62 @@ def test_a_running_thread_is_followed(arbitrage, models, file):
     assert "stopped by --max-steps" in out
 
 
-def test_a_fork_goes_on_from_a_step_on_a_thread_of_its_own(arbitrage, file, asked):
+def test_a_fork_continues_from_a_step_in_a_new_thread(arbitrage, file, stored):
     how = ["--fork", "2", *STEPS[:2], "--max-steps", "8", "--policy", "target"]
     status, out, _ = arbitrage("replay", *file, "--thread", "1", *how)
     assert status == 0
-    assert texts(out)[:2] == texts(asked)[:2]
+    assert texts(out)[:2] == texts(stored)[:2]
     assert [w for w, _ in texts(out)[2:]] == ["target"] * 6
-    assert "thread 1-fork-2 from step 2 of 1 · tokens fed from there: " in out
-    assert texts(arbitrage("replay", *file, "--thread", "1")[1]) == texts(asked)
+    assert "thread 1-fork-2: forked from step 2 of 1 · computed tokens: " in out
+    assert texts(arbitrage("replay", *file, "--thread", "1")[1]) == texts(stored)
     assert texts(arbitrage("replay", *file, "--thread", "1-fork-2")[1]) == texts(out)
 
 
-def test_a_fork_may_begin_with_an_edited_step(arbitrage, file, asked):
+def test_a_fork_can_start_with_an_edited_step(arbitrage, file, stored):
     how = ["--fork", "1", "--text", "seven", "--into", "other", *STEPS]
     status, out, _ = arbitrage("replay", *file, "--thread", "1", *how)
     assert status == 0
-    assert texts(out)[0] == texts(asked)[0]
+    assert texts(out)[0] == texts(stored)[0]
     assert texts(out)[1] == ("human", "seven")
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["replay", "--thread", "nobody"], "thread 'nobody' does not exist"),
         (["replay", "--thread", "1", "--fork", "6"], "no step 6: it has steps 0 to 5"),
         (["replay", "--thread", "1", "--fork", "1", "--into", "1"], "exists already"),
-        (["replay", "--thread", "1", "--text", "seven"], "go with --fork"),
+        (["replay", "--thread", "1", "--text", "seven"], "--into and --text require --fork K"),
         (["replay", "--thread", "1", "--speed", "-1"], "--speed must be 0 or more"),
-        (["ask", "How many?"], "--thread ID and --checkpoint FILE go together"),
-        (["ask", "a", "b", "--thread", "1"], "--thread takes one question"),
+        (["ask", "How many?"], "--thread ID and --checkpoint FILE must be used together"),
+        (["ask", "a", "b", "--thread", "1"], "--thread accepts one question"),
     ],
 )
-def test_what_cannot_be_done_is_told(arbitrage, file, asked, argv, told):
+def test_invalid_requests_are_refused(arbitrage, file, stored, argv, message):
     status, _, err = arbitrage(*argv, *file)
     assert status == 2
-    assert told in err
+    assert message in err
 
 
-def test_a_file_that_holds_no_threads_is_told(arbitrage, tmp_path):
+def test_a_file_without_threads_is_refused(arbitrage, tmp_path):
     other = tmp_path / "notes.txt"
     argv = ("replay", "--thread", "1", "--checkpoint", str(other))
-    assert "is no file" in arbitrage(*argv)[2]
+    assert "does not exist or is not a file" in arbitrage(*argv)[2]
     assert not other.exists()
-    other.write_text("no database " * 100)
+    other.write_text("not a database " * 100)
     status, _, err = arbitrage(*argv)
     assert status == 2
     assert "cannot be used as a checkpoint file" in err
 
 
-def test_a_missing_extra_is_named_with_the_command_that_installs_it(arbitrage, file, monkeypatch):
+def test_a_missing_extra_is_named_with_its_install_command(arbitrage, file, monkeypatch):
     monkeypatch.setattr("langgraph_arbitrage.cli.thread.find_spec", lambda name: None)
     status, _, err = arbitrage("ask", "How many?", *file, "--thread", "1")
     assert status == 2
     assert "pip install 'langgraph-arbitrage[sqlite]'" in err
 
 
-def test_a_terminal_shows_writers_in_colour(arbitrage, file, asked, monkeypatch):
+def test_a_terminal_shows_writers_in_colour(arbitrage, file, stored, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     _, out, _ = arbitrage("replay", *file, "--thread", "1", "--speed", "1000")

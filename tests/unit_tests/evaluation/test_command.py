@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from langgraph_arbitrage.cli import main
-from langgraph_arbitrage.evaluation import load_results
+from langgraph_arbitrage.evaluation import dataset, load_results
 from tiny import pair
 
 
@@ -35,7 +35,7 @@ def test_all_files_are_written_and_again_without_asking_again(
     argv = command(questions, "-o", str(out), "--policies=confidence,target", "--concurrency=2")
     assert main(argv) == 0
     told = capsys.readouterr()
-    assert "left out: 1 questions" in told.err
+    assert "Excluded: 1 questions" in told.err
     assert "$t(0,4]$" in told.err
     assert "3 questions of" in told.out
     names = {path.name for path in out.iterdir()}
@@ -47,7 +47,7 @@ def test_all_files_are_written_and_again_without_asking_again(
     answers = (out / "answers.jsonl").read_bytes()
     assert main(argv) == 0
     assert (out / "answers.jsonl").read_bytes() == answers
-    assert "answers are in" in capsys.readouterr().err
+    assert "Resuming: " in capsys.readouterr().err
     assert load_results(out)["points"] == results["points"]
 
 
@@ -56,21 +56,44 @@ def test_references_can_be_checked_without_any_model(
 ) -> None:
     assert main(["evaluate", questions, "--check-references"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("3 of 4 references grade themselves as right\n")
+    assert out.startswith("3 of 4 references are graded as right against themselves\n")
     assert "the reference cannot be read: '$t(0,4]$'" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "suffix"),
+    [
+        ((), ""),
+        (("--instruction=Be quick.",), "\n\nBe quick."),
+        (tuple(f"--{role}={path}" for role, path in pair().items()), f"\n\n{dataset.INSTRUCTION}"),
+    ],
+)
+def test_the_embedded_pair_gets_no_instruction_by_default(
+    questions: str, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], suffix: str
+) -> None:
+    loaded: list[dataset.Dataset] = []
+    load = dataset.load_dataset
+    monkeypatch.setattr(
+        dataset, "load_dataset", lambda *a, **kw: loaded.append(load(*a, **kw)) or loaded[0]
+    )
+    main(["evaluate", questions, "--check-references", *argv])
+    assert loaded[0].tasks[0].prompt == f"How much is 0 + 4?{suffix}"
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ((), "say where everything is to be written: -o FOLDER"),
+        ((), "the output folder is missing. Add -o FOLDER"),
         (("-o", "x", "--column", "q"), "has no column 'q'; its columns are 'question', 'answer'"),
-        (("-o", "x", "--policies", "best"), "'best' is no policy; those known are router"),
-        (("-o", "x", "--policies", "rsd"), "rsd needs a checkpoint: --prm"),
-        (("-o", "x", "--at", "draft"), "thresholds are given as POLICY=X,Y"),
+        (("-o", "x", "--policies", "best"), "Unknown policy 'best'. Available: router"),
+        (("-o", "x", "--policies", "rsd"), "policy 'rsd' needs a checkpoint: --prm"),
+        (("-o", "x", "--at", "draft"), "thresholds must have the form POLICY=X,Y"),
         (("-o", "x", "--points", "0"), "--points 0: Input should be greater than or equal to 1"),
         (("-o", "x", "--limit", "0"), "--limit must be at least 1, not 0"),
-        (("-o", "x", "--scored-by", "checker"), "knows embedded problems only"),
+        (
+            ("-o", "x", "--scored-by", "checker"),
+            "--scored-by checker works for embedded problems only",
+        ),
     ],
 )
 def test_bad_input_is_told_in_a_line(

@@ -52,7 +52,7 @@ def test_seconds_of_another_machine_are_not_judged(made: Make) -> None:
 def test_other_questions_are_compared_unpaired_and_it_is_said(made: Make) -> None:
     found = compare(made()[0], made(prefix="other")[0])
     assert found.common == 0
-    assert "other questions" in found.notes[0]
+    assert "no common questions" in found.notes[0]
     same = compare(made()[0], made()[0]).changes[0].accuracy
     apart = found.changes[0].accuracy
     assert same.plain == [0, 0, 0]
@@ -63,7 +63,7 @@ def test_other_questions_are_compared_unpaired_and_it_is_said(made: Make) -> Non
 def test_only_common_questions_count(made: Make) -> None:
     found = compare(made(80)[0], made(60)[0])
     assert found.common == 60
-    assert "only the 60 questions that both have (80 before, 60 after)" in found.notes
+    assert "compared on the 60 common questions (80 before, 60 after)" in found.notes
 
 
 def test_thresholds_that_differ_are_matched_by_default_and_by_escalation(made: Make) -> None:
@@ -79,7 +79,7 @@ def test_thresholds_that_differ_are_matched_by_default_and_by_escalation(made: M
 
 def test_runs_without_a_common_policy_are_refused(made: Make) -> None:
     one, other = made(points=[Point("draft")])[0], made(points=[Point("target")])[0]
-    with pytest.raises(DataError, match="one has draft, the other target"):
+    with pytest.raises(DataError, match="the first has draft, the second target"):
         compare(one, other)
 
 

@@ -85,10 +85,13 @@ def test_columns_of_ones_own_are_named(tmp_path: Path, grader: Grader) -> None:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({}, r"of no format that is known \(gsm8k, .*\); its columns are 'q', 'a'"),
+        ({}, r"none of the known formats \(gsm8k, .*\)\. Its columns are 'q', 'a'"),
         ({"column": "x", "answer_column": "a"}, r"no column 'x'; its columns are 'q', 'a'"),
         ({"column": "q", "answer_column": "x"}, r"no column 'x'; its columns are 'q', 'a'"),
-        ({"column": "q"}, r"name those of question and answer with --column and --answer-column"),
+        (
+            {"column": "q"},
+            r"choose the columns of question and answer with --column and --answer-column",
+        ),
     ],
 )
 def test_missing_columns_are_told_with_those_there_are(
@@ -112,7 +115,7 @@ def test_references_that_cannot_be_read_are_left_out_and_listed(
 
 def test_a_column_without_any_answer_is_refused(tmp_path: Path, grader: Grader) -> None:
     path = file(tmp_path, {"question": "A?", "answer": "$t(0,4]$"})
-    with pytest.raises(DataError, match=r"no reference .* can be read .*'\$t\(0,4\]\$'"):
+    with pytest.raises(DataError, match=r"no reference answer .* can be read, .*'\$t\(0,4\]\$'"):
         load_dataset(path, grader=grader)
 
 
@@ -120,7 +123,7 @@ def test_a_column_without_any_answer_is_refused(tmp_path: Path, grader: Grader) 
 def test_an_empty_data_set_is_refused(
     tmp_path: Path, grader: Grader, records: tuple[Any, ...]
 ) -> None:
-    with pytest.raises(DataError, match="holds no questions"):
+    with pytest.raises(DataError, match="contains no questions"):
         load_dataset(file(tmp_path, *records), grader=grader)
 
 

@@ -296,7 +296,7 @@ def test_a_forked_child_has_a_process_of_its_own() -> None:
 
 
 def test_a_limit_that_is_none_is_refused() -> None:
-    with pytest.raises(SettingsError, match="above 0 seconds, not 0"):
+    with pytest.raises(SettingsError, match="greater than 0 seconds, not 0"):
         Grader(time_limit=0)
 
 

@@ -9,7 +9,7 @@ import pytest
 from langgraph_arbitrage import RSD, DraftConfidence, LearnedRouter, Oracle, Policy
 from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import SettingsError
-from langgraph_arbitrage.evaluation.points import KINDS, Lineup, explicit, laid_out, rates
+from langgraph_arbitrage.evaluation.points import KINDS, Lineup, explicit, rates, spread_thresholds
 from tiny import pair
 
 SCORES = [random.Random(i).random() for i in range(400)]
@@ -20,7 +20,7 @@ SCORES = [random.Random(i).random() for i in range(400)]
     [RSD("embedded:prm"), LearnedRouter("embedded:router", 0.5), DraftConfidence()],
 )
 def test_thresholds_escalate_from_few_to_most_in_each_policy_s_direction(policy: Policy) -> None:
-    thresholds = laid_out(policy, SCORES, 5)
+    thresholds = spread_thresholds(policy, SCORES, 5)
     found = sorted(
         sum(policy.with_threshold(t).escalates(s) for s in SCORES) / len(SCORES) for t in thresholds
     )
@@ -29,7 +29,7 @@ def test_thresholds_escalate_from_few_to_most_in_each_policy_s_direction(policy:
 
 def test_an_oracle_never_takes_the_worse_step() -> None:
     scores = [s - 0.9 for s in SCORES]  # one in ten steps is better
-    assert all(t >= 0 for t in laid_out(Oracle("embedded:prm"), scores, 5))
+    assert all(t >= 0 for t in spread_thresholds(Oracle("embedded:prm"), scores, 5))
 
 
 def test_the_embedded_pair_has_its_judges_and_another_pair_has_not() -> None:
@@ -37,16 +37,16 @@ def test_the_embedded_pair_has_its_judges_and_another_pair_has_not() -> None:
     other = Lineup.of(ArbitrageSettings(**pair()))
     wanted = ["judge", "confidence", "random", "draft", "target", "assisted"]
     assert other.kinds(None) == wanted
-    with pytest.raises(SettingsError, match="rsd needs a checkpoint: --prm CHECKPOINT"):
+    with pytest.raises(SettingsError, match="policy 'rsd' needs a checkpoint: --prm CHECKPOINT"):
         other.kinds("draft, rsd")
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ("draft,best", "'best' is no policy; those known are router, rsd"),
-        (" , ", "no policy is named"),
-        ("exact", "exact needs embedded problems"),
+        ("draft,best", "Unknown policy 'best'. Available: router, rsd"),
+        (" , ", "the list of policies is empty"),
+        ("exact", "policy 'exact' needs embedded problems"),
     ],
 )
 def test_a_policy_that_cannot_be_had_is_told(wanted: str, said: str) -> None:
@@ -56,5 +56,7 @@ def test_a_policy_that_cannot_be_had_is_told(wanted: str, said: str) -> None:
 
 @pytest.mark.parametrize("text", ["rsd", "rsd=", "rsd=x", "judge=3"])
 def test_thresholds_of_another_form_are_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"rsd=0\.3,0\.5|none of the policies rsd, draft"):
+    with pytest.raises(
+        SettingsError, match=r"rsd=0\.3,0\.5|not a policy of this sweep. Its policies: rsd, draft"
+    ):
         explicit([text], ["rsd", "draft"])

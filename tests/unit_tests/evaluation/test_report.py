@@ -123,7 +123,7 @@ def test_where_not_all_fit_those_that_differ_are_kept_and_it_is_said(
     shown = [q["n"] - 1 for q in packed(text)["questions"]]
     assert len(shown) == 10
     assert set(shown) <= set(differ)
-    assert "Answers to 10 of the 60 questions" in Page(text).words
+    assert "Answers to the 10 of 60 questions" in Page(text).words
 
 
 def test_what_was_left_out_failed_or_late_stands_in_the_page(
@@ -136,7 +136,7 @@ def test_what_was_left_out_failed_or_late_stands_in_the_page(
     assert "1 questions were left out" in words
     assert "$t(0,4]$" in words
     assert "the answer took too long" in words
-    assert "2 answers were not graded in time" in words
+    assert "Grading of 2 answers exceeded the time limit" in words
 
 
 def test_plots_are_drawings_with_every_policy_and_the_same_each_time(
@@ -187,9 +187,12 @@ def test_results_come_back_as_they_were_saved(made: Callable[..., Any], tmp_path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"format": "langgraph_arbitrage evaluation", "version": 0}', "of version 0 .* reads 1"),
-        ('{"parts": {}}', "is no results file"),
-        ("no json", "is no results file"),
+        (
+            '{"format": "langgraph_arbitrage evaluation", "version": 0}',
+            "has format version 0, .* reads version 1",
+        ),
+        ('{"parts": {}}', "is not a results file"),
+        ("no json", "is not a results file"),
     ],
 )
 def test_a_file_of_another_kind_or_version_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -134,9 +134,9 @@ def test_a_stopped_sweep_goes_on_and_ends_as_the_whole_one(whole: Any, tmp_path:
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
-        (lambda folder: sweep(folder, "embedded:2:28"), "dataset is 'embedded:3:28', here"),
-        (lambda folder: sweep(folder, pilot=9), "pilot is 30, here 9"),
-        (lambda folder: sweep(folder, concurrency=2), "concurrency is 1, here 2"),
+        (lambda folder: sweep(folder, "embedded:2:28"), "dataset is 'embedded:3:28' in the file"),
+        (lambda folder: sweep(folder, pilot=9), "pilot is 30 in the file and 9 in"),
+        (lambda folder: sweep(folder, concurrency=2), "concurrency is 1 in the file and 2 in"),
     ],
 )
 def test_the_answers_of_another_sweep_are_refused_untouched(
@@ -149,7 +149,7 @@ def test_the_answers_of_another_sweep_are_refused_untouched(
     other = found.folder.with_name("other")
     other.mkdir(exist_ok=True)
     (other / ANSWERS).write_bytes(before)
-    with pytest.raises(DataError, match=f"holds another sweep: there {differs}"), change(other):
+    with pytest.raises(DataError, match=f"belongs to another sweep: {differs}"), change(other):
         pass
     assert (other / ANSWERS).read_bytes() == before
 
@@ -157,10 +157,10 @@ def test_the_answers_of_another_sweep_are_refused_untouched(
 def test_answers_of_another_version_and_other_files_are_refused(whole: Any, tmp_path: Path) -> None:
     found, _ = whole
     (tmp_path / ANSWERS).write_text(json.dumps(found.header | {"version": 99}) + "\n")
-    with pytest.raises(DataError, match="has version 99 of its format"), sweep(tmp_path):
+    with pytest.raises(DataError, match="has format version 99, but"), sweep(tmp_path):
         pass
     (tmp_path / ANSWERS).write_text('{"question": "mine"}\n')
-    with pytest.raises(DataError, match="holds no answers of an evaluation"), sweep(tmp_path):
+    with pytest.raises(DataError, match="is not an answers file of an evaluation"), sweep(tmp_path):
         pass
 
 

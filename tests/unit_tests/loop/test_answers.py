@@ -298,17 +298,20 @@ def test_two_steps_of_one_answer_draw_different_numbers(chat: Chat) -> None:
 @pytest.mark.parametrize(
     ("messages", "told"),
     [
-        ([], "conversation is empty: give at least one message"),
+        ([], "conversation has no messages. Pass at least one message"),
         (
             [HumanMessage([{"type": "image_url", "image_url": {"url": "data:,"}}])],
-            "content of type 'image_url' cannot be read: the models here read text alone",
+            "content of type 'image_url' is not supported: the models read text only",
         ),
         (
             [HumanMessage([{"type": "text", "text": "x"}, {"type": "audio", "data": ""}])],
-            "content of type 'audio' cannot be read",
+            "content of type 'audio' is not supported",
         ),
-        ([RemoveMessage("4")], "RemoveMessage cannot be answered; system, human"),
-        ([HumanMessage(" "), AIMessage("")], "says nothing: its 2 messages are empty"),
+        (
+            [RemoveMessage("4")],
+            "RemoveMessage cannot be part of a prompt. Supported: system",
+        ),
+        ([HumanMessage(" "), AIMessage("")], "all 2 messages of the conversation are empty"),
     ],
 )
 async def test_a_conversation_that_cannot_be_read_is_refused_before_any_work(

@@ -110,7 +110,7 @@ async def test_sync_and_async_give_the_same(models: Models, unbroken: dict[str, 
 
 def test_an_empty_conversation_is_refused(models: Models) -> None:
     graph = create_arbitrage_graph(models).compile()
-    with pytest.raises(MessageError, match="conversation is empty"):
+    with pytest.raises(MessageError, match="conversation has no messages"):
         graph.invoke({"messages": []})
 
 

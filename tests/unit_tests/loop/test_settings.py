@@ -38,7 +38,7 @@ LIMITS = [
     ({"threshold": 1.2}, r"threshold of \w+ must be a number from 0 to 1, not 1\.2"),
     ({"threshold": -0.1}, r"threshold of \w+ must be a number from 0 to 1"),
     ({"threshold": float("nan")}, r"threshold of \w+ must be a number from 0 to 1"),
-    ({"threshold": "much"}, "'much' is neither a number nor of the form rate:0.3"),
+    ({"threshold": "much"}, "invalid threshold 'much': set a number"),
     ({"first_steps": -1}, "first_steps must be 0 or more, not -1"),
     ({"max_target_share": 1.1}, r"max_target_share must be a number from 0 to 1, not 1\.1"),
     ({"max_target_share": float("nan")}, "max_target_share must be a number from 0 to 1, not nan"),

@@ -1,4 +1,4 @@
-"""Every list of messages gets an answer or a clear error of ours, through any chat template."""
+"""Any list of messages yields an answer or an `ArbitrageError`, with any chat template."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STRICT = (
     "{% endif %}<{{ m['role'] }}>{{ m['content'] | trim }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-"""As Gemma's: no system turn, strict alternation, no tools."""
+"""Like Gemma's template: no system turn, alternating roles, no tools."""
 
 FRAGILE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'].strip() + '' }}"
@@ -40,7 +40,7 @@ FRAGILE = (
     "{{ c.function.arguments.items() | list | length }}{% endfor %}{% endif %}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-"""Fails in its own ways where a message is not as it expects."""
+"""Raises on messages without text content or without argument mappings."""
 
 TEMPLATES = (CHAT_TEMPLATE, STRICT, FRAGILE)
 
@@ -61,14 +61,16 @@ call = st.builds(
     lambda n, a, i: {"name": n, "args": a, "id": i, "type": "tool_call"},
     st.sampled_from(["f", "g h", ""]), args, st.sampled_from(["c1", None, "x" * 40]),
 )  # fmt: skip
-broken = st.just({"name": None, "args": "{", "id": None, "error": "x", "type": "invalid_tool_call"})
+invalid_call = st.just(
+    {"name": None, "args": "{", "id": None, "error": "x", "type": "invalid_tool_call"}
+)
 name = st.none() | st.just("Ann")
 message = st.one_of(
     st.builds(lambda c, n: HumanMessage(content=c, name=n), content, name),
     st.builds(lambda c: SystemMessage(content=c), content),
     st.builds(
-        lambda c, calls, wrong: AIMessage(content=c, tool_calls=calls, invalid_tool_calls=wrong),
-        content, st.lists(call, max_size=2), st.lists(broken, max_size=1),
+        lambda c, calls, bad: AIMessage(content=c, tool_calls=calls, invalid_tool_calls=bad),
+        content, st.lists(call, max_size=2), st.lists(invalid_call, max_size=1),
     ),
     st.builds(lambda c, n: ToolMessage(content=c, tool_call_id="c1", name=n), content, name),
     st.builds(lambda c, r: ChatMessage(content=c, role=r), text, st.sampled_from(["critic", "ai"])),
@@ -87,7 +89,7 @@ def chat_of(template: str) -> ChatArbitrage:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def closed() -> Any:
+def close_models() -> Any:
     yield
     for template in TEMPLATES:
         chat_of(template).close()
@@ -96,7 +98,7 @@ def closed() -> Any:
 @pytest.mark.parametrize("template", TEMPLATES, ids=["any", "strict", "fragile"])
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(messages=st.lists(message, max_size=5), with_tools=st.booleans())
-def test_any_conversation_gets_an_answer_or_an_error_of_ours(
+def test_any_conversation_yields_an_answer_or_an_arbitrage_error(
     template: str, messages: list[AnyMessage], with_tools: bool
 ) -> None:
     llm = chat_of(template)

@@ -212,7 +212,7 @@ def test_a_question_that_cannot_be_answered_does_not_stop_the_others() -> None:
     state = graph.invoke({"questions": ["How many?", " ", "word " * 2000]})
     errors = [answer["error"] for answer in state["answers"]]
     assert errors[0] is None
-    assert "says nothing" in errors[1]
+    assert "messages of the conversation are empty" in errors[1]
     assert "reads 1024" in errors[2]
 
 
@@ -284,5 +284,5 @@ def test_bad_settings_are_refused_and_named(make_graph: Any, told: str) -> None:
 
 
 def test_a_router_is_no_prm() -> None:
-    with pytest.raises(CheckpointError, match="is a router, no PRM"):
+    with pytest.raises(CheckpointError, match="is a router, not a PRM"):
         create_best_of_n_graph(prm="embedded:router")

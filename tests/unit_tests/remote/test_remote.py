@@ -148,7 +148,7 @@ def test_the_api_key_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatc
     server = Served(create_app(llm, ServeSettings(api_key="s3cret")))
     settings = RUN | {"router": AlwaysTarget(), "max_tokens": 8}
     without_key = ChatArbitrage(**settings, target=address(server))
-    with pytest.raises(EngineError, match="status 401: a wrong key, or none"):
+    with pytest.raises(EngineError, match="status 401: missing or wrong API key"):
         without_key.invoke(QUESTIONS[0])
     without_key.close()
     monkeypatch.setenv("MY_KEY", "s3cret")
@@ -324,7 +324,7 @@ def test_draft_confidence_needs_a_server_that_reports_log_probabilities(server: 
     remote = ChatArbitrage(
         draft=draft, target=MODELS["target"], router=DraftConfidence(), max_tokens=9
     )
-    with pytest.raises(SettingsError, match="the server of the draft tells none"):
+    with pytest.raises(SettingsError, match="the draft's server returns none"):
         remote.invoke(QUESTIONS[0])
     remote.close()
 

@@ -1,4 +1,4 @@
-"""Models that own the scorers' engines, closed at the end of a module."""
+"""Fixtures: models that own the scorers' engines."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ __all__ = ["fed", "models"]
 
 @pytest.fixture(scope="module")
 def models() -> Iterator[Models]:
-    """The tiny pair, which no test here loads, and whatever scorers are asked."""
-    team = Models(ArbitrageSettings(**pair()))
-    yield team
-    team.close()
+    """Models of the tiny pair, closed after the module. The tests load scorers only."""
+    models = Models(ArbitrageSettings(**pair()))
+    yield models
+    models.close()

@@ -1,4 +1,4 @@
-"""Each format's value is that of its published recipe, by `transformers` alone, without cache."""
+"""Each format returns the score of its published recipe, computed with plain `transformers`."""
 
 from collections.abc import Callable, Sequence
 
@@ -37,7 +37,7 @@ def sigmoid(value: float) -> float:
 
 
 def token_classifier(path: str, steps: Sequence[str]) -> tuple[list[int], float]:
-    """Question and steps cut into tokens one by one, as TRL does, read at the last of them."""
+    """Tokenize question and steps separately, as TRL does; classify the last token."""
     steps = [s if s.endswith("\n\n") else f"{s}\n\n" for s in steps]
     ids = [i for text in (f"{QUESTION}\n", *steps) for i in tokenizer().encode(text)]
     logits = loaded(path, AutoModelForTokenClassification)(torch.tensor([ids])).logits
@@ -51,11 +51,11 @@ def sequence_classifier(path: str, steps: Sequence[str]) -> tuple[list[int], flo
 
 
 def skywork(path: str, steps: Sequence[str]) -> tuple[list[int], float]:
-    """`prepare_input`, every line a step, then the value head on the last hidden state."""
-    cut = PreTrainedTokenizerFast.from_pretrained(path)
-    ids = cut.encode(f"{cut.bos_token}{QUESTION}\n")
+    """Apply `prepare_input` with one step per line, and the value head to the last token."""
+    hf = PreTrainedTokenizerFast.from_pretrained(path)
+    ids = hf.encode(f"{hf.bos_token}{QUESTION}\n")
     for line in (line for step in steps for line in step.split("\n") if line):
-        ids += [*cut.encode(line), cut.encode("\n")[-1]]
+        ids += [*hf.encode(line), hf.encode("\n")[-1]]
     weights = load_file(f"{path}/model.safetensors")
     state = {name.removeprefix("pretrained_model."): w for name, w in weights.items()}
     head = [state.pop(f"v_head.summary.{part}") for part in ("weight", "bias")]
@@ -66,9 +66,9 @@ def skywork(path: str, steps: Sequence[str]) -> tuple[list[int], float]:
 
 
 def qwen(path: str, steps: Sequence[str]) -> tuple[list[int], float]:
-    """The card's conversation with `<extra_0>` after each step; probability of label 1 there."""
-    cut = PreTrainedTokenizerFast.from_pretrained(path)
-    text = cut.apply_chat_template(
+    """Build the card's conversation and classify the last `<extra_0>`."""
+    hf = PreTrainedTokenizerFast.from_pretrained(path)
+    text = hf.apply_chat_template(
         [
             {
                 "role": "system",
@@ -81,8 +81,8 @@ def qwen(path: str, steps: Sequence[str]) -> tuple[list[int], float]:
         tokenize=False,
         add_generation_prompt=False,
     )
-    ids = cut.encode(text)
-    marks = [i for i, token in enumerate(ids) if token == cut.encode("<extra_0>")[0]]
+    ids = hf.encode(text)
+    marks = [i for i, token in enumerate(ids) if token == hf.encode("<extra_0>")[0]]
     weights = load_file(f"{path}/model.safetensors")
     model = Qwen2Model(Qwen2Model.config_class.from_pretrained(path)).eval()
     model.load_state_dict(
@@ -100,26 +100,26 @@ def qwen(path: str, steps: Sequence[str]) -> tuple[list[int], float]:
 
 
 def rlhflow(path: str, steps: Sequence[str]) -> tuple[list[int], float]:
-    """One turn a step, each answered with `+`; `+` against `-` where the last answer stands."""
+    """Reply `+` to one turn per step; compare `+` and `-` as the last reply."""
     turns = []
     for i, step in enumerate(steps):
-        said = f"{QUESTION} {step.strip()}" if i == 0 else step.strip()
-        turns += [{"role": "user", "content": said}, {"role": "assistant", "content": "+"}]
-    cut = tokenizer()
-    ids = cut.apply_chat_template(turns, return_dict=True)["input_ids"]
-    plus, minus = cut.encode("+")[-1], cut.encode("-")[-1]
-    answer = len(ids) - 1 - ids[::-1].index(plus)
-    logits = loaded(path)(torch.tensor([ids])).logits[0, answer - 1]
-    return ids[:answer], logits[[plus, minus]].softmax(-1)[0].item()
+        text = f"{QUESTION} {step.strip()}" if i == 0 else step.strip()
+        turns += [{"role": "user", "content": text}, {"role": "assistant", "content": "+"}]
+    hf = tokenizer()
+    ids = hf.apply_chat_template(turns, return_dict=True)["input_ids"]
+    plus, minus = hf.encode("+")[-1], hf.encode("-")[-1]
+    reply = len(ids) - 1 - ids[::-1].index(plus)
+    logits = loaded(path)(torch.tensor([ids])).logits[0, reply - 1]
+    return ids[:reply], logits[[plus, minus]].softmax(-1)[0].item()
 
 
 def math_shepherd(path: str, steps: Sequence[str]) -> tuple[list[int], float]:
-    """Steps on lines that end in ` ки`; ` +` against ` -` at the last of these."""
-    cut = PreTrainedTokenizerFast.from_pretrained(path)
+    """Put one step per line, each followed by ` ки`; compare ` +` and ` -` after the last tag."""
+    hf = PreTrainedTokenizerFast.from_pretrained(path)
     lines = "\n".join(f"{step.strip()} ки" for step in steps)
-    ids = cut.encode(f"{QUESTION} {lines}")
-    good, bad = cut.encode("+ -")[1:]
-    tags = [i for i, token in enumerate(ids) if token == cut.encode("ки")[-1]]
+    ids = hf.encode(f"{QUESTION} {lines}")
+    good, bad = hf.encode("+ -")[1:]
+    tags = [i for i, token in enumerate(ids) if token == hf.encode("ки")[-1]]
     assert len(tags) == len(steps)
     logits = AutoModelForCausalLM.from_pretrained(path)(torch.tensor([ids])).logits[0]
     return ids, logits[tags[-1], [good, bad]].softmax(-1)[0].item()
@@ -144,41 +144,43 @@ FORMATS: dict[str, tuple[Callable[[], str], Reference]] = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_step_is_scored_as_published_and_costs_its_own_tokens_and_tags(
+def test_a_step_is_scored_as_published_and_computes_only_its_own_tokens(
     name: str, models: Models
 ) -> None:
     make, reference = FORMATS[name]
     path = make()
     scorer: StepScorer = load_scorer(path, name.partition(",")[0])
-    read: list[int] = []
+    previous_ids: list[int] = []
     values = []
     for i, step in enumerate(STEPS):
         with torch.no_grad():
-            ids, wanted = reference(path, STEPS[: i + 1])
-        call = models.scorer_call(scorer.request(QUESTION, PAST[:i], step))
+            ids, expected = reference(path, STEPS[: i + 1])
+        call = models.scorer_call(scorer.request(QUESTION, PAST[:i], step), QUESTION)
         engine, request = call.engine, call.request
-        reading = engine.submit(request).result()
+        output = engine.submit(request).result()
         assert list(request.ids) == ids
-        assert scorer.read(PAST[:i], reading).value == pytest.approx(wanted, abs=1e-4)
-        values.append(round(wanted, 2))
-        assert ids[: len(read)] == read
-        assert reading.computed_tokens <= len(ids) - len(read)
-        read = ids
+        assert scorer.read(PAST[:i], output).value == pytest.approx(expected, abs=1e-4)
+        values.append(round(expected, 2))
+        assert ids[: len(previous_ids)] == previous_ids
+        assert output.computed_tokens <= len(ids) - len(previous_ids)
+        previous_ids = ids
     assert engine.backend == "slot"
     assert len(set(values)) > 1
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_same_prefix_with_another_step_reads_that_step_only(name: str, models: Models) -> None:
+def test_another_step_after_the_same_prefix_computes_only_that_step(
+    name: str, models: Models
+) -> None:
     path = FORMATS[name][0]()
     scorer = load_scorer(path, name.partition(",")[0])
     requests = [
-        models.scorer_call(scorer.request(QUESTION, PAST, step))
+        models.scorer_call(scorer.request(QUESTION, PAST, step), QUESTION)
         for step in (STEPS[2], "She has 8 apples.")
     ]
     engine, first, second = requests[0].engine, requests[0].request, requests[1].request
     engine.submit(first).result()
-    call = models.scorer_call(scorer.request(QUESTION, PAST[:1], PAST[1].text))
+    call = models.scorer_call(scorer.request(QUESTION, PAST[:1], PAST[1].text), QUESTION)
     before = call.request
-    tag = 9 if name == "rlhflow" else 0  # what stands between two turns
+    tag = 9 if name == "rlhflow" else 0  # tokens between two turns
     assert engine.submit(second).result().computed_tokens <= len(second.ids) - len(before.ids) + tag

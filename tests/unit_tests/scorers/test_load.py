@@ -1,4 +1,4 @@
-"""A checkpoint's kind is recognised or set by name; what does not fit is told."""
+"""Loading scorers: detection of the kind, and errors for unsuitable checkpoints."""
 
 import json
 import shutil
@@ -40,41 +40,43 @@ from tiny import make
         (lambda: f"token-classification:{prms.trl()}", TokenScorer),
     ],
 )
-def test_the_kind_is_found_in_the_checkpoint_or_before_its_name(path, kind) -> None:
+def test_the_kind_is_detected_from_the_checkpoint_or_given_as_a_prefix(path, kind) -> None:
     scorer = load_scorer(path())
     assert type(scorer) is kind
     assert scorer.role == "prm"
     assert scorer.model == path().split(":")[-1]
 
 
-def test_a_surprise_scorer_is_found_by_its_config(tmp_path: Path) -> None:
+def test_a_surprise_scorer_is_detected_by_its_config(tmp_path: Path) -> None:
     scorer = load_scorer(prms.surprise(tmp_path, draft="a", target="b"))
     assert isinstance(scorer, SurpriseScorer)
     assert (scorer.role, scorer.draft, scorer.target) == ("router", "a", "b")
 
 
-@pytest.mark.parametrize("made", [prms.rlhflow, prms.math_shepherd])
-def test_a_plain_causal_lm_is_refused_with_the_kinds_there_are(made: Callable[[], str]) -> None:
-    path = made()
-    with pytest.raises(CheckpointError, match=r"format of .* is not recognised") as refusal:
+@pytest.mark.parametrize("checkpoint", [prms.rlhflow, prms.math_shepherd])
+def test_a_plain_causal_lm_is_rejected_with_the_supported_kinds(
+    checkpoint: Callable[[], str],
+) -> None:
+    path = checkpoint()
+    with pytest.raises(CheckpointError, match=r"scorer kind of .* cannot be detected") as raised:
         load_scorer(path)
-    told = str(refusal.value)
-    assert all(kind in told for kind in KINDS)
-    assert f"'rlhflow:{path}'" in told
+    message = str(raised.value)
+    assert all(kind in message for kind in KINDS)
+    assert f"'rlhflow:{path}'" in message
 
 
-def test_an_unknown_kind_and_a_path_that_is_nowhere_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="'reward' is no kind of scorer; the known kinds are"):
+def test_an_unknown_kind_and_a_missing_path_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="'reward' is not a valid scorer kind"):
         load_scorer(prms.trl(), "reward")
-    with pytest.raises(CheckpointError, match="no/such-prm is no folder here"):
+    with pytest.raises(CheckpointError, match="no/such-prm is not a local folder"):
         load_scorer("no/such-prm")
-    with pytest.raises(CheckpointError, match="is not recognised"):
+    with pytest.raises(CheckpointError, match="cannot be detected"):
         load_scorer(str(tmp_path))
 
 
 @pytest.mark.parametrize("labels", [1, 3, 4])
-def test_a_prm_of_other_than_two_labels_is_refused_with_those_it_has(labels: int) -> None:
-    with pytest.raises(CheckpointError, match=rf"has {labels} \(.*LABEL_0.*two \(0: the step is"):
+def test_a_prm_without_two_labels_is_rejected_with_its_labels(labels: int) -> None:
+    with pytest.raises(CheckpointError, match=rf"has {labels} labels? \(LABEL_0.*2 \(0: inc"):
         load_scorer(prms.trl(labels), role="prm")
 
 
@@ -84,30 +86,32 @@ def test_a_router_has_an_even_number_of_labels() -> None:
         assert isinstance(scorer, TokenScorer)
         assert scorer.tagged
     for labels in (1, 3):
-        with pytest.raises(CheckpointError, match=rf"has {labels} \(.*router.*an even number"):
+        with pytest.raises(CheckpointError, match=rf"has {labels} labels? \(.*router.*even number"):
             load_scorer(prms.trl(labels), role="router")
-    with pytest.raises(CheckpointError, match="a router of kind sequence-classification has two"):
+    with pytest.raises(
+        CheckpointError, match="a router of kind sequence-classification must have 2"
+    ):
         load_scorer(prms.trl(1, "sequence-classification"), role="router")
 
 
-def test_a_prm_is_no_router_and_a_router_no_prm(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is a PRM, no router.*Use RSD\('"):
+def test_a_prm_is_rejected_as_a_router_and_a_router_as_a_prm(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is a PRM, not a router.*Use RSD\('"):
         load_scorer(prms.qwen_prm(), role="router")
-    with pytest.raises(CheckpointError, match=r"is a router, no PRM.*Use LearnedRouter\('"):
+    with pytest.raises(CheckpointError, match=r"is a router, not a PRM.*Use LearnedRouter\('"):
         load_scorer(prms.surprise(tmp_path), role="prm")
 
 
 def test_a_router_of_several_classes_sums_the_upper_half(models: Models) -> None:
     scorer = load_scorer(prms.trl(4), role="router")
-    call = models.scorer_call(scorer.request("How many?", [], "She has 3."))
+    call = models.scorer_call(scorer.request("How many?", [], "She has 3."), "How many?")
     engine, request = call.engine, call.request
-    reading = engine.submit(request).result()
-    weights = np.exp(reading.logits)
-    wanted = weights[2:].sum() / weights.sum()
-    assert scorer.read([], reading).value == pytest.approx(wanted, abs=1e-6)
+    output = engine.submit(request).result()
+    weights = np.exp(output.logits)
+    expected = weights[2:].sum() / weights.sum()
+    assert scorer.read([], output).value == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_a_router_was_saved_with_is_found_again(tmp_path: Path) -> None:
+def test_a_saved_router_is_loaded_unchanged(tmp_path: Path) -> None:
     path = Path(shutil.copytree(prms.trl(), tmp_path / "router"))
     saved = TokenScorer(str(path), role="router", draft="d", target="t", tagged=False)
     saved.save(path)
@@ -117,38 +121,38 @@ def test_what_a_router_was_saved_with_is_found_again(tmp_path: Path) -> None:
         load_scorer(str(path))
 
 
-def test_another_versions_features_are_refused(tmp_path: Path) -> None:
+def test_features_of_another_version_are_rejected(tmp_path: Path) -> None:
     path = prms.surprise(tmp_path)
     config = tmp_path / "surprise.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"features": FEATURES[:3]}))
     with pytest.raises(CheckpointError, match="was trained on the features mean, lowest"):
         load_scorer(path)
     (tmp_path / "surprise.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="is no whole surprise scorer"):
+    with pytest.raises(CheckpointError, match="is not a valid surprise scorer"):
         load_scorer(path)
 
 
 @pytest.mark.parametrize(
-    ("made", "kind", "told"),
+    ("checkpoint", "kind", "message"),
     [
         (prms.trl, "value-head", r"has no weights v_head.summary.weight"),
         (prms.value_head, "process-reward", r"has no weights score.0.weight"),
         (lambda: make("gpt2"), "value-head", "GPT2ForTokenClassification cannot be replaced"),
     ],
 )
-def test_a_checkpoint_without_the_named_head_is_refused(
-    made: Callable[[], str], kind: str, told: str
+def test_a_checkpoint_without_the_required_head_is_rejected(
+    checkpoint: Callable[[], str], kind: str, message: str
 ) -> None:
-    engine = Engine(ModelSpec(made(), kind=kind))
-    with pytest.raises(CheckpointError, match=f"cannot be loaded as {kind}: .*{told}"):
+    engine = Engine(ModelSpec(checkpoint(), kind=kind))
+    with pytest.raises(CheckpointError, match=f"cannot be loaded as {kind}: .*{message}"):
         engine.submit(ScoreRequest([1, 2, 3])).result()
     engine.close()
 
 
-def test_weights_that_the_model_lacks_are_told_and_never_made_up(tmp_path: Path) -> None:
+def test_missing_weights_are_an_error_and_never_initialized(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    path = Path(shutil.copytree(prms.value_head(), tmp_path / "spoiled"))
+    path = Path(shutil.copytree(prms.value_head(), tmp_path / "incomplete"))
     weights = load_file(path / "model.safetensors")
     weights.pop("model.layers.1.mlp.up_proj.weight")
     save_file(weights, path / "model.safetensors", {"format": "pt"})
@@ -158,7 +162,7 @@ def test_weights_that_the_model_lacks_are_told_and_never_made_up(tmp_path: Path)
     engine.close()
 
 
-def test_a_tokenizer_without_the_mark_is_refused(models: Models) -> None:
+def test_a_tokenizer_without_the_marker_is_rejected(models: Models) -> None:
     scorer = load_scorer(f"qwen-prm:{make('qwen2', seed=4)}")
-    with pytest.raises(CheckpointError, match="has no token <extra_0>"):
+    with pytest.raises(CheckpointError, match="has no <extra_0> token"):
         scorer.request("How many?", [], "She has 3.")

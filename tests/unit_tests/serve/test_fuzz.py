@@ -1,4 +1,4 @@
-"""Requests that nobody would write: whatever the description of the interface allows, and more."""
+"""Random requests, within and outside the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from langgraph_arbitrage.serve import ServeSettings  # noqa: E402
 from langgraph_arbitrage.serve.app import create_app  # noqa: E402
 from tiny import pair  # noqa: E402
 
-LONGEST = 4  # tokens of an answer that nobody reads
+MAX_TOKENS = 4  # maximum number of tokens of an answer
 
 app = create_app(
-    ChatArbitrage(**pair(), max_tokens=LONGEST), ServeSettings(max_body=20_000, max_waiting=1000)
+    ChatArbitrage(**pair(), max_tokens=MAX_TOKENS), ServeSettings(max_body=20_000, max_waiting=1000)
 )
 schema = schemathesis.openapi.from_dict(app.openapi())
 schema.app = app
@@ -35,11 +35,11 @@ schema.config.generation.update(modes=list(schemathesis.GenerationMode))
     database=None,
     derandomize=True,
 )
-def test_no_request_makes_the_server_fail(case: Any) -> None:
+def test_no_request_causes_a_server_error(case: Any) -> None:
     if isinstance(case.body, dict):
-        case.body.pop("model", None)  # hardly one of those served
+        case.body.pop("model", None)  # almost never the name of a served model
         if isinstance(case.body.get("max_tokens"), int):
-            case.body["max_tokens"] = min(case.body["max_tokens"], LONGEST)
+            case.body["max_tokens"] = min(case.body["max_tokens"], MAX_TOKENS)
     response = case.call()
     assert response.status_code < 500, response.text
     if response.status_code >= 400:

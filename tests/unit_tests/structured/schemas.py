@@ -1,4 +1,4 @@
-"""Random JSON schemas: what pydantic and hand-written tools hold, nested up to three deep."""
+"""Random JSON schemas with the keywords of pydantic and typical tools, up to three levels deep."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ PATTERNS = ["^[a-z]{2,5}$", "^[A-Z][0-9]{3}$", "^(yes|no)$", r"^\d{4}-\d{2}$"]
 
 
 def schema(rng: random.Random, depth: int = 3) -> dict[str, Any]:
-    """A schema of an object, so that it is one of an answer or of a tool's arguments."""
+    """Generate the schema of an object, as for an answer or a tool's arguments."""
     names = rng.sample(NAMES, rng.randint(1, 5))
     properties = {name: value(rng, depth - 1) for name in names}
-    found: dict[str, Any] = {"type": "object", "properties": properties}
-    found["required"] = [name for name in names if rng.random() < 0.7]
+    result: dict[str, Any] = {"type": "object", "properties": properties}
+    result["required"] = [name for name in names if rng.random() < 0.7]
     if rng.random() < 0.3:
-        found["additionalProperties"] = rng.random() < 0.3
+        result["additionalProperties"] = rng.random() < 0.3
     if rng.random() < 0.2:
-        found["$defs"] = {"Part": value(rng, 1)}
+        result["$defs"] = {"Part": value(rng, 1)}
         properties["part"] = {"$ref": "#/$defs/Part"}
-    return found
+    return result
 
 
 def value(rng: random.Random, depth: int) -> dict[str, Any]:
-    """A schema of any value."""
+    """Generate a schema of any type."""
     kinds = [
         "string",
         "integer",
@@ -55,19 +55,20 @@ def value(rng: random.Random, depth: int) -> dict[str, Any]:
                 ]
             )
         case "array":
-            few = {"minItems": rng.randint(0, 2), "maxItems": rng.randint(2, 4)}
-            bounds = few if rng.random() < 0.5 else {}
+            limits = {"minItems": rng.randint(0, 2), "maxItems": rng.randint(2, 4)}
+            bounds = limits if rng.random() < 0.5 else {}
             return {"type": "array", "items": value(rng, depth - 1)} | bounds
         case "object":
-            return schema_of_object(rng, depth)
+            return object_schema(rng, depth)
         case "anyOf":
             return {"anyOf": [value(rng, depth - 1) for _ in range(2)]}
         case kind:
-            told = {"description": "A value."} if rng.random() < 0.2 else {}
-            return {"type": kind} | told
+            description = {"description": "A value."} if rng.random() < 0.2 else {}
+            return {"type": kind} | description
 
 
-def schema_of_object(rng: random.Random, depth: int) -> dict[str, Any]:
+def object_schema(rng: random.Random, depth: int) -> dict[str, Any]:
+    """Generate the schema of a nested object."""
     names = rng.sample(NAMES, rng.randint(1, 3))
     properties = {name: value(rng, depth - 1) for name in names}
     return {"type": "object", "properties": properties, "required": names[:1]}

@@ -1,4 +1,4 @@
-"""Answers under the grammar of a schema: they end in time, and what ends fits."""
+"""Answers constrained by a schema end within the token limit and are valid."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from langgraph_arbitrage.engine import (
     SamplingParams,
 )
 from langgraph_arbitrage.tools.grammar import answer_grammar
-from langgraph_arbitrage.tools.schemas import misfit
+from langgraph_arbitrage.tools.schemas import validation_error
 from structured.schemas import schema
 from tiny import make, prompt
 
-LIMIT = 160  # tokens of an answer; a schema alone may need over a hundred of this tokenizer
+LIMIT = 160  # tokens per answer; the shortest valid one may need over 100
 
 
 def answers(engine: Engine, schemas: list[dict], limit: int) -> list[GenerateOutput]:
     ids = prompt("Fill in the form.")
-    tickets = [
+    handles = [
         engine.submit(
             GenerateRequest(
                 ids,
@@ -37,35 +37,36 @@ def answers(engine: Engine, schemas: list[dict], limit: int) -> list[GenerateOut
         )
         for i, s in enumerate(schemas)
     ]
-    return [ticket.result() for ticket in tickets]
+    return [handle.result() for handle in handles]
 
 
 def complete_and_valid(count: int) -> tuple[int, int]:
+    """Return the number of answers that ended within the limit, and of those that are valid."""
     schemas = [schema(random.Random(seed)) for seed in range(count)]
     engine = Engine(ModelSpec(make("llama")))
     complete = valid = 0
     try:
-        for found, s in zip(answers(engine, schemas, LIMIT), schemas, strict=True):
-            if found.finish != "end":
+        for output, s in zip(answers(engine, schemas, LIMIT), schemas, strict=True):
+            if output.finish != "end":
                 continue
             complete += 1
-            value = json.loads(engine.tokenizer.decode(found.ids))
+            value = json.loads(engine.tokenizer.decode(output.ids))
             jsonschema.validate(value, s)
-            assert misfit(value, s) is None
+            assert validation_error(value, s) is None
             valid += 1
     finally:
         engine.close()
     return complete, valid
 
 
-def test_a_random_model_fills_in_random_schemas_in_time() -> None:
+def test_answers_of_a_random_model_end_in_time_and_match_their_schemas() -> None:
     complete, valid = complete_and_valid(60)
     assert complete >= 57
     assert valid == complete
 
 
 @pytest.mark.slow
-def test_a_random_model_fills_in_a_thousand_random_schemas_in_time() -> None:
+def test_a_thousand_answers_of_a_random_model_match_their_schemas() -> None:
     complete, valid = complete_and_valid(1000)
     assert complete >= 950
     assert valid == complete

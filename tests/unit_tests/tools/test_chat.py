@@ -1,4 +1,4 @@
-"""Tools and structured answers through the chat model, on random tiny models."""
+"""Tool calls and structured output of the chat model, with random tiny models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TEMPLATE = (
 
 
 def look_up(city: str, days: int = 1) -> str:
-    """Look a city up."""
+    """Look up a city."""
     return f"{city} {days}"
 
 
@@ -51,13 +51,13 @@ class Size(BaseModel):
 
 
 @dataclass(frozen=True)
-class Trusting(Policy):
-    """Accepts every step that it is asked about, and counts them."""
+class AcceptAll(Policy):
+    """Accepts every step and records the texts of the scored ones."""
 
-    asked: list[str] = None  # type: ignore[assignment]
+    scored: list[str]
 
-    def score(self, view: Any, answers: Any) -> float:
-        self.asked.append(view.draft.text)
+    def score(self, view: Any, outputs: Any) -> float:
+        self.scored.append(view.draft.text)
         return 0.0
 
     def escalates(self, score: float | None) -> bool:
@@ -66,23 +66,23 @@ class Trusting(Policy):
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[ChatArbitrage]:
-    made = ChatArbitrage(**pair(template=TEMPLATE), max_tokens=130)
-    yield made
-    made.close()
+    chat = ChatArbitrage(**pair(template=TEMPLATE), max_tokens=130)
+    yield chat
+    chat.close()
 
 
 @pytest.mark.parametrize(
     ("choice", "policy"),
     [("any", AlwaysDraft()), ("look_up", AlwaysTarget()), ("Size", AlwaysDraft())],
 )
-async def test_a_forced_call_is_made_and_fits_whoever_writes(
+async def test_a_forced_call_matches_its_schema_with_every_policy(
     choice: str, policy: Policy, llm: ChatArbitrage
 ) -> None:
     bound = llm.model_copy(update={"router": policy}).bind_tools(
         [look_up, Size], tool_choice=choice
     )
     whole = bound.invoke("Hi")
-    streamed = sum_of([c async for c in bound.astream("Hi")])
+    streamed = merged([c async for c in bound.astream("Hi")])
     for message in (whole, streamed, await bound.ainvoke("Hi")):
         (call,) = message.tool_calls
         assert choice in ("any", call["name"])
@@ -92,31 +92,31 @@ async def test_a_forced_call_is_made_and_fits_whoever_writes(
     assert whole.tool_calls[0]["args"] == streamed.tool_calls[0]["args"]
 
 
-def sum_of(chunks: list[AIMessageChunk]) -> AIMessageChunk:
+def merged(chunks: list[AIMessageChunk]) -> AIMessageChunk:
     return sum(chunks[1:], chunks[0])
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 @pytest.mark.parametrize("schema", [Size, Size.model_json_schema()], ids=["class", "schema"])
-async def test_structured_output_fits_with_every_method(
+async def test_structured_output_matches_its_schema_with_every_method(
     method: Any, schema: Any, llm: ChatArbitrage
 ) -> None:
     chain = llm.with_structured_output(schema, method=method, include_raw=True)
-    found = chain.invoke("Hi", config={"tags": ["x"]})
-    assert isinstance(found["raw"], AIMessage)
-    assert found["parsing_error"] is None
-    bare = llm.with_structured_output(schema, method=method)
-    *_, last = [part async for part in bare.astream("Hi")]
-    for value in (found["parsed"], bare.invoke("Hi"), last):
+    output = chain.invoke("Hi", config={"tags": ["x"]})
+    assert isinstance(output["raw"], AIMessage)
+    assert output["parsing_error"] is None
+    parsed_only = llm.with_structured_output(schema, method=method)
+    *_, last = [part async for part in parsed_only.astream("Hi")]
+    for value in (output["parsed"], parsed_only.invoke("Hi"), last):
         assert Size.model_validate(value if schema is not Size else value.model_dump())
 
 
-def test_an_answer_may_be_a_call_or_json_where_both_are_offered(llm: ChatArbitrage) -> None:
-    form = {
+def test_an_answer_is_a_call_or_json_if_both_are_allowed(llm: ChatArbitrage) -> None:
+    response_format = {
         "type": "json_schema",
         "json_schema": {"name": "Size", "schema": Size.model_json_schema()},
     }
-    bound = llm.bind_tools([look_up], response_format=form, temperature=20.0)
+    bound = llm.bind_tools([look_up], response_format=response_format, temperature=20.0)
     kinds = set()
     for seed in range(6):
         message = bound.invoke("Hi", seed=seed)
@@ -125,11 +125,11 @@ def test_an_answer_may_be_a_call_or_json_where_both_are_offered(llm: ChatArbitra
     assert kinds == {"call", "json"}
 
 
-def test_a_drafts_call_that_cannot_be_made_is_escalated_whatever_the_policy_says(
+def test_an_invalid_call_of_the_draft_is_escalated_without_the_policy(
     llm: ChatArbitrage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The draft is no part of it: its step is replaced by broken and by good calls."""
-    policy = Trusting([])
+    """The text of the draft step is replaced by invalid and valid calls."""
+    policy = AcceptAll([])
     graph = create_arbitrage_graph(
         **pair(template=TEMPLATE), max_tokens=60, router=policy
     ).compile()
@@ -142,59 +142,59 @@ def test_a_drafts_call_that_cannot_be_made_is_escalated_whatever_the_policy_says
         "No call at all.": "draft",
     }
     for text, writer in texts.items():
-        state = drafted(graph, text, monkeypatch)
+        state = run_with_draft(graph, text, monkeypatch)
         assert state["steps"][0]["writer"] == writer, text
-    assert [t for t, writer in texts.items() if writer == "draft"] == policy.asked
+    assert [t for t, writer in texts.items() if writer == "draft"] == policy.scored
 
 
-def drafted(graph: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The state after a run whose draft wrote `text` as its one step."""
+def run_with_draft(graph: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the state after a run whose draft generates `text` as its only step."""
     from langgraph_arbitrage.loop.generation import Generation
 
     pending = Generation.pending
 
-    def writes(self: Any, role: str, state: Any, *written: Any) -> Any:
-        step = pending(self, role, state, *written)
+    def replace_text(self: Any, role: str, state: Any, *outputs: Any) -> Any:
+        step = pending(self, role, state, *outputs)
         return {**step, "text": text, "finish_reason": "end"} if role == "draft" else step
 
-    monkeypatch.setattr(Generation, "pending", writes)
-    found = graph.invoke(
+    monkeypatch.setattr(Generation, "pending", replace_text)
+    state = graph.invoke(
         {"messages": [("user", "Hi")]}, context=Context(tools=[look_up], max_tokens=20)
     )
     monkeypatch.setattr(Generation, "pending", pending)
-    return found
+    return state
 
 
-def test_a_step_holds_a_whole_call() -> None:
+def test_a_step_does_not_end_inside_a_call() -> None:
     from langgraph_arbitrage.decoding.stop_rule import stop_rule
     from langgraph_arbitrage.engine import Tokenizer
     from tiny import tokenizer
 
     hf = Tokenizer(tokenizer(), "tiny", None)
-    ends = stop_rule(hf, ("\n\n",), (), (("<tool_call>", "</tool_call>"),))
+    rule = stop_rule(hf, ("\n\n",), (), (("<tool_call>", "</tool_call>"),))
 
-    def cut(text: str) -> str:
+    def first_step(text: str) -> str:
         ids: list[int] = []
         for token in hf.encode(text):
             ids.append(token)
-            if ends.match(None, ids, ""):
+            if rule.match(None, ids, ""):
                 break
         return hf.decode(ids)
 
-    assert cut("One.\n\nTwo.") == "One.\n\n"
+    assert first_step("One.\n\nTwo.") == "One.\n\n"
     call = '<tool_call>{"a":\n\n1}</tool_call>'
-    assert cut(f"{call}\n<tool_call>") == call
-    assert cut(f"Text {call} more\n\n") == f"Text {call}"
+    assert first_step(f"{call}\n<tool_call>") == call
+    assert first_step(f"Text {call} more\n\n") == f"Text {call}"
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "told"),
+    ("options", "error", "message"),
     [
-        ({"tools": [3]}, SettingsError, "cannot be offered as a tool"),
-        ({"tools": [{"type": "web_search"}]}, SettingsError, "runs at a provider"),
-        ({"tools": [look_up], "tool_choice": "other"}, SettingsError, "any, none or .* look_up"),
-        ({"tool_choice": "any"}, SettingsError, "no tool is offered"),
-        ({"response_format": {"type": "json_schema"}}, SettingsError, "needs {'json_schema'"),
+        ({"tools": [3]}, SettingsError, "cannot be used as a tool"),
+        ({"tools": [{"type": "web_search"}]}, SettingsError, "executed by a provider"),
+        ({"tools": [look_up], "tool_choice": "other"}, SettingsError, "any, none or .*look_up"),
+        ({"tool_choice": "any"}, SettingsError, "no tools were passed"),
+        ({"response_format": {"type": "json_schema"}}, SettingsError, "requires {'json_schema'"),
         ({"response_format": {"type": "string", "not": {}}}, GrammarError, "compiled: .*not"),
         (
             {"response_format": {"type": "object", "description": "x" * 200_001}},
@@ -206,17 +206,17 @@ def test_a_step_holds_a_whole_call() -> None:
         ({"warmth": 3}, SettingsError, "Unknown setting 'warmth'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_forced_is_refused_before_any_work(
-    asked: dict[str, Any], error: type[Exception], told: str
+def test_invalid_tools_and_formats_are_rejected_before_a_model_loads(
+    options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     llm = ChatArbitrage(**pair(template=TEMPLATE, hidden_size=48))
-    with pytest.raises(error, match=told):
-        llm.invoke("Hi", **asked)
+    with pytest.raises(error, match=message):
+        llm.invoke("Hi", **options)
     assert llm._models.backends(["draft", "target"]) == {}
     llm.close()
 
 
-def test_without_the_extra_the_error_says_how_to_install_it(
+def test_without_the_extra_the_error_contains_the_install_command(
     llm: ChatArbitrage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from langgraph_arbitrage.decoding import grammar
@@ -229,15 +229,15 @@ def test_without_the_extra_the_error_says_how_to_install_it(
     assert llm.bind_tools([look_up]).invoke("Hi").response_metadata["finish_reason"]
 
 
-def test_too_long_a_tool_list_is_refused_with_counts(llm: ChatArbitrage) -> None:
+def test_tools_longer_than_the_context_are_rejected_with_token_counts(llm: ChatArbitrage) -> None:
     tool = {"title": "f", "description": "words " * 2000, "properties": {}}
     with pytest.raises(ContextLengthError, match=r"\d+ tokens .* reads 1024"):
         llm.bind_tools([tool]).invoke("Hi")
 
 
-def test_the_answer_can_be_resumed_under_its_grammar(llm: ChatArbitrage) -> None:
-    """Each step is a request of its own; the grammar goes on from the ids of those before."""
-    cut = llm.invoke("Hi", response_format=Size, max_step_tokens=3)
-    assert len(cut.response_metadata["arbitrage"]["steps"]) > 3
-    assert Size.model_validate_json(cut.text)
-    json.loads(cut.text)
+def test_an_answer_of_several_steps_matches_its_grammar(llm: ChatArbitrage) -> None:
+    """Each step is a separate request, whose grammar continues after the previous steps."""
+    answer = llm.invoke("Hi", response_format=Size, max_step_tokens=3)
+    assert len(answer.response_metadata["arbitrage"]["steps"]) > 3
+    assert Size.model_validate_json(answer.text)
+    json.loads(answer.text)

@@ -1,4 +1,4 @@
-"""What LangChain asks of a chat model beyond answers: settings of a call, callbacks, caches."""
+"""LangChain features of the chat model: call options, callbacks, caches and token counts."""
 
 from __future__ import annotations
 
@@ -20,64 +20,64 @@ THINKING = (
 )
 
 
-class Counter(BaseCallbackHandler):
-    """Counts what it hears."""
+class Recorder(BaseCallbackHandler):
+    """Records the callbacks it receives."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.events: list[str] = []
 
     def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
-        self.heard.append("start")
+        self.events.append("start")
 
     def on_llm_new_token(self, token: str, **kwargs: Any) -> None:
-        self.heard.append(token)
+        self.events.append(token)
 
     def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
-        self.heard.append("end")
+        self.events.append("end")
 
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[ChatArbitrage]:
-    made = ChatArbitrage(**pair(endless=True), separator=" ", max_tokens=12)
-    yield made
-    made.close()
+    chat = ChatArbitrage(**pair(endless=True), separator=" ", max_tokens=12)
+    yield chat
+    chat.close()
 
 
-@pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "astream"])
-async def test_callbacks_hear_of_everything_once(how: str, llm: ChatArbitrage) -> None:
-    counter = Counter()
-    config: Any = {"callbacks": [counter]}
-    if how == "invoke":
+@pytest.mark.parametrize("method", ["invoke", "ainvoke", "stream", "astream"])
+async def test_each_callback_is_called_once(method: str, llm: ChatArbitrage) -> None:
+    recorder = Recorder()
+    config: Any = {"callbacks": [recorder]}
+    if method == "invoke":
         llm.invoke("Hi", config)
-    elif how == "ainvoke":
+    elif method == "ainvoke":
         await llm.ainvoke("Hi", config)
-    elif how == "stream":
+    elif method == "stream":
         text = "".join(c.text for c in llm.stream("Hi", config))
     else:
         text = "".join([c.text async for c in llm.astream("Hi", config)])
-    assert counter.heard.count("start") == counter.heard.count("end") == 1
-    told = counter.heard[1:-1]
-    assert "".join(told) == (text if "stream" in how else "")
+    assert recorder.events.count("start") == recorder.events.count("end") == 1
+    tokens = recorder.events[1:-1]
+    assert "".join(tokens) == (text if "stream" in method else "")
 
 
-def test_another_target_can_be_named_for_one_call(llm: ChatArbitrage) -> None:
+def test_a_call_can_use_another_target(llm: ChatArbitrage) -> None:
     other = make("llama", seed=5, endless=True)
-    found = llm.invoke("Hi", model=other, threshold=1.0)
+    answer = llm.invoke("Hi", model=other, threshold=1.0)
     alone = ChatArbitrage(target=other, router=AlwaysTarget(), separator=" ", max_tokens=12)
-    assert found.response_metadata["model_name"] == other
-    assert found.text == alone.invoke("Hi").text
+    assert answer.response_metadata["model_name"] == other
+    assert answer.text == alone.invoke("Hi").text
     assert llm.invoke("Hi").response_metadata["model_name"] == llm.target
     alone.close()
 
 
 def test_fields_can_be_configured_per_call(llm: ChatArbitrage) -> None:
-    chosen = llm.configurable_fields(max_tokens=ConfigurableField(id="most"))
-    short = chosen.with_config(configurable={"most": 3}).invoke("Hi")
+    configurable = llm.configurable_fields(max_tokens=ConfigurableField(id="limit"))
+    short = configurable.with_config(configurable={"limit": 3}).invoke("Hi")
     assert short.usage_metadata["output_tokens"] == 3
-    assert chosen.invoke("Hi").usage_metadata["output_tokens"] == 12
+    assert configurable.invoke("Hi").usage_metadata["output_tokens"] == 12
 
 
-def test_a_cache_tells_models_settings_and_policies_apart(llm: ChatArbitrage) -> None:
+def test_the_cache_key_depends_on_models_settings_and_policy(llm: ChatArbitrage) -> None:
     cache = InMemoryCache()
     cached = llm.model_copy(update={"cache": cache})
     first = cached.invoke("Hi")
@@ -91,23 +91,23 @@ def test_a_cache_tells_models_settings_and_policies_apart(llm: ChatArbitrage) ->
     assert len(cache._cache) == 6
 
 
-def test_tokens_are_counted_by_the_targets_tokenizer(llm: ChatArbitrage) -> None:
+def test_tokens_are_counted_with_the_targets_tokenizer(llm: ChatArbitrage) -> None:
     assert llm.get_num_tokens("Ann has 3") == len(tokenizer().encode("Ann has 3"))
-    asked = [HumanMessage("Ann has 3")]
-    counted = llm.get_num_tokens_from_messages(asked)
-    assert counted == llm.invoke(asked).usage_metadata["input_tokens"]
+    messages = [HumanMessage("Ann has 3")]
+    count = llm.get_num_tokens_from_messages(messages)
+    assert count == llm.invoke(messages).usage_metadata["input_tokens"]
 
 
-def test_log_probabilities_are_reported_on_request(llm: ChatArbitrage) -> None:
+def test_log_probabilities_are_returned_on_request(llm: ChatArbitrage) -> None:
     assert "logprobs" not in llm.invoke("Hi").response_metadata
-    found = llm.invoke("Hi", logprobs=True)
-    content = found.response_metadata["logprobs"]["content"]
-    assert len(content) == found.usage_metadata["output_tokens"] == 12
+    answer = llm.invoke("Hi", logprobs=True)
+    content = answer.response_metadata["logprobs"]["content"]
+    assert len(content) == answer.usage_metadata["output_tokens"] == 12
     assert all(part["logprob"] <= 0 for part in content)
-    assert found.text in "".join(part["token"] for part in content)
+    assert answer.text in "".join(part["token"] for part in content)
 
 
-def test_a_profile_and_tracing_parameters_are_told_without_loading() -> None:
+def test_the_profile_and_tracing_parameters_do_not_load_models() -> None:
     llm = ChatArbitrage(**pair(), stop=["x"])
     assert llm.profile["max_input_tokens"] == 1024
     assert llm.profile["structured_output"]
@@ -117,7 +117,7 @@ def test_a_profile_and_tracing_parameters_are_told_without_loading() -> None:
 
 
 @pytest.mark.parametrize("version", ["v0", "v1"])
-def test_thinking_is_reasoning_and_ends_at_its_limit(version: str) -> None:
+def test_thinking_is_returned_as_reasoning_and_ends_at_its_limit(version: str) -> None:
     models = pair(endless=True, template=THINKING)
     llm = ChatArbitrage(
         **models, separator=" ", max_tokens=30, max_thinking_tokens=9, output_version=version
@@ -133,7 +133,7 @@ def test_thinking_is_reasoning_and_ends_at_its_limit(version: str) -> None:
         assert message.text
     assert whole.text == streamed.text
     details = whole.usage_metadata["output_token_details"]
-    # One more is the line end that goes with the mark.
+    # The newline before the closing mark is one more token.
     assert 0 < details["reasoning"] <= 9 + 1 < whole.usage_metadata["output_tokens"]
     endless = llm.invoke("Hi", max_thinking_tokens=30)
     assert endless.text == ""

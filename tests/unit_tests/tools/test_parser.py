@@ -1,4 +1,4 @@
-"""Answers are taken apart the same way whole and in any pieces, and what is no call is no error."""
+"""Parsing does not depend on how an answer is split; malformed calls never raise."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ Parts = list[tuple[str, Any]]
 
 
 def parts(pieces: list[Piece]) -> Parts:
-    found: Parts = []
+    """Return kind and content of the pieces, with adjacent pieces of one kind joined."""
+    joined: Parts = []
     for piece in pieces:
         if piece.call is not None:
-            found.append(("call", (piece.call.name, piece.call.args)))
-        elif found and found[-1][0] == piece.kind:
-            found[-1] = (piece.kind, found[-1][1] + piece.text)
+            joined.append(("call", (piece.call.name, piece.call.args)))
+        elif joined and joined[-1][0] == piece.kind:
+            joined[-1] = (piece.kind, joined[-1][1] + piece.text)
         else:
-            found.append((piece.kind, piece.text))
-    return found
+            joined.append((piece.kind, piece.text))
+    return joined
 
 
 ONE, TWO = ("call", ("f", {"a": 1})), ("call", ("f", {"a": 2}))
@@ -84,27 +85,31 @@ CASES: list[tuple[str, CallFormat | None, str | None, Parts]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "form", "thinking", "wanted"), CASES)
-def test_an_answer_is_parsed_the_same_whole_and_in_pieces(
-    text: str, form: CallFormat | None, thinking: str | None, wanted: Parts
+@pytest.mark.parametrize(("text", "call_format", "closing_mark", "expected"), CASES)
+def test_a_split_answer_is_parsed_like_a_whole_one(
+    text: str, call_format: CallFormat | None, closing_mark: str | None, expected: Parts
 ) -> None:
     rng = random.Random(text)
-    for longest in (len(text), 1, 2, 5, 9):
-        parser = AnswerParser([form] if form else [], [TOOL], thinking)
+    for max_length in (len(text), 1, 2, 5, 9):
+        parser = AnswerParser([call_format] if call_format else [], [TOOL], closing_mark)
         pieces, rest = [], text
         while rest:
-            n = rng.randint(1, longest) if longest < len(text) else longest
+            n = rng.randint(1, max_length) if max_length < len(text) else max_length
             pieces += parser.feed(rest[:n])
             rest = rest[n:]
-        assert parts([*pieces, *parser.finish()]) == wanted
+        assert parts([*pieces, *parser.finish()]) == expected
 
 
 @pytest.mark.parametrize("blocks", [False, True])
-@pytest.mark.parametrize(("text", "form", "thinking", "wanted"), CASES)
+@pytest.mark.parametrize(("text", "call_format", "closing_mark", "expected"), CASES)
 def test_chunks_add_up_to_the_message(
-    text: str, form: CallFormat | None, thinking: str | None, wanted: Parts, blocks: bool
+    text: str,
+    call_format: CallFormat | None,
+    closing_mark: str | None,
+    expected: Parts,
+    blocks: bool,
 ) -> None:
-    parser = AnswerParser([form] if form else [], [TOOL], thinking)
+    parser = AnswerParser([call_format] if call_format else [], [TOOL], closing_mark)
     pieces = [p for c in text for p in parser.feed(c)] + parser.finish()
     message = message_of_pieces(pieces)
     writer = ChunkWriter()
@@ -113,18 +118,18 @@ def test_chunks_add_up_to_the_message(
         indexer = BlockIndexer()
         chunks = [indexer.convert(chunk) for chunk in chunks]
     whole = sum(chunks[1:], chunks[0])
-    assert whole.text == message.text == "".join(t for kind, t in wanted if kind == "text")
+    assert whole.text == message.text == "".join(t for kind, t in expected if kind == "text")
     called = [(c["name"], c["args"]) for c in message.tool_calls]
-    assert called == [c for kind, c in wanted if kind == "call" and c[1] is not None]
+    assert called == [c for kind, c in expected if kind == "call" and c[1] is not None]
     assert [(c["name"], c["args"]) for c in whole.tool_calls] == called
     assert len(whole.invalid_tool_calls) == len(message.invalid_tool_calls)
-    thought = "".join(t for kind, t in wanted if kind == "reasoning")
+    thought = "".join(t for kind, t in expected if kind == "reasoning")
     reasoning = [b["reasoning"] for b in whole.content_blocks if b["type"] == "reasoning"]
     assert "".join(reasoning) == thought
     assert len(reasoning) <= 1
 
 
-def test_a_checkpoints_own_response_template_is_used() -> None:
+def test_a_malformed_region_of_a_response_template_is_an_invalid_call() -> None:
     from langgraph_arbitrage.engine import Tokenizer
     from langgraph_arbitrage.tools.template_parser import TemplateParser
     from tiny import tokenizer
@@ -148,12 +153,12 @@ def test_a_checkpoints_own_response_template_is_used() -> None:
         '<think>hm</think>Sure.<call:f>{"a": 1}</call><call:f>{"a": </call><call:f>{"a": 2}</call>'
     )
     pieces = [p for i in range(0, len(text), 7) for p in parser.feed(text[i : i + 7])]
-    found = parts([*pieces, *parser.finish()])
-    assert found == [("reasoning", "hm"), ("text", "Sure."), ONE, ("call", (None, None)), TWO]
+    joined = parts([*pieces, *parser.finish()])
+    assert joined == [("reasoning", "hm"), ("text", "Sure."), ONE, ("call", (None, None)), TWO]
 
 
 @pytest.mark.parametrize(
-    ("text", "opened", "close"),
+    ("text", "opening_mark", "closing_mark"),
     [
         ("", None, None),
         ("<think>", None, "</think>"),
@@ -166,7 +171,7 @@ def test_a_checkpoints_own_response_template_is_used() -> None:
         ("The mark <think> opens", None, None),
     ],
 )
-def test_thinking_is_open_where_nothing_but_thinking_stands_before(
-    text: str, opened: str | None, close: str | None
+def test_thinking_is_open_only_if_no_text_precedes_it(
+    text: str, opening_mark: str | None, closing_mark: str | None
 ) -> None:
-    assert open_thinking(text, opened) == close
+    assert open_thinking(text, opening_mark) == closing_mark

@@ -1,4 +1,4 @@
-"""What a chat template renders is found out, and how it writes calls is read from a sample."""
+"""Detection of a chat template's features and call format, and the fallbacks."""
 
 from __future__ import annotations
 
@@ -45,41 +45,43 @@ def template(source: str) -> Template:
 
 
 @pytest.mark.parametrize("kind", CALLS)
-def test_the_form_of_calls_is_read_from_the_template(kind: type[CallFormat]) -> None:
-    found = template(TURNS.replace("CALL", CALLS[kind]))
-    assert type(found.form) is kind
-    assert found.tools
-    assert found.calls
-    assert not found.text_arguments
+def test_the_call_format_is_detected_from_the_template(kind: type[CallFormat]) -> None:
+    detected = template(TURNS.replace("CALL", CALLS[kind]))
+    assert type(detected.call_format) is kind
+    assert detected.tools
+    assert detected.calls
+    assert not detected.text_arguments
 
 
-def test_the_literal_texts_of_a_call_are_the_templates_own() -> None:
-    assert template(TURNS.replace("CALL", CALLS[Hermes])).form == Hermes()
-    form = template(TURNS.replace("CALL", LIST)).form
-    assert form == Mistral('[TOOL_CALLS] [{"name": "', '", "arguments": ', "}]")
-    own = template_of(load_tokenizer(ModelSpec(embedded.TARGET)))
-    assert own.form == Hermes('<tool_call>{"name": "', '", "arguments": ', "}</tool_call>")
+def test_the_texts_of_a_call_match_the_template() -> None:
+    assert template(TURNS.replace("CALL", CALLS[Hermes])).call_format == Hermes()
+    call_format = template(TURNS.replace("CALL", LIST)).call_format
+    assert call_format == Mistral('[TOOL_CALLS] [{"name": "', '", "arguments": ', "}]")
+    embedded_target = template_of(load_tokenizer(ModelSpec(embedded.TARGET)))
+    assert embedded_target.call_format == Hermes(
+        '<tool_call>{"name": "', '", "arguments": ', "}</tool_call>"
+    )
     as_text = TURNS.replace("CALL", CALLS[Hermes].replace(JSON, "{{ c.function.arguments }}"))
     assert template(as_text).text_arguments
 
 
-def test_a_template_without_system_turn_gets_its_text_before_the_users() -> None:
+def test_without_a_system_turn_its_text_is_prepended_to_the_user_message() -> None:
     strict = template(
         "{% for m in messages %}"
         "{% if m.role == 'system' or (m.role == 'user') == loop.index0 % 2 %}"
         "{{ raise_exception('no') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     )
-    fitted, _ = strict.fitted([SYSTEM, USER, USER, ASSISTANT, SYSTEM])
-    assert [(m["role"], m["content"]) for m in fitted] == [
+    adapted, _ = strict.adapt([SYSTEM, USER, USER, ASSISTANT, SYSTEM])
+    assert [(m["role"], m["content"]) for m in adapted] == [
         ("user", "Be brief.\n\nHi\n\nHi"),
         ("assistant", "Yes"),
         ("user", "Be brief."),
     ]
-    fitted, _ = strict.fitted([ASSISTANT, USER])
-    assert [m["role"] for m in fitted] == ["user", "assistant", "user"]
+    adapted, _ = strict.adapt([ASSISTANT, USER])
+    assert [m["role"] for m in adapted] == ["user", "assistant", "user"]
 
 
-def test_a_template_without_tools_is_told_them_in_a_system_turn() -> None:
+def test_without_tool_support_the_system_turn_lists_the_tools() -> None:
     plain = template(TURNS.replace("CALL", "").replace("{{ tools | tojson }}", ""))
     tool = {"type": "function", "function": {"name": "now", "parameters": {}}}
     called = {
@@ -87,9 +89,9 @@ def test_a_template_without_tools_is_told_them_in_a_system_turn() -> None:
         "tool_calls": [{"id": "c", "function": {"name": "now", "arguments": {}}}],
     }
     result = {"role": "tool", "content": "noon", "name": "now", "tool_call_id": "c"}
-    fitted, rendered = plain.fitted([USER, called, result], [tool])
+    adapted, rendered = plain.adapt([USER, called, result], [tool])
     assert not rendered
-    assert [m["role"] for m in fitted] == ["system", "user", "assistant", "user"]
-    assert '{"name": "now", "parameters": {}}' in fitted[0]["content"]
-    assert fitted[2]["content"] == 'Yes\n<tool_call>{"name": "now", "arguments": {}}</tool_call>'
-    assert fitted[3]["content"] == '<tool_response name="now">\nnoon\n</tool_response>'
+    assert [m["role"] for m in adapted] == ["system", "user", "assistant", "user"]
+    assert '{"name": "now", "parameters": {}}' in adapted[0]["content"]
+    assert adapted[2]["content"] == 'Yes\n<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    assert adapted[3]["content"] == '<tool_response name="now">\nnoon\n</tool_response>'

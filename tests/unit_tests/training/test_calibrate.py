@@ -18,7 +18,7 @@ from langgraph_arbitrage.data.answer_extraction import final_answer
 from langgraph_arbitrage.errors import DataError, SettingsError
 from langgraph_arbitrage.loop.models import Models
 from langgraph_arbitrage.policies import LearnedRouter
-from langgraph_arbitrage.policies.calibration import Calibration, Operation
+from langgraph_arbitrage.policies.calibration import Calibration, OperatingPoint
 from langgraph_arbitrage.scorers import load_scorer
 from langgraph_arbitrage.training import (
     CalibrateConfig,
@@ -157,8 +157,8 @@ def test_thresholds_lie_between_scores() -> None:
     assert thresholds([0.5]) == [0.0, 1.0]
 
 
-def line(threshold: float, rate: float, bound: float) -> Operation:
-    return Operation(threshold, rate, None, None, None, 0.0, bound)
+def line(threshold: float, rate: float, bound: float) -> OperatingPoint:
+    return OperatingPoint(threshold, rate, None, None, None, 0.0, bound)
 
 
 TABLE = Calibration(
@@ -176,7 +176,7 @@ def test_a_rate_is_interpolated_between_the_lines_of_the_table() -> None:
 def test_a_loss_is_tested_from_the_lowest_threshold_to_the_first_that_fails() -> None:
     assert TABLE.threshold("loss:0.02", "r") == 0.2  # 0.6 would pass, but 0.4 before it fails
     assert TABLE.threshold("loss:0.1", "r") == 0.6
-    with pytest.raises(SettingsError, match=r"at most 0\.001 in accuracy.*bound the loss by 0\.01"):
+    with pytest.raises(SettingsError, match=r"at most 0\.001 .*bounds the loss by 0\.01"):
         TABLE.threshold("loss:0.001", "r")
 
 
@@ -196,12 +196,12 @@ def test_the_command_saves_the_table_with_the_router_and_excludes_training_quest
     rows = learnable(20)
     folder = copy_router(router, tmp_path / "router", rows[:8])
     path = written(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(SettingsError, match="run `arbitrage calibrate"):
+    with pytest.raises(SettingsError, match="Run `arbitrage calibrate"):
         LearnedRouter(str(folder), "rate:0.3")
     status, out, _ = arbitrage("calibrate", folder, "--rows", path, "--find", "rate:0.3")
     assert status == 0
-    assert "left out, for the router was trained on their questions: 8 rows" in out
-    assert "13 questions, 26 steps, by rows" in out
+    assert "Excluded because the router was trained on their questions: 8 rows" in out
+    assert "13 questions, 26 steps, measured on rows" in out
     threshold = LearnedRouter(str(folder), "rate:0.3").threshold
     assert f"rate:0.3: threshold {threshold:.4g}" in out
     assert Calibration.load(str(folder)).questions == 13
@@ -216,18 +216,18 @@ def test_the_command_calibrates_on_questions_with_answers(
     columns = ["--column", "q", "--answer-column", "a"]
     status, out, _ = arbitrage("calibrate", folder, path, *columns, *options, "--find", "loss:1")
     assert status == 0
-    assert "loss: accuracy that the target alone would gain" in out
+    assert "loss: accuracy of the target alone minus that of the router" in out
     assert "loss:1: threshold 1" in out
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "give questions to run, or --rows"),
-        (["embedded:3:1", "--rows", "r.jsonl"], "give questions to run, or --rows"),
-        (["embedded:3:1", "--find", "half"], "neither a number nor of the form rate:0.3"),
+        ([], "pass either QUESTIONS to run or collected --rows"),
+        (["embedded:3:1", "--rows", "r.jsonl"], "pass either QUESTIONS to run or collected --rows"),
+        (["embedded:3:1", "--find", "half"], "invalid threshold 'half': set a number, rate:R"),
         (["embedded:3:1", "--confidence", "1"], "--confidence 1.0: Input should be less than 1"),
-        (["no-such.jsonl"], "no-such.jsonl is no file here"),
+        (["no-such.jsonl"], "no-such.jsonl does not exist"),
         (["--rows", "KNOWN"], "trained on all of these 2 questions"),
     ],
 )
@@ -243,4 +243,4 @@ def test_bad_input_is_reported(
     assert message in err
     assert not (folder / "calibration.json").exists()
     _, _, err = arbitrage("calibrate", "someone/router", *argv)
-    assert "`hf download someone/router --local-dir FOLDER`" in err or "give questions" in err
+    assert "`hf download someone/router --local-dir FOLDER`" in err or "pass either" in err

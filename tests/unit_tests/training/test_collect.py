@@ -226,7 +226,7 @@ def test_a_killed_collection_resumes_where_it_stopped(
         file.write('{"question": "A crate')
     status, out, err = arbitrage(*command, killed)
     assert (status, lines < len(killed.read_text().splitlines())) == (0, True)
-    assert "questions are in" in err
+    assert "Resuming: " in err
     assert arbitrage(*command, whole)[0] == 0
     assert comparable(killed) == comparable(whole)
     assert out == summary(read_rows([whole])) + "\n"
@@ -254,7 +254,7 @@ def test_ctrl_c_keeps_complete_questions_and_parquet_is_written_at_the_end(
     assert not path.exists()
     monkeypatch.setattr(RowFile, "append", append)
     status, _, err = arbitrage(*command)
-    assert (status, "3 questions are in" in err) == (0, True)
+    assert (status, "already contains 3 questions" in err) == (0, True)
     assert {r["question"] for r in read_rows([path])} == set(QUESTIONS)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["questions.jsonl", "rows.parquet"]
 
@@ -306,4 +306,4 @@ def test_questions_that_exceed_the_context_are_counted(
     status, out, _ = arbitrage("collect", path, "--prm", prm, "-o", tmp_path / "r.jsonl", *options)
     assert status == 0
     assert "4 rows from 1 questions" in out
-    assert "models' contexts: 1 questions" in out
+    assert "exceed a model's context: 1 questions" in out

@@ -68,9 +68,9 @@ def test_solved_by_needs_a_right_answer() -> None:
     [
         ("q.jsonl", '{"problem": "A?", "level": 1}\n', "no column 'question'.*'problem', 'level'"),
         ("q.jsonl", "", "holds no questions"),
-        ("q.jsonl", "[1]\n", "line 1: no JSON object"),
-        ("q.jsonl", "{\n", "is no JSONL file"),
-        ("q.jsonl", None, "is no file here"),
+        ("q.jsonl", "[1]\n", "line 1 is not a JSON object"),
+        ("q.jsonl", "{\n", "is not a valid JSONL file"),
+        ("q.jsonl", None, "does not exist"),
         ("embedded:many", None, "embedded:N:SEED"),
         ("no/such-set", None, "cannot be loaded"),
     ],

@@ -78,7 +78,7 @@ def test_cached_scoring_equals_a_plain_forward_pass(router: Path) -> None:
     scored: list[int] = []
     ids = encode(f"{question}\n")
     for step, writer in zip(steps, ("draft", "target", "draft"), strict=True):
-        call = models.scorer_call(scorer.request(question, history, step))
+        call = models.scorer_call(scorer.request(question, history, step), question)
         engine, request = call.engine, call.request
         output = engine.submit(request).result()
         cached, scored = scored, ids + encode("Model 0: " + step)

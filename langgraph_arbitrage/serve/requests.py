@@ -1,4 +1,4 @@
-"""What a client may ask, as the OpenAPI description tells it."""
+"""Request bodies of the HTTP API. Field docstrings are also descriptions in the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from langgraph_arbitrage.batch.question import NEUTRAL, read_options
+from langgraph_arbitrage.batch.request import UNSUPPORTED, parse_options
 from langgraph_arbitrage.errors import SettingsError
 
-__all__ = ["ChatBody", "TextBody"]
+__all__ = ["ChatCompletionRequest", "CompletionRequest"]
 
-CHAT_FORM = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
-"""Fields of a body that say what the answer may be, for the chat model as they are."""
-CHAT_NEUTRAL = {
+CHAT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+"""Body fields that the chat model takes unchanged."""
+CHAT_UNSUPPORTED = {
     name: allowed
-    for name, allowed in NEUTRAL.items()
+    for name, allowed in UNSUPPORTED.items()
     if name not in ("stream", "logprobs", "tools", "response_format")
 }
-TEXT_NEUTRAL = {
-    **{name: allowed for name, allowed in NEUTRAL.items() if name not in ("stream", "logprobs")},
+"""Unsupported fields of /v1/chat/completions, with the neutral values that are accepted."""
+COMPLETION_UNSUPPORTED = {
+    **{name: values for name, values in UNSUPPORTED.items() if name not in ("stream", "logprobs")},
     "echo": (False,),
     "suffix": ("",),
     "min_tokens": (0,),
     "ignore_eos": (False,),
 }
+"""Unsupported fields of /v1/completions, with the neutral values that are accepted."""
 
 
-class CalledFunction(BaseModel):
-    """What a call of the assistant's calls."""
+class FunctionCall(BaseModel):
+    """Name and arguments of a tool call."""
 
     name: str
     arguments: str
     """JSON."""
 
 
-class Call(BaseModel):
-    """A call of the assistant's."""
+class ToolCall(BaseModel):
+    """A tool call of the assistant."""
 
     id: str
     type: Literal["function"] = "function"
-    function: CalledFunction
+    function: FunctionCall
 
 
 class Message(BaseModel):
@@ -51,14 +53,14 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
-    """A text, or parts of type `text`."""
+    """Text, or content parts of type `text`."""
     name: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
-    """With role `tool`: the call that this is the result of."""
+    """With role `tool`: id of the tool call that this message is the result of."""
 
 
-class Function(BaseModel):
+class FunctionDefinition(BaseModel):
     """A function that the model may call."""
 
     model_config = ConfigDict(extra="allow")
@@ -73,24 +75,25 @@ class Tool(BaseModel):
     """A tool that the model may call."""
 
     type: Literal["function"]
-    function: Function
+    function: FunctionDefinition
 
 
 class StreamOptions(BaseModel):
-    """How a stream is told."""
+    """Options of a streamed response."""
 
     include_usage: bool = False
 
 
 class _Body(BaseModel):
-    """What both kinds of requests have. Fields that change nothing here are passed over."""
+    """Fields of both kinds of requests. Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     model: str | None = None
-    """The pair, or draft or target alone; the pair where there is none."""
+    """The pair, or draft or target alone. Default: the pair for chat completions, the target for
+    completions."""
     stream: bool | None = False
-    """Tell the answer while it is written, as server-sent events."""
+    """Stream the answer as server-sent events."""
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -101,82 +104,82 @@ class _Body(BaseModel):
 
     @model_validator(mode="after")
     def _check_text(self) -> Self:
-        """JSON can spell halves of surrogate pairs, which no tokenizer takes."""
+        """Reject unpaired surrogates, which JSON escapes can express but no tokenizer accepts."""
         try:
             json.dumps(self.fields, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ValueError("it is no valid UTF-8 text") from None
+            raise ValueError("the request is not valid UTF-8 text") from None
         except RecursionError:
-            raise ValueError("it is nested too deeply") from None
+            raise ValueError("the request is nested too deeply") from None
         return self
 
     @property
-    def tells_usage(self) -> bool:
-        """Whether a stream ends with the usage."""
+    def include_usage(self) -> bool:
+        """True if a stream ends with a chunk that holds the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What was given."""
+        """Fields that the client sent, without nulls."""
         return self.model_dump(exclude_unset=True, exclude_none=True)
 
 
-class ChatBody(_Body):
-    """A request of /v1/chat/completions."""
+class ChatCompletionRequest(_Body):
+    """Body of a request to /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
-    """The conversation in OpenAI's form."""
+    """The conversation in OpenAI's format."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
-    """Tell the log-probability of each token under the model that wrote it."""
+    """Return the log-probability of each token under the model that wrote it."""
     threshold: float | None = None
-    """The policy's threshold for this answer."""
+    """Threshold of the policy for this answer."""
     timeout: float | None = Field(default=None, gt=0)
-    """Seconds the answer may take."""
+    """Time limit of the answer, in seconds."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Settings of the call.
+        """Options of the chat model's call.
 
         Raises:
-            DataError: A field is not supported, or of another type.
+            DataError: A field is not supported or has the wrong type.
         """
         fields = self.fields
-        options = read_options(fields, CHAT_NEUTRAL)
+        options = parse_options(fields, CHAT_UNSUPPORTED)
         if isinstance(stop := options.get("stop"), str):
             options["stop"] = [stop]
-        options |= {name: fields[name] for name in CHAT_FORM if name in fields}
+        options |= {name: fields[name] for name in CHAT_OPTIONS if name in fields}
         if self.logprobs:
             options["logprobs"] = True
         return options
 
 
-class TextBody(_Body):
-    """A request of /v1/completions: the draft or the target goes on from a text."""
+class CompletionRequest(_Body):
+    """Body of a request to /v1/completions: draft or target continues a prompt."""
 
     prompt: str | list[int] = Field(min_length=1)
-    """A text, or the model's token ids."""
+    """Text, or token ids of the model."""
     logprobs: Literal[0, 1] | None = None
-    """Tell the log-probability of each token."""
+    """Return the log-probability of each token."""
     return_token_ids: bool | None = False
-    """Tell the token ids of the answer, too."""
+    """Also return the token ids of the answer."""
     add_special_tokens: bool | None = True
-    """Put before a text what the tokenizer puts before every text; not before a rendered prompt."""
+    """Prepend the special tokens of the tokenizer to a text. Disable it for rendered prompts."""
 
     def check(self) -> None:
-        """Raise `DataError` where a field is not supported."""
-        read_options(self.fields | {"timeout": None, "threshold": None}, TEXT_NEUTRAL)
+        """Raise `DataError` if a field is not supported."""
+        parse_options(self.fields | {"timeout": None, "threshold": None}, COMPLETION_UNSUPPORTED)
 
     @property
-    def stops(self) -> tuple[str, ...]:
+    def stop_strings(self) -> tuple[str, ...]:
         """The stop strings.
 
         Raises:
-            SettingsError: One is empty.
+            SettingsError: A stop string is empty.
         """
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if not all(stops):

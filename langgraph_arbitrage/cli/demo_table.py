@@ -1,4 +1,4 @@
-"""Accuracy, time and escalations of several teams on the same problems."""
+"""The table of `arbitrage demo`: accuracy, time and escalation rate of several policies."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from langgraph_arbitrage.embedded.problems import Problem
     from langgraph_arbitrage.runner import Answer, Runner
 
-__all__ = ["Row", "scoreboard"]
+__all__ = ["PolicyAnswers", "demo_table"]
 
 
 @dataclass
-class Row:
-    """A row of the table: a team, and what it answered so far."""
+class PolicyAnswers:
+    """The answers of one policy, shown as a row of the table."""
 
     name: str
     runner: Runner
@@ -27,32 +27,32 @@ class Row:
     """Each answer, and whether it is right."""
 
 
-def scoreboard(asked: Sequence[Problem], rows: Sequence[Row], total: int) -> Table:
-    """The table of the demo.
+def demo_table(problems: Sequence[Problem], rows: Sequence[PolicyAnswers], total: int) -> Table:
+    """Build the table.
 
     Args:
-        asked: The problems that all rows have answered, in order.
-        rows: One of them is "target only", which the speed-up compares with.
-        total: How many problems there would have been.
+        problems: Problems that all policies have answered, in order.
+        rows: Answers of each policy. The speed-ups are relative to the row "target only".
+        total: Number of problems if the demo is not interrupted.
     """
     target = next(row for row in rows if row.name == "target only")
-    pace = statistics.mean(answer.seconds for answer, _ in target.answers)
-    count = f"{len(asked)} of {total}" if len(asked) < total else f"{total}"
-    easy = sum(not p.hard for p in asked)
+    target_seconds = statistics.mean(answer.seconds for answer, _ in target.answers)
+    count = f"{len(problems)} of {total}" if len(problems) < total else f"{total}"
+    easy = sum(not p.hard for p in problems)
     table = Table(
         box=SIMPLE_HEAD,
         title=f"{count} held-out problems, greedy, one at a time",
-        caption=f"Learned: accuracy on the {easy} problems without a step that neither model has "
-        f"learned. Speed-up: mean seconds of target only over the row's. Policy: "
-        f"{rows[-1].runner.policy}.",
+        caption=f"learned: accuracy on the {easy} problems whose steps the models were trained "
+        "on. speed-up: mean seconds of target only divided by those of the row. "
+        f"Policy: {rows[-1].runner.policy}.",
         caption_justify="left",
     )
     table.add_column("")
     for head in ("accuracy", "learned", "median s", "mean s", "escalated", "speed-up"):
         table.add_column(head, justify="right")
     for row in rows:
-        right = [ok for _, ok in row.answers]
-        learned = [ok for ok, problem in zip(right, asked, strict=True) if not problem.hard]
+        right = [is_right for _, is_right in row.answers]
+        learned = [is_right for is_right, p in zip(right, problems, strict=True) if not p.hard]
         seconds = [answer.seconds for answer, _ in row.answers]
         steps = [step for answer, _ in row.answers for step in answer.statistics["steps"]]
         table.add_row(
@@ -62,6 +62,6 @@ def scoreboard(asked: Sequence[Problem], rows: Sequence[Row], total: int) -> Tab
             f"{statistics.median(seconds):.3f}",
             f"{statistics.mean(seconds):.3f}",
             f"{statistics.mean(step['writer'] == 'target' for step in steps):.0%}",
-            f"{pace / statistics.mean(seconds):.2f}×",
+            f"{target_seconds / statistics.mean(seconds):.2f}×",
         )
     return table

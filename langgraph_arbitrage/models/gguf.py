@@ -1,0 +1,48 @@
+"""GGUF files, which transformers reads and dequantizes (extra `gguf`)."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from langgraph_arbitrage.errors import CheckpointError, MissingExtraError
+
+__all__ = ["check_gguf", "gguf_parameters", "is_gguf", "pretrained_source"]
+
+
+def is_gguf(path: str) -> bool:
+    """True if a model path names a GGUF file."""
+    return path.endswith(".gguf")
+
+
+def pretrained_source(path: str) -> tuple[str, dict[str, str]]:
+    """The path and the further arguments of `from_pretrained` that load a checkpoint."""
+    if not is_gguf(path):
+        return path, {}
+    return str(Path(path).parent), {"gguf_file": Path(path).name}
+
+
+def check_gguf(path: str) -> None:
+    """Check that a GGUF file can be read.
+
+    Raises:
+        CheckpointError: The file does not exist.
+        MissingExtraError: The package gguf is not installed.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"{path} is not a file. Download the GGUF file first: give its local path, or a hub id "
+            "of a checkpoint with safetensors weights"
+        )
+    if find_spec("gguf") is None:
+        raise MissingExtraError(
+            f"{path} needs the package gguf, which is not installed: "
+            "pip install 'langgraph-arbitrage[gguf]'"
+        )
+
+
+def gguf_parameters(path: str) -> int:
+    """Number of weights in a GGUF file. They are dequantized when they are loaded."""
+    from gguf import GGUFReader
+
+    return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)

@@ -1,0 +1,75 @@
+"""Generate answers whose every step both models write, and record what the policy decides."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from langgraph_arbitrage.loop.runtime import Run
+from langgraph_arbitrage.training.prefix import Prefix
+
+__all__ = ["StepPair", "generate_step_pairs", "mean"]
+
+
+@dataclass(frozen=True)
+class StepPair:
+    """A step written by both models from the same prefix."""
+
+    index: int
+    """Index of the step in the answer, from 0."""
+    draft_tokens: int
+    """Number of tokens of the draft's step."""
+    target_tokens: int
+    """Number of tokens of the target's step."""
+    accepted_draft_tokens: int
+    """Number of tokens of the draft's step that the target accepts in verification."""
+    escalated: bool
+    """Decision of the policy."""
+    router_seconds: float
+    """Time of the decision."""
+
+    @property
+    def decoded_tokens(self) -> int:
+        """Tokens that the target decodes one by one if the step is escalated.
+
+        The first token after the accepted ones comes with verification.
+        """
+        return max(0, self.target_tokens - self.accepted_draft_tokens - 1)
+
+
+async def generate_step_pairs(run: Run, questions: Sequence[str], max_steps: int) -> list[StepPair]:
+    """Answer questions with the run's policy while the target verifies every draft step.
+
+    Args:
+        run: The models and the policy.
+        questions: Questions to answer.
+        max_steps: Maximum number of steps per answer.
+    """
+    pairs = []
+    for question in questions:
+        prefix, index = Prefix.start(run, question), 0
+        while not prefix.finished and index < max_steps:
+            draft = await prefix.generate("draft")
+            decision = await prefix.decide(draft)
+            target = await prefix.generate("target", draft=draft)
+            pairs.append(
+                StepPair(
+                    index,
+                    len(draft["ids"]),
+                    len(target["ids"]),
+                    target["accepted_draft_tokens"],
+                    decision["escalate"],
+                    decision["seconds"],
+                )
+            )
+            writer, step = ("target", target) if decision["escalate"] else ("draft", draft)
+            prefix = await prefix.append(writer, step, decision)  # type: ignore[arg-type]
+            index += 1
+    return pairs
+
+
+def mean(numbers: Iterable[float]) -> float:
+    """Compute the mean; 0 if there are no numbers."""
+    values = list(numbers)
+    return statistics.mean(values) if values else 0.0

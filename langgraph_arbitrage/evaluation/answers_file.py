@@ -10,7 +10,7 @@ from typing import Any
 from langgraph_arbitrage.errors import DataError
 from langgraph_arbitrage.models.identifiers import local_path, public_name
 
-__all__ = ["ANSWERS", "FORMAT", "VERSION", "Record", "check_header", "judge_identity"]
+__all__ = ["ANSWERS", "FORMAT", "VERSION", "Record", "check_header", "checkpoint_identity"]
 
 ANSWERS = "answers.jsonl"
 FORMAT, VERSION = "langgraph_arbitrage answers", 1
@@ -19,16 +19,16 @@ Record = dict[str, Any]
 """A line of the file: the header, the points, or an answer at a point."""
 
 
-def judge_identity(judge: str | None) -> list[str] | None:
+def checkpoint_identity(checkpoint: str | None) -> list[str] | None:
     """Return the name of a router or PRM and, for a local folder, a digest of its files.
 
     The digest detects a checkpoint that was trained again under the same name.
     """
-    if judge is None:
+    if checkpoint is None:
         return None
-    folder = Path(local_path(judge))
+    folder = Path(local_path(checkpoint))
     if not folder.is_dir():
-        return [public_name(judge)]
+        return [public_name(checkpoint)]
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".json")):
         digest.update(f"{file.name} {file.stat().st_size}".encode())

@@ -17,7 +17,7 @@ from langgraph_arbitrage.evaluation.answers_file import (
     VERSION,
     Record,
     check_header,
-    judge_identity,
+    checkpoint_identity,
 )
 from langgraph_arbitrage.evaluation.configs import EvaluateConfig
 from langgraph_arbitrage.evaluation.dataset import Dataset, LeftOut, Task
@@ -124,8 +124,8 @@ class Sweep:
             "digest": self.dataset.digest,
             "draft": [public_name(settings.draft), self._models.identity("draft")["digest"]],
             "target": [public_name(settings.target), self._models.identity("target")["digest"]],
-            "router": judge_identity(lineup.router),
-            "prm": judge_identity(lineup.prm),
+            "router": checkpoint_identity(lineup.router),
+            "prm": checkpoint_identity(lineup.prm),
             "scored by": self.scored_by,
             "separator": list(settings.separator),
             **{name: getattr(settings, name) for name in names},

@@ -1,4 +1,4 @@
-"""Answers made by hand, as a sweep would have written them, and what comes of them."""
+"""Fixtures: a grader, and synthetic answers of a sweep with their results."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SOLVED = {"router@0.2": 0.8, "router@0.6": 0.7, "rsd@0.5": 0.7, "draft": 0.4}
 
 
 def tasks(n: int, prefix: str = "q") -> list[Task]:
-    """Questions."""
+    """Return n questions."""
     return [Task(f"{prefix}{i}", f"{prefix} {i}?", "7", f"{prefix} {i}?") for i in range(n)]
 
 
 def answer(point: Point, task: Task, *, solved: float, pace: float) -> dict[str, Any]:
-    """An answer of four steps; its time grows with what the target writes."""
+    """Return the record of an answer with four steps. Target steps take longer."""
     rng = random.Random(f"{point.key}/{task.id}")
     share = SHARES.get(point.key, 1.0)
     writers = ["target" if rng.random() < share else "draft" for _ in range(4)]
@@ -38,7 +38,7 @@ def answer(point: Point, task: Task, *, solved: float, pace: float) -> dict[str,
     return {
         "point": point.key,
         "question": task.id,
-        "right": random.Random(task.id).random() < solved,  # the same questions are hard for all
+        "right": random.Random(task.id).random() < solved,  # depends on the question alone
         "late": False,
         "seconds": pace * (0.1 + 0.1 * by_target + 0.01 * rng.random()),
         "finish": "stop",
@@ -64,7 +64,7 @@ def answer(point: Point, task: Task, *, solved: float, pace: float) -> dict[str,
 
 @pytest.fixture(scope="session")
 def grader() -> Iterator[Grader]:
-    """One process for all that is graded."""
+    """One grader for all tests."""
     with Grader() as grader:
         yield grader
 
@@ -74,7 +74,7 @@ Made = tuple[dict[str, Any], list[dict[str, Any]]]
 
 @pytest.fixture(scope="session")
 def made() -> Callable[..., Made]:
-    """Results and answers of a sweep."""
+    """Return a function that creates results and answers of a sweep."""
 
     def make(
         n: int = 60,
@@ -86,14 +86,14 @@ def made() -> Callable[..., Made]:
         left_out: Sequence[LeftOut] = (),
         **about: Any,
     ) -> Made:
-        asked = tasks(n, prefix)
-        chances = SOLVED | (solved or {})
+        questions = tasks(n, prefix)
+        probabilities = SOLVED | (solved or {})
         answers = [
-            answer(point, task, solved=chances.get(point.key, 0.85), pace=pace)
+            answer(point, task, solved=probabilities.get(point.key, 0.85), pace=pace)
             for point in points
-            for task in asked
+            for task in questions
         ]
-        head = {
+        header = {
             "format": "x",
             "version": 1,
             "dataset": "made",
@@ -104,6 +104,6 @@ def made() -> Callable[..., Made]:
             "concurrency": 1,
         }
         config = EvaluateConfig(resamples=300)
-        return results_of(points, asked, left_out, answers, config, head | about), answers
+        return results_of(points, questions, left_out, answers, config, header | about), answers
 
     return make

@@ -1,4 +1,4 @@
-"""The command: from questions to files, and what it says of bad ones."""
+"""`arbitrage evaluate`: output files and errors."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def command(questions: str, *more: str) -> tuple[str, ...]:
     return ("evaluate", questions, *models, *limits, *more)
 
 
-def test_all_files_are_written_and_again_without_asking_again(
+def test_all_files_are_written_and_a_second_run_reuses_the_answers(
     questions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     out = tmp_path / "out"
     argv = command(questions, "-o", str(out), "--policies=confidence,target", "--concurrency=2")
     assert main(argv) == 0
-    told = capsys.readouterr()
-    assert "Excluded: 1 questions" in told.err
-    assert "$t(0,4]$" in told.err
-    assert "3 questions of" in told.out
+    output = capsys.readouterr()
+    assert "Excluded: 1 questions" in output.err
+    assert "$t(0,4]$" in output.err
+    assert "3 questions of" in output.out
     names = {path.name for path in out.iterdir()}
     plots = {f"accuracy-{n}.{e}" for n in ("latency", "acceptance") for e in ("png", "svg")}
     assert names == plots | {"answers.jsonl", "results.json", "points.csv", "report.html"}
@@ -51,7 +51,7 @@ def test_all_files_are_written_and_again_without_asking_again(
     assert load_results(out)["points"] == results["points"]
 
 
-def test_references_can_be_checked_without_any_model(
+def test_references_can_be_checked_without_models(
     questions: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", questions, "--check-references"]) == 1
@@ -81,7 +81,7 @@ def test_the_embedded_pair_gets_no_instruction_by_default(
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         ((), "the output folder is missing. Add -o FOLDER"),
         (("-o", "x", "--column", "q"), "has no column 'q'; its columns are 'question', 'answer'"),
@@ -96,14 +96,14 @@ def test_the_embedded_pair_gets_no_instruction_by_default(
         ),
     ],
 )
-def test_bad_input_is_told_in_a_line(
+def test_bad_input_is_reported(
     questions: str,
     capsys: pytest.CaptureFixture[str],
     argv: tuple[str, ...],
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(command(questions, *argv)) == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())

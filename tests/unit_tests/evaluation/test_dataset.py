@@ -1,4 +1,4 @@
-"""Questions with answers: the public formats, one's own columns, and what cannot be used."""
+"""Loading datasets: public formats, custom columns and invalid input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def file(tmp_path: Path, *records: Any) -> str:
         (OLYMPIAD, "Let $n$ be odd.\n\nWhich $n$?", "1, 3", r"\boxed{3, 1}"),
     ],
 )
-def test_public_formats_are_known_by_their_columns(
+def test_public_formats_are_recognized_by_their_columns(
     tmp_path: Path,
     grader: Grader,
     record: dict[str, Any],
@@ -61,7 +61,7 @@ def test_public_formats_are_known_by_their_columns(
         ("olympiadbench", ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train")),
     ],
 )
-def test_names_stand_for_data_sets_of_the_hub(
+def test_names_load_datasets_of_the_hub(
     monkeypatch: pytest.MonkeyPatch, grader: Grader, name: str, asked: tuple[Any, ...]
 ) -> None:
     found: list[Any] = []
@@ -76,7 +76,7 @@ def test_names_stand_for_data_sets_of_the_hub(
     assert found == [asked]
 
 
-def test_columns_of_ones_own_are_named(tmp_path: Path, grader: Grader) -> None:
+def test_custom_columns_are_used(tmp_path: Path, grader: Grader) -> None:
     path = file(tmp_path, {"q": "A?", "a": 7, "question": "B?", "answer": "8"})
     (task,) = load_dataset(path, column="q", answer_column="a", grader=grader).tasks
     assert (task.question, task.reference) == ("A?", "7")
@@ -94,16 +94,14 @@ def test_columns_of_ones_own_are_named(tmp_path: Path, grader: Grader) -> None:
         ),
     ],
 )
-def test_missing_columns_are_told_with_those_there_are(
+def test_an_error_about_missing_columns_lists_the_existing_ones(
     tmp_path: Path, grader: Grader, columns: dict[str, str], said: str
 ) -> None:
     with pytest.raises(DataError, match=said):
         load_dataset(file(tmp_path, {"q": "A?", "a": "7"}), grader=grader, **columns)
 
 
-def test_references_that_cannot_be_read_are_left_out_and_listed(
-    tmp_path: Path, grader: Grader
-) -> None:
+def test_unreadable_references_are_excluded_and_listed(tmp_path: Path, grader: Grader) -> None:
     records = [{"question": f"{i}?", "answer": a} for i, a in enumerate(["7", "$t(0,4]$", None])]
     found = load_dataset(file(tmp_path, *records), grader=grader)
     assert [t.question for t in found.tasks] == ["0?"]
@@ -113,23 +111,21 @@ def test_references_that_cannot_be_read_are_left_out_and_listed(
     ]
 
 
-def test_a_column_without_any_answer_is_refused(tmp_path: Path, grader: Grader) -> None:
+def test_a_column_without_readable_references_is_refused(tmp_path: Path, grader: Grader) -> None:
     path = file(tmp_path, {"question": "A?", "answer": "$t(0,4]$"})
     with pytest.raises(DataError, match=r"no reference answer .* can be read, .*'\$t\(0,4\]\$'"):
         load_dataset(path, grader=grader)
 
 
 @pytest.mark.parametrize("records", [(), ({"question": " ", "answer": "7"},)])
-def test_an_empty_data_set_is_refused(
+def test_an_empty_dataset_is_refused(
     tmp_path: Path, grader: Grader, records: tuple[Any, ...]
 ) -> None:
     with pytest.raises(DataError, match="contains no questions"):
         load_dataset(file(tmp_path, *records), grader=grader)
 
 
-def test_a_limit_counts_and_an_instruction_of_ones_own_is_asked(
-    tmp_path: Path, grader: Grader
-) -> None:
+def test_limit_and_custom_instruction_apply(tmp_path: Path, grader: Grader) -> None:
     path = file(tmp_path, *({"question": f"{i}?", "answer": "7"} for i in range(5)))
     found = load_dataset(path, limit=2, instruction="Be quick.", grader=grader)
     assert [t.prompt for t in found.tasks] == ["0?\n\nBe quick.", "1?\n\nBe quick."]
@@ -137,7 +133,7 @@ def test_a_limit_counts_and_an_instruction_of_ones_own_is_asked(
     assert task.prompt == "0?"
 
 
-def test_embedded_problems_have_their_checker_and_no_instruction() -> None:
+def test_embedded_problems_have_an_exact_checker_and_no_instruction() -> None:
     found = load_dataset("embedded:3:7")
     problems = list(embedded.problems(3, 7))
     assert [t.prompt for t in found.tasks] == [p.question for p in problems]

@@ -1,4 +1,4 @@
-"""Grading: what is the same answer, what is a near miss, and what is late."""
+"""Grading: equal answers, wrong answers and the time limit."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ OTHER = [
 
 
 @pytest.mark.parametrize(("answer", "reference"), SAME)
-def test_the_same_value_in_another_form_is_right(
+def test_an_equal_value_in_another_notation_is_right(
     grader: Grader, answer: str, reference: str
 ) -> None:
     assert grader.grade(f"So it is \\boxed{{{answer}}}.", reference) == "right"
@@ -190,7 +190,9 @@ def test_the_same_value_in_another_form_is_right(
 
 
 @pytest.mark.parametrize(("answer", "reference"), OTHER)
-def test_a_near_miss_is_wrong(grader: Grader, answer: str, reference: str) -> None:
+def test_a_similar_but_different_answer_is_wrong(
+    grader: Grader, answer: str, reference: str
+) -> None:
     assert grader.grade(f"So it is \\boxed{{{answer}}}.", reference) == "wrong"
     assert grader.grade(answer, reference) == "wrong"
 
@@ -217,17 +219,17 @@ def test_a_near_miss_is_wrong(grader: Grader, answer: str, reference: str) -> No
         (r"\boxed{}", False),
     ],
 )
-def test_of_a_whole_answer_its_end_counts(grader: Grader, text: str, right: bool) -> None:
+def test_the_final_answer_of_a_text_is_graded(grader: Grader, text: str, right: bool) -> None:
     assert (grader.grade(text, "7") == "right") is right
 
 
-def test_boxes_side_by_side_are_one_list(grader: Grader) -> None:
+def test_adjacent_boxes_are_one_list(grader: Grader) -> None:
     assert grader.grade(r"So $\boxed{1}$ and $\boxed{2}$.", "1, 2") == "right"
     assert grader.grade(r"Not \boxed{1}, for then it fails. So \boxed{2}.", "1, 2") == "wrong"
 
 
 @pytest.mark.parametrize("reference", ["so\n#### 7", r"\boxed{7}", "$7$", "7"])
-def test_references_come_as_data_sets_give_them(grader: Grader, reference: str) -> None:
+def test_references_are_accepted_in_all_dataset_formats(grader: Grader, reference: str) -> None:
     assert grader.grade("7", reference) == "right"
     assert grader.kind(reference) == "math"
 
@@ -245,13 +247,13 @@ def test_references_come_as_data_sets_give_them(grader: Grader, reference: str) 
         ("#### ", "unreadable"),
     ],
 )
-def test_what_a_reference_is_graded_as_is_known_before(
+def test_the_kind_of_a_reference_is_determined_without_an_answer(
     grader: Grader, reference: str, kind: str
 ) -> None:
     assert grader.kind(reference) == kind
 
 
-def test_what_takes_too_long_is_ended_and_said(grader: Grader) -> None:
+def test_a_comparison_beyond_the_time_limit_is_late(grader: Grader) -> None:
     with Grader(time_limit=0.5) as hasty:
         hasty.kind("1+1")  # it has started
         start = time.perf_counter()
@@ -260,7 +262,7 @@ def test_what_takes_too_long_is_ended_and_said(grader: Grader) -> None:
         assert hasty.grade(r"\boxed{\frac{2}{4}}", "0.5") == "right"  # in a new process
 
 
-def test_the_limit_holds_on_other_threads_too() -> None:
+def test_the_time_limit_applies_on_other_threads() -> None:
     found: list[bool] = []
 
     def work() -> None:
@@ -275,7 +277,7 @@ def test_the_limit_holds_on_other_threads_too() -> None:
     assert sorted(found) == [False, False, True, True]
 
 
-def test_a_process_that_was_killed_is_replaced() -> None:
+def test_a_killed_grading_process_is_replaced() -> None:
     with Grader() as grader:
         assert grader.grade(r"\boxed{x+1}", "1+x") == "right"
         assert grader._worker is not None
@@ -285,7 +287,7 @@ def test_a_process_that_was_killed_is_replaced() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_has_a_process_of_its_own() -> None:
+def test_a_forked_child_starts_its_own_grading_process() -> None:
     with Grader() as grader:
         assert grader.grade(r"\boxed{x+1}", "1+x") == "right"
         child = os.fork()
@@ -295,12 +297,14 @@ def test_a_forked_child_has_a_process_of_its_own() -> None:
         assert grader.grade(r"\boxed{x+4}", "4+x") == "right"
 
 
-def test_a_limit_that_is_none_is_refused() -> None:
+def test_a_time_limit_of_zero_is_refused() -> None:
     with pytest.raises(SettingsError, match="greater than 0 seconds, not 0"):
         Grader(time_limit=0)
 
 
-def test_without_math_verify_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_about_missing_math_verify_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(grading, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'langgraph-arbitrage\[eval\]'"):
         Grader()

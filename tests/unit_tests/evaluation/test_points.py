@@ -1,4 +1,4 @@
-"""What is measured: which policies, at which thresholds."""
+"""The points of a sweep: policies and thresholds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCORES = [random.Random(i).random() for i in range(400)]
     "policy",
     [RSD("embedded:prm"), LearnedRouter("embedded:router", 0.5), DraftConfidence()],
 )
-def test_thresholds_escalate_from_few_to_most_in_each_policy_s_direction(policy: Policy) -> None:
+def test_thresholds_cover_low_to_high_escalation_rates_for_each_policy(policy: Policy) -> None:
     thresholds = spread_thresholds(policy, SCORES, 5)
     found = sorted(
         sum(policy.with_threshold(t).escalates(s) for s in SCORES) / len(SCORES) for t in thresholds
@@ -27,12 +27,12 @@ def test_thresholds_escalate_from_few_to_most_in_each_policy_s_direction(policy:
     assert found == pytest.approx(rates(5), abs=0.01)
 
 
-def test_an_oracle_never_takes_the_worse_step() -> None:
+def test_thresholds_of_an_oracle_never_choose_the_worse_step() -> None:
     scores = [s - 0.9 for s in SCORES]  # one in ten steps is better
     assert all(t >= 0 for t in spread_thresholds(Oracle("embedded:prm"), scores, 5))
 
 
-def test_the_embedded_pair_has_its_judges_and_another_pair_has_not() -> None:
+def test_only_the_embedded_pair_has_a_default_router_and_prm() -> None:
     assert Lineup.of(ArbitrageSettings()).kinds(None) == [k for k in KINDS if k != "exact"]
     other = Lineup.of(ArbitrageSettings(**pair()))
     wanted = ["judge", "confidence", "random", "draft", "target", "assisted"]
@@ -49,13 +49,13 @@ def test_the_embedded_pair_has_its_judges_and_another_pair_has_not() -> None:
         ("exact", "policy 'exact' needs embedded problems"),
     ],
 )
-def test_a_policy_that_cannot_be_had_is_told(wanted: str, said: str) -> None:
+def test_an_unavailable_policy_is_refused_with_the_reason(wanted: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         Lineup.of(ArbitrageSettings()).kinds(wanted)
 
 
 @pytest.mark.parametrize("text", ["rsd", "rsd=", "rsd=x", "judge=3"])
-def test_thresholds_of_another_form_are_refused(text: str) -> None:
+def test_malformed_thresholds_are_refused(text: str) -> None:
     with pytest.raises(
         SettingsError, match=r"rsd=0\.3,0\.5|not a policy of this sweep. Its policies: rsd, draft"
     ):

@@ -1,4 +1,4 @@
-"""Plots, tables and the page: whole, safe, and nothing from elsewhere."""
+"""Plots, tables, the results file and the report."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def packed(text: str) -> Any:
     return json.loads(found[1])
 
 
-def test_the_page_is_whole_and_loads_nothing(made: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_report_is_complete_and_self_contained(
+    made: Callable[..., Any], tmp_path: Path
+) -> None:
     text = page(made(), tmp_path)
     found = Page(text)
     assert found.open == []
@@ -76,7 +78,7 @@ def test_the_page_is_whole_and_loads_nothing(made: Callable[..., Any], tmp_path:
     assert "{{" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
 
 
-def test_no_text_of_a_question_or_an_answer_is_read_as_markup(
+def test_texts_of_questions_and_answers_are_escaped(
     made: Callable[..., Any], tmp_path: Path
 ) -> None:
     results, answers = made(3)
@@ -90,9 +92,7 @@ def test_no_text_of_a_question_or_an_answer_is_read_as_markup(
     assert Page(text).open == []
 
 
-def test_the_reader_has_each_step_as_it_was_answered(
-    made: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_answer_viewer_contains_every_step(made: Callable[..., Any], tmp_path: Path) -> None:
     results, answers = made(4)
     data = packed(page((results, answers), tmp_path))
     keys = [p["key"] for p in data["points"]]
@@ -112,7 +112,7 @@ def test_the_reader_has_each_step_as_it_was_answered(
             assert ms == 100
 
 
-def test_where_not_all_fit_those_that_differ_are_kept_and_it_is_said(
+def test_a_limited_viewer_contains_the_questions_on_which_points_differ(
     made: Callable[..., Any], tmp_path: Path
 ) -> None:
     results, answers = made(60)
@@ -126,7 +126,7 @@ def test_where_not_all_fit_those_that_differ_are_kept_and_it_is_said(
     assert "Answers to the 10 of 60 questions" in Page(text).words
 
 
-def test_what_was_left_out_failed_or_late_stands_in_the_page(
+def test_excluded_failed_and_late_answers_are_listed(
     made: Callable[..., Any], tmp_path: Path
 ) -> None:
     results, answers = made(3, left_out=[LeftOut("Which?", "$t(0,4]$", "it cannot be read")])
@@ -139,7 +139,7 @@ def test_what_was_left_out_failed_or_late_stands_in_the_page(
     assert "Grading of 2 answers exceeded the time limit" in words
 
 
-def test_plots_are_drawings_with_every_policy_and_the_same_each_time(
+def test_plots_contain_every_policy_and_are_reproducible(
     made: Callable[..., Any], tmp_path: Path
 ) -> None:
     results, _ = made()
@@ -156,7 +156,7 @@ def test_plots_are_drawings_with_every_policy_and_the_same_each_time(
     assert [path.read_bytes() for path in save_plots(results, tmp_path)] == before
 
 
-def test_the_csv_has_a_line_a_point(made: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_csv_has_one_row_per_point(made: Callable[..., Any], tmp_path: Path) -> None:
     results, _ = made()
     with save_points(results, tmp_path).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -165,20 +165,20 @@ def test_the_csv_has_a_line_a_point(made: Callable[..., Any], tmp_path: Path) ->
     assert rows[-1]["escalation_by_steps"] == ""  # token speculation has none
 
 
-def test_speed_ups_at_equal_accuracy_are_told(made: Callable[..., Any]) -> None:
+def test_headlines_report_speed_ups_at_equal_accuracy(made: Callable[..., Any]) -> None:
     results, _ = made(200, solved={"router@0.2": 0.85, "rsd@0.5": 0.3})
     by_kind = {row["kind"]: row["at"] for row in results["speed-up at equal accuracy"]}
     value, low, high = by_kind["router"]["0"]
     pace = {p["key"]: p["seconds"]["mean"][0] for p in results["points"]}
     assert low <= value <= high
     assert value == pytest.approx(pace["target"] / pace["router@0.2"], rel=1e-3)
-    assert by_kind["router"]["0.05"][0] > value  # less accuracy is sooner reached
+    assert by_kind["router"]["0.05"][0] > value  # a lower accuracy is reached faster
     assert by_kind["rsd"]["0"] == [None, None, None]
     assert "router 1." in headlines(results)[0]
     assert "RSD" not in headlines(results)[0]
 
 
-def test_results_come_back_as_they_were_saved(made: Callable[..., Any], tmp_path: Path) -> None:
+def test_saved_results_load_unchanged(made: Callable[..., Any], tmp_path: Path) -> None:
     results, _ = made(5)
     save_results(results, tmp_path)
     assert load_results(tmp_path) == load_results(tmp_path / "results.json") == results
@@ -195,7 +195,7 @@ def test_results_come_back_as_they_were_saved(made: Callable[..., Any], tmp_path
         ("no json", "is not a results file"),
     ],
 )
-def test_a_file_of_another_kind_or_version_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_results_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(DataError, match=said):

@@ -1,4 +1,4 @@
-"""Intervals hold, comparisons are paired, and curves are read between their points."""
+"""Coverage of intervals, paired comparisons and interpolation of curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from langgraph_arbitrage.evaluation.statistics import Bootstrap, at_rate, reached, wilson
 
 
-def test_an_interval_holds_as_often_as_it_says() -> None:
+def test_intervals_cover_the_true_value_at_their_confidence_level() -> None:
     rng = random.Random(0)
     boot = Bootstrap(80, resamples=300)
     inside = [0, 0]
@@ -41,14 +41,14 @@ def test_differences_are_taken_on_the_same_questions() -> None:
     assert gap.low > 0  # unpaired, it would be ± 0.1
 
 
-def test_a_ratio_of_means_has_an_interval() -> None:
+def test_the_ratio_of_means_has_an_interval() -> None:
     rng = random.Random(2)
     slow = [1 + rng.random() for _ in range(100)]
-    found = Bootstrap(100).ratio(slow, [s / 2 for s in slow])
-    assert [found.value, found.low, found.high] == [pytest.approx(2)] * 3
+    ratio = Bootstrap(100).ratio(slow, [s / 2 for s in slow])
+    assert [ratio.value, ratio.low, ratio.high] == [pytest.approx(2)] * 3
 
 
-def test_wilson_holds_at_the_ends() -> None:
+def test_wilson_intervals_are_valid_at_0_and_1() -> None:
     assert wilson(0, 20)[0] == 0
     assert 0.1 < wilson(0, 20)[1] < 0.2
     assert wilson(20, 20)[1] == 1
@@ -58,8 +58,8 @@ def test_wilson_holds_at_the_ends() -> None:
 @pytest.mark.parametrize(
     ("goal", "cost"), [(0.5, 1.0), (0.6, 1.5), (0.7, 2.0), (0.75, 3.0), (0.8, 4.0), (0.3, 1.0)]
 )
-def test_equal_accuracy_is_reached_between_two_points(goal: float, cost: float) -> None:
-    # The third one is beaten by the second: quicker, and better.
+def test_the_cost_of_an_accuracy_is_interpolated(goal: float, cost: float) -> None:
+    # The second point dominates the third: it is faster and more accurate.
     assert reached([1, 2, 3, 4], [0.5, 0.7, 0.6, 0.8], goal) == pytest.approx(cost)
 
 
@@ -67,12 +67,12 @@ def test_an_accuracy_beyond_the_curve_is_never_reached() -> None:
     assert math.isnan(reached([1, 2], [0.5, 0.7], 0.71))
 
 
-def test_accuracy_at_an_escalation_rate_is_read_between_two_points() -> None:
+def test_accuracy_at_an_escalation_rate_is_interpolated() -> None:
     assert at_rate([0.3, 0.1], [0.7, 0.5], 0.2) == pytest.approx(0.6)
     assert math.isnan(at_rate([0.1, 0.3], [0.5, 0.7], 0.05))
 
 
-def test_samples_beyond_the_curve_leave_an_open_end() -> None:
+def test_samples_beyond_the_curve_leave_an_end_of_the_interval_undefined() -> None:
     boot = Bootstrap(10)
     samples = np.array([math.nan] * 30 + [2.0] * 970)
     assert boot.estimate(2.0, samples).plain == [2.0, None, 2.0]

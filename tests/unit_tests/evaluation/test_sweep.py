@@ -1,4 +1,4 @@
-"""Sweeps on the embedded pair: what is recorded, and what a stopped one goes on with."""
+"""Sweeps on the embedded pair: records, resuming and invalid answers files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def said(answer: dict[str, Any]) -> Any:
     return {k: v for k, v in answer.items() if k != "seconds"} | {"steps": steps}
 
 
-def test_every_question_is_asked_once_at_every_point(whole: Any) -> None:
+def test_every_question_is_answered_once_at_every_point(whole: Any) -> None:
     found, answers = whole
     assert [p.key for p in found.points] == [
         *("rsd@0.95", "random@0.5", "exact", "draft", "target", "assisted")
@@ -55,19 +55,19 @@ def test_every_question_is_asked_once_at_every_point(whole: Any) -> None:
     assert len({(a["point"], a["question"]) for a in answers}) == len(answers) == 18
 
 
-def test_steps_tell_their_writer_what_they_replaced_and_both_scores(whole: Any) -> None:
+def test_steps_record_writer_replaced_draft_and_both_scores(whole: Any) -> None:
     _, answers = whole
     (rsd, other) = by(answers, "rsd@0.95"), by(answers, "target")
     steps = [s for a in rsd for s in a["steps"]]
     assert {s["writer"] for s in steps} == {"draft", "target"}
     for s in steps:
-        assert s["s_d"] == pytest.approx(s["score"], abs=1e-4)  # RSD goes by the same PRM
+        assert s["s_d"] == pytest.approx(s["score"], abs=1e-4)  # RSD uses the same PRM
         assert (s["draft"] is None) == (s["writer"] == "draft") == (s["s_t"] is None)
         assert (s["writer"] == "target") == (s["score"] < 0.95)
     assert all(s["s_d"] is None and s["s_t"] is not None for a in other for s in a["steps"])
 
 
-def test_token_speculation_writes_what_the_target_writes_in_fewer_forwards(whole: Any) -> None:
+def test_token_speculation_equals_the_target_with_fewer_forwards(whole: Any) -> None:
     _, answers = whole
     for fast, alone in zip(by(answers, "assisted"), by(answers, "target"), strict=True):
         assert fast["text"] == alone["text"]
@@ -77,13 +77,13 @@ def test_token_speculation_writes_what_the_target_writes_in_fewer_forwards(whole
         assert fast["finish"] == alone["finish"] == "stop"
 
 
-def test_the_exact_oracle_solves_what_either_model_solves_by_its_steps(whole: Any) -> None:
+def test_the_exact_oracle_is_at_least_as_accurate_as_the_target(whole: Any) -> None:
     _, answers = whole
     for oracle, alone in zip(by(answers, "exact"), by(answers, "target"), strict=True):
         assert oracle["right"] >= alone["right"]
 
 
-def test_figures_follow_from_the_answers(whole: Any) -> None:
+def test_statistics_follow_from_the_answers(whole: Any) -> None:
     found, answers = whole
     results = results_of(found.points, found.tasks, [], answers, found.config, found.header)
     point = next(p for p in results["points"] if p["kind"] == "rsd")
@@ -100,7 +100,7 @@ def test_figures_follow_from_the_answers(whole: Any) -> None:
     assert results["questions"][0].keys() == {"id", "question", "reference", "learned"}
 
 
-def test_a_stopped_sweep_goes_on_and_ends_as_the_whole_one(whole: Any, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_resumes_with_the_same_results(whole: Any, tmp_path: Path) -> None:
     _, wanted = whole
     stopped = sweep(tmp_path)
 
@@ -119,7 +119,7 @@ def test_a_stopped_sweep_goes_on_and_ends_as_the_whole_one(whole: Any, tmp_path:
         asyncio.run(some(7))
     file = tmp_path / ANSWERS
     kept = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join(kept) + kept[-1][:40])  # killed while it wrote
+    file.write_bytes(b"".join(kept) + kept[-1][:40])  # killed while writing
     with sweep(tmp_path) as again:
         assert again.resumed == 7
         asyncio.run(again.run())
@@ -139,13 +139,13 @@ def test_a_stopped_sweep_goes_on_and_ends_as_the_whole_one(whole: Any, tmp_path:
         (lambda folder: sweep(folder, concurrency=2), "concurrency is 1 in the file and 2 in"),
     ],
 )
-def test_the_answers_of_another_sweep_are_refused_untouched(
+def test_answers_of_another_sweep_are_refused_and_unchanged(
     whole: Any, change: Callable[[Path], Sweep], differs: str
 ) -> None:
     found, _ = whole
     file = found.folder / ANSWERS
     before = file.read_bytes()
-    # Another file, for this one is held by the sweep that made it.
+    # A copy, since the original is locked by its sweep.
     other = found.folder.with_name("other")
     other.mkdir(exist_ok=True)
     (other / ANSWERS).write_bytes(before)
@@ -154,7 +154,7 @@ def test_the_answers_of_another_sweep_are_refused_untouched(
     assert (other / ANSWERS).read_bytes() == before
 
 
-def test_answers_of_another_version_and_other_files_are_refused(whole: Any, tmp_path: Path) -> None:
+def test_files_of_another_version_or_format_are_refused(whole: Any, tmp_path: Path) -> None:
     found, _ = whole
     (tmp_path / ANSWERS).write_text(json.dumps(found.header | {"version": 99}) + "\n")
     with pytest.raises(DataError, match="has format version 99, but"), sweep(tmp_path):
@@ -164,7 +164,7 @@ def test_answers_of_another_version_and_other_files_are_refused(whole: Any, tmp_
         pass
 
 
-def test_a_question_that_no_model_can_read_is_left_out(tmp_path: Path) -> None:
+def test_a_question_beyond_the_context_is_excluded(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     rows = [{"question": "How much is 3 + 4?", "answer": "7"}]
     rows.append({"question": "word " * 5000, "answer": "7"})

@@ -55,6 +55,8 @@ class RunOptions(CheckedSettings):
     smaller."""
     max_steps: Annotated[int, Flag("limits", "N")] = 200
     """Maximum steps of an answer."""
+    min_step_tokens: int = 8
+    """Minimum tokens of a step. A shorter one, such as a heading, continues with the next lines."""
     max_step_tokens: int = 512
     """Maximum tokens of a step. A longer step continues as the next one."""
     max_thinking_tokens: int | None = None
@@ -119,7 +121,13 @@ class RunOptions(CheckedSettings):
 
     @model_validator(mode="after")
     def _check_run_options(self) -> Self:
-        for name in ("max_tokens", "max_steps", "max_step_tokens", "max_thinking_tokens"):
+        for name in (
+            "max_tokens",
+            "max_steps",
+            "min_step_tokens",
+            "max_step_tokens",
+            "max_thinking_tokens",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, not {value}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
+from langgraph_arbitrage.decoding.blocks import open_block
 from langgraph_arbitrage.models.tokenizer import Tokenizer
 
 __all__ = ["StopRule", "stop_rule"]
@@ -24,6 +25,9 @@ class StopRule:
         stop: Texts that end the answer. They take precedence over separators.
         spans: Opening and closing texts of spans. A separator inside a span does not end the step;
             the closing text does.
+        min_tokens: A separator before this many tokens of the step does not end it.
+
+    A separator inside fenced code or a LaTeX display does not end the step either.
     """
 
     def __init__(
@@ -32,11 +36,13 @@ class StopRule:
         separators: tuple[str, ...],
         stop: tuple[str, ...],
         spans: tuple[tuple[str, str], ...] = (),
+        min_tokens: int = 1,
     ) -> None:
         self.tokenizer = tokenizer
         self.separators = separators
         self.stop = stop
         self.spans = spans
+        self.min_tokens = min_tokens
         patterns = (*separators, *stop, *(closing for _, closing in spans))
         self._last_characters = {pattern[-1] for pattern in patterns}
         # In tokens. Every token has at least one byte, except special tokens, which are not part
@@ -45,7 +51,7 @@ class StopRule:
         self._candidates: dict[int, bool] = {}
 
     def match(
-        self, context: int | None, ids: Sequence[int], tail: str
+        self, context: int | None, ids: Sequence[int], tail: str, block: str = ""
     ) -> Literal["separator", "stop"] | None:
         """Check whether the last token completes a pattern.
 
@@ -53,6 +59,7 @@ class StopRule:
             context: The token before the step, or None.
             ids: Token ids of the step so far.
             tail: Text before the step, for stop strings that begin there.
+            block: Opening mark of the block that the step begins in.
 
         Returns:
             The kind of the pattern, or None if the step continues.
@@ -66,23 +73,39 @@ class StopRule:
             searched = tail + text if start == 0 else text
             if any(pattern in searched for pattern in self.stop):
                 return "stop"
-        if self.spans:
-            return self._match_outside_spans(context, ids)
-        if any(pattern in text for pattern in self.separators):
+        if self.spans and self._closes_span(context, ids):
             return "separator"
+        # A separator that did not end the step earlier may still be part of `text`.
+        earlier = self.tokenizer.decode_after([] if before is None else [before], ids[start:-1])
+        earlier = earlier.rstrip("\ufffd")  # the last token may complete a character
+        if len(ids) >= self.min_tokens and any(
+            text.find(pattern, max(0, len(earlier) - len(pattern) + 1)) >= 0
+            for pattern in self.separators
+        ):
+            return self._outside_blocks(context, ids, block)
         return None
 
-    def _match_outside_spans(
-        self, context: int | None, ids: Sequence[int]
+    def _closes_span(self, context: int | None, ids: Sequence[int]) -> bool:
+        """Whether the first span of the step is complete."""
+        span, rest = self._first_span(self._text(context, ids))
+        return span is not None and span[1] in rest
+
+    def _outside_blocks(
+        self, context: int | None, ids: Sequence[int], block: str
     ) -> Literal["separator"] | None:
-        """Check for a separator before the first span, or for the closing text of that span."""
-        text = self.tokenizer.decode_after([] if context is None else [context], ids)
+        """Check that the last token is outside of spans and blocks."""
+        text = self._text(context, ids)
+        inside = self._first_span(text)[0] is not None or open_block(block + text) is not None
+        return None if inside else "separator"
+
+    def _first_span(self, text: str) -> tuple[tuple[str, str] | None, str]:
+        """The first span that the text opens, and the text after its opening."""
         opened = [(index, span) for span in self.spans if (index := text.find(span[0])) >= 0]
         start, span = min(opened, default=(len(text), None))
-        if any(pattern in text[:start] for pattern in self.separators):
-            return "separator"
-        closed = span is not None and span[1] in text[start + len(span[0]) :]
-        return "separator" if closed else None
+        return span, text[start + len(span[0]) :] if span else ""
+
+    def _text(self, context: int | None, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode_after([] if context is None else [context], ids)
 
     def _is_candidate(self, token: int) -> bool:
         """Whether the token may complete a pattern. Cached per token."""
@@ -101,6 +124,7 @@ def stop_rule(
     separators: tuple[str, ...],
     stop: tuple[str, ...],
     spans: tuple[tuple[str, str], ...] = (),
+    min_tokens: int = 1,
 ) -> StopRule:
     """Return the `StopRule` of these arguments. Requests share it."""
-    return StopRule(tokenizer, separators, stop, spans)
+    return StopRule(tokenizer, separators, stop, spans, min_tokens)

@@ -71,7 +71,12 @@ class GenerateRequest:
     max_tokens: int
     """Maximum number of tokens to generate."""
     separators: tuple[str, ...] = ()
-    """Strings that end the step. They must lie within the step."""
+    """Strings that end the step. They must lie within the step. Inside fenced code and LaTeX
+    displays they do not end it."""
+    min_step_tokens: int = 1
+    """Number of tokens before which no separator ends the step."""
+    block: str = ""
+    """Opening mark of the code block or LaTeX display that `ids` ends in."""
     stop: tuple[str, ...] = ()
     """Strings that end the answer. They may begin in `tail`."""
     stop_token_ids: tuple[int, ...] = ()

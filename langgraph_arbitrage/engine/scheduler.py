@@ -345,7 +345,13 @@ class Scheduler:
             return Sequence(handle, logit_count=scored, skipped=1)
         rule = None
         if request.separators or request.stop or request.spans:
-            rule = stop_rule(self.tokenizer, request.separators, request.stop, request.spans)
+            rule = stop_rule(
+                self.tokenizer,
+                request.separators,
+                request.stop,
+                request.spans,
+                request.min_step_tokens,
+            )
         return Sequence(
             handle,
             self.end_ids,

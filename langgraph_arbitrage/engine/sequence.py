@@ -170,7 +170,9 @@ class Sequence:
         assert isinstance(request, GenerateRequest)  # noqa: S101 - scores never generate
         if self.stop_rule is not None:
             before = self.tokens[self.prompt_length - 1] if self.prompt_length else None
-            match = self.stop_rule.match(before, self.tokens[self.prompt_length :], request.tail)
+            match = self.stop_rule.match(
+                before, self.tokens[self.prompt_length :], request.tail, request.block
+            )
             if match:
                 return match
         if len(self.tokens) - self.prompt_length >= request.max_tokens:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_arbitrage.config.run_options import MAX_TOKENS
 from langgraph_arbitrage.config.run_settings import RunSettings
+from langgraph_arbitrage.decoding.blocks import open_block
 from langgraph_arbitrage.loop.answer_state import joined_text, step_seed, step_view, target_tokens
 from langgraph_arbitrage.loop.models import Models, vocabulary_owner
 from langgraph_arbitrage.loop.thinking import ThinkingBudget
@@ -113,6 +114,8 @@ class Generation:
             ids=self.models.input_ids(role, state["prompts"], steps),
             max_tokens=max(1, min(bound for bound in bounds if bound is not None)),
             separators=self.models.settings.separator,
+            min_step_tokens=settings.min_step_tokens,
+            block=open_block(joined_text(steps)) or "",
             stop=settings.stop,
             stop_token_ids=self._stop_token_ids(role),
             tail=joined_text(steps)[-reach:] if reach else "",

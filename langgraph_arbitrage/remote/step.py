@@ -53,7 +53,9 @@ class RemoteStep:
         # The sequence has no listener: text is streamed before its tokens are final.
         silent: RequestHandle[Any] = RequestHandle(request)
         silent.submitted = handle.submitted
-        rule = stop_rule(tokenizer, request.separators, request.stop, request.spans)
+        rule = stop_rule(
+            tokenizer, request.separators, request.stop, request.spans, request.min_step_tokens
+        )
         self._sequence = EngineSequence(silent, end_ids, context, stop_rule=rule)
         closings = (closing for _, closing in request.spans)
         self._patterns = (*request.separators, *request.stop, *closings)

@@ -80,6 +80,7 @@ def run(options: argparse.Namespace, thread: str, commits: int | None) -> dict[s
             target=options.target,
             router=Random(0.5, seed=7),
             separator=(".", "\n"),
+            min_step_tokens=1,
             max_step_tokens=6,
             max_tokens=options.tokens,
             temperature=options.temperature,

@@ -13,6 +13,7 @@ STRICT = JsonPlusSerializer(pickle_fallback=False, allowed_msgpack_modules=None)
 SETTINGS: dict[str, Any] = {
     **pair(endless=True, words=True),
     "separator": (".", "\n"),
+    "min_step_tokens": 1,
     "router": Random(0.5, seed=2),
     "max_tokens": 60,
     "max_step_tokens": 6,

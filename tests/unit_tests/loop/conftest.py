@@ -19,7 +19,9 @@ def chat() -> Iterator[Callable[..., ChatArbitrage]]:
 
     def make(**settings: Any) -> ChatArbitrage:
         models = pair(endless=True) if "target" not in settings else {}
-        llm = ChatArbitrage(**{"separator": " ", "max_steps": 1000} | models | settings)
+        llm = ChatArbitrage(
+            **{"separator": " ", "min_step_tokens": 1, "max_steps": 1000} | models | settings
+        )
         made.append(llm)
         return llm
 

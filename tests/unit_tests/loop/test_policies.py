@@ -137,7 +137,7 @@ async def test_a_policy_can_compare_both_steps(method: str, chat: Chat) -> None:
 def test_both_steps_are_generated_from_the_same_prefix() -> None:
     models = pair(endless=True)
     graph = create_arbitrage_graph(
-        **models, router=ShorterWins(), separator=" ", max_tokens=40
+        **models, router=ShorterWins(), separator=" ", min_step_tokens=1, max_tokens=40
     ).compile()
     pending = [
         update["regenerate"]["target_step"]["ids"]

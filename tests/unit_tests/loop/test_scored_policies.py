@@ -161,7 +161,9 @@ async def test_the_loop_applies_the_rule_and_counts_computed_tokens(
     assert [s["score"] for s in statistics(again)["steps"]] == pytest.approx(
         [s["score"] for s in steps], abs=1e-4
     )
-    graph = create_arbitrage_graph(**pair(endless=True), router=policy, separator=" ", **SHORT)
+    graph = create_arbitrage_graph(
+        **pair(endless=True), router=policy, separator=" ", min_step_tokens=1, **SHORT
+    )
     start: Any = {"messages": [("user", QUESTIONS[0])]}
     state = await graph.compile().ainvoke(start, {"recursion_limit": 999})
     assert state["messages"][-1].text == message.text == again.text
@@ -224,7 +226,7 @@ def test_the_judge_grades_steps_of_a_draft_with_another_vocabulary(chat: Chat) -
         "draft": make("llama", num_hidden_layers=2, vocabulary=330, endless=True, words=True),
         "target": make("llama", seed=1, endless=True, words=True),
     }
-    llm = chat(**models, router=Judge(0), separator=(".", "\n"), max_tokens=40)
+    llm = chat(**models, router=Judge(0), separator=(".", "\n"), min_step_tokens=1, max_tokens=40)
     steps = statistics(llm.invoke(QUESTIONS[0]))["steps"]
     assert all(0 <= s["score"] <= 9 for s in steps)
 

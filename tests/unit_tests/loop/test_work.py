@@ -16,7 +16,11 @@ from tiny import QUESTIONS, pair, prompt
 
 Chat = Callable[..., ChatArbitrage]
 DRAFT, TARGET = 2, 3  # layers
-WORDY: dict[str, Any] = {"separator": (".", "\n"), **pair(endless=True, words=True)}
+WORDY: dict[str, Any] = {
+    "separator": (".", "\n"),
+    "min_step_tokens": 1,
+    **pair(endless=True, words=True),
+}
 
 
 @pytest.mark.parametrize("steps", [5, 60])

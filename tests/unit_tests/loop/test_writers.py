@@ -38,6 +38,7 @@ def test_one_writer_alone_equals_generate_one_at_a_time_and_eight_at_once(
         **pair() | {role: path},
         router={"draft": AlwaysDraft(), "target": AlwaysTarget()}[role],
         separator=" ",
+        min_step_tokens=1,
         max_tokens=NEW,
         max_step_tokens=5,
     )
@@ -81,7 +82,7 @@ def naive(
 def test_any_pattern_of_writers_equals_a_naive_loop(kind: str, policy: Random) -> None:
     paths = {"draft": make(kind, endless=kind == "llama"), "target": make(kind, seed=1)}
     graph = create_arbitrage_graph(
-        **paths, router=policy, separator=" ", max_tokens=50, max_steps=100
+        **paths, router=policy, separator=" ", min_step_tokens=1, max_tokens=50, max_steps=100
     ).compile()
     state = graph.invoke({"messages": [("user", QUESTIONS[0])]}, {"recursion_limit": 1000})
     steps = state["steps"]
@@ -126,7 +127,7 @@ def test_steps_cut_by_their_limit_still_join_to_the_text_of_their_ids(
 def test_the_other_model_is_never_loaded(role: str, loads: list[str]) -> None:
     models = {"draft": make("llama", seed=31), "target": make("llama", seed=32)}
     policy = AlwaysDraft() if role == "draft" else AlwaysTarget()
-    llm = ChatArbitrage(**models, router=policy, separator=" ", max_tokens=20)
+    llm = ChatArbitrage(**models, router=policy, separator=" ", min_step_tokens=1, max_tokens=20)
     llm.invoke(QUESTIONS[0])
     asyncio.run(llm.ainvoke(QUESTIONS[1]))
     list(llm.stream(QUESTIONS[2]))
@@ -143,8 +144,8 @@ def test_nothing_is_loaded_before_the_first_answer(loads: list[str]) -> None:
 
 def test_chat_models_of_the_same_checkpoints_share_them(loads: list[str]) -> None:
     models = {"draft": make("llama", seed=31), "target": make("llama", seed=32)}
-    first = ChatArbitrage(**models, separator=" ", max_tokens=30, threshold=0.5)
-    second = ChatArbitrage(**models, separator="\n", max_tokens=20, threshold=1)
+    first = ChatArbitrage(**models, separator=" ", min_step_tokens=1, max_tokens=30, threshold=0.5)
+    second = ChatArbitrage(**models, separator="\n", min_step_tokens=1, max_tokens=20, threshold=1)
     for llm in (first, second):
         llm.invoke(QUESTIONS[0])
     assert sorted(loads) == sorted(models.values())

@@ -1,0 +1,46 @@
+"""Blocks of an answer that a step never splits: fenced code and LaTeX displays."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["open_block"]
+
+_OPENING = re.compile(
+    r"^[ \t]*(?P<fence>`{3,}|~{3,})[^`\n]*$"  # a fence stands at the start of a line
+    r"|(?P<bracket>(?<!\\)\\\[)"  # \\[2pt] is a line break of LaTeX
+    r"|(?P<dollars>\$\$)"
+    r"|\\begin\{(?P<environment>[^}\n]+)\}",
+    re.MULTILINE,
+)
+
+
+def open_block(text: str) -> str | None:
+    r"""The opening mark of the block that is not closed at the end of a text; None outside blocks.
+
+    Blocks are fenced code (three backticks or tildes at the start of a line), `$$ … $$`, `\[ … \]`
+    and `\begin{…} … \end{…}`. Within a block, other opening marks have no meaning.
+
+    Example:
+        >>> open_block("So:\n\\[ 2 + 3 = 5\n\n")
+        '\\['
+        >>> open_block("So:\n\\[ 2 + 3 = 5 \\]\n\n") is None
+        True
+    """
+    start = 0
+    while opening := _OPENING.search(text, start):
+        closing = _closing(opening).search(text, opening.end())
+        if closing is None:
+            return opening.group() + ("\n" if opening["fence"] else "")
+        start = closing.end()
+    return None
+
+
+def _closing(opening: re.Match[str]) -> re.Pattern[str]:
+    if fence := opening["fence"]:
+        return re.compile(rf"^[ \t]*{re.escape(fence[0])}{{{len(fence)},}}[ \t]*$", re.MULTILINE)
+    if opening["bracket"]:
+        return re.compile(r"\\\]")
+    if opening["dollars"]:
+        return re.compile(r"\$\$")
+    return re.compile(re.escape(f"\\end{{{opening['environment']}}}"))

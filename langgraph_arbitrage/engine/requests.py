@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from langgraph_arbitrage.errors import RequestCancelledError
@@ -150,6 +150,8 @@ class ScoreOutput:
     """Number of tokens of the request that were in the KV cache."""
     seconds: float
     """Seconds from submission to output, including queueing."""
+    ranks: list[int] = field(default_factory=list)
+    """Number of tokens more probable than each of `ids[start:]` (causal LM without choices)."""
 
 
 OutputT = TypeVar("OutputT", GenerateOutput, ScoreOutput)

@@ -324,9 +324,11 @@ class Scheduler:
             return sequence.score_output()
         distribution = logits[-len(scored) :].float().log_softmax(dim=-1)  # [n, V]
         entropies = torch.special.entr(distribution.exp()).sum(dim=-1)
+        logprobs = distribution.gather(-1, scored[:, None])  # [n, 1]
         return sequence.score_output(
-            logprobs=distribution.gather(-1, scored[:, None]).squeeze(-1).tolist(),
+            logprobs=logprobs.squeeze(-1).tolist(),
             entropies=entropies.tolist(),
+            ranks=(distribution > logprobs).sum(dim=-1).tolist(),
         )
 
     def _finish(self, sequence: Sequence, output: Any) -> None:

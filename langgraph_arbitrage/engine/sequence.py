@@ -224,12 +224,14 @@ class Sequence:
         logits: abc.Sequence[float] = (),
         logprobs: abc.Sequence[float] = (),
         entropies: abc.Sequence[float] = (),
+        ranks: abc.Sequence[int] = (),
     ) -> ScoreOutput:
         """Build the output of a `ScoreRequest`."""
         return ScoreOutput(
             logits=list(logits),
             logprobs=list(logprobs),
             entropies=list(entropies),
+            ranks=list(ranks),
             computed_tokens=self.computed_tokens,
             cached_tokens=self.cached_tokens,
             seconds=self.handle.seconds,

@@ -21,9 +21,17 @@ OPTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "top_p": ("top_p", _NUMBER),
     "top_k": ("top_k", _INT),
     "seed": ("seed", _INT),
+    "min_p": ("min_p", _NUMBER),
     "stop": ("stop", _TEXTS),
+    "stop_token_ids": ("stop_token_ids", (list,)),
+    "chat_template_kwargs": ("chat_template_kwargs", (dict,)),
+    "draft_chat_template_kwargs": ("draft_chat_template_kwargs", (dict,)),
+    "target_chat_template_kwargs": ("target_chat_template_kwargs", (dict,)),
+    "continue_final_message": ("continue_final_message", (bool,)),
+    "special_tokens_in_text": ("special_tokens_in_text", (str,)),
     "threshold": ("threshold", _NUMBER),
     "max_steps": ("max_steps", _INT),
+    "min_step_tokens": ("min_step_tokens", _INT),
     "max_step_tokens": ("max_step_tokens", _INT),
     "timeout": ("timeout", _NUMBER),
 }
@@ -38,7 +46,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "repetition_penalty": (1,),
-    "min_p": (0,),
     "tools": ([],),
     "functions": ([],),
     "response_format": ({"type": "text"},),
@@ -145,11 +152,12 @@ def parse_options(
         value = body.get(name)
         if value is None:
             continue
-        if not isinstance(value, types) or isinstance(value, bool):
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             kinds = " or ".join(t.__name__ for t in types)
             raise DataError(f"{name} must be of type {kinds}, not {_shortened(value)}")
-        if isinstance(value, list) and not all(isinstance(text, str) for text in value):
-            raise DataError(f"{name} must contain only strings, not {_shortened(value)}")
+        item, items = (int, "integers") if name == "stop_token_ids" else (str, "strings")
+        if isinstance(value, list) and not all(type(entry) is item for entry in value):
+            raise DataError(f"{name} must contain only {items}, not {_shortened(value)}")
         options[setting] = value
     return options
 

@@ -25,7 +25,7 @@ from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.embedded.notice import warn_once
 from langgraph_arbitrage.graphs.arbitrage import create_arbitrage_graph
 from langgraph_arbitrage.loop.models import Models
-from langgraph_arbitrage.prompts.messages import check_conversation, template_messages
+from langgraph_arbitrage.prompts.messages import template_messages
 from langgraph_arbitrage.tools.response_format import ResponseFormat
 from langgraph_arbitrage.tools.schemas import offered_tools
 from langgraph_arbitrage.tools.structured import structured
@@ -143,8 +143,12 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
-        """Prompt tokens of these messages for the target, including its chat template."""
-        check_conversation(messages)
+        """Prompt tokens of these messages for the target, including its chat template.
+
+        Any part of a conversation can be counted, as `trim_messages` does.
+        """
+        if not messages:
+            return 0
         response_format = ResponseFormat.of(tools)
         template = self._models.template("target", self)
         prompt = template.render(

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
             raise SettingsError(f"--{name} must be at least {minimum}, not {getattr(args, name)}")
     if any(size < 1 for size in args.batch):
         raise SettingsError(f"--batch must be at least 1, not {min(args.batch)}")
-    settings = settings_of(args, max_slots=max([1, *args.batch]))
+    settings = settings_of(args, max_slots=max([1, *args.batch]), temperature=0.0)
     from rich.console import Console
 
     from langgraph_arbitrage.cli.ask import check_question

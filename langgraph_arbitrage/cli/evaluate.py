@@ -220,7 +220,8 @@ def _sweep(args: argparse.Namespace, config: EvaluateConfig, dataset: Dataset) -
     from langgraph_arbitrage.evaluation.sweep import Sweep
     from langgraph_arbitrage.scorers import load_scorer
 
-    settings = settings_of(args)
+    # Greedy unless asked otherwise, whatever the checkpoint's generation config says.
+    settings = settings_of(args, temperature=args.temperature or 0.0)
     if settings.temperature and settings.seed is None:
         # Without a fixed seed, a resumed sweep would not reproduce the interrupted one.
         settings = settings.model_copy(update={"seed": 0})

@@ -7,8 +7,8 @@ import re
 __all__ = ["open_block"]
 
 _OPENING = re.compile(
-    r"^[ \t]*(?P<fence>`{3,}|~{3,})[^`\n]*$"  # a fence stands at the start of a line
-    r"|(?P<bracket>(?<!\\)\\\[)"  # \\[2pt] is a line break of LaTeX
+    r"^[ \t]*(?P<fence>`{3,}|~{3,})[^`\n]*$"  # a fence starts a line
+    r"|(?P<bracket>(?<!\\)\\\[)"  # not \\[2pt], a LaTeX line break
     r"|(?P<dollars>\$\$)"
     r"|\\begin\{(?P<environment>[^}\n]+)\}",
     re.MULTILINE,
@@ -16,7 +16,7 @@ _OPENING = re.compile(
 
 
 def open_block(text: str) -> str | None:
-    r"""The opening mark of the block that is not closed at the end of a text; None outside blocks.
+    r"""Return the opening mark of the block that is open at the end of a text, or None.
 
     Blocks are fenced code (three backticks or tildes at the start of a line), `$$ … $$`, `\[ … \]`
     and `\begin{…} … \end{…}`. Within a block, other opening marks have no meaning.

@@ -1,6 +1,6 @@
 """Constrained decoding: masks the logits by a grammar and closes the answer within its limit.
 
-llguidance is an optional extra. It is imported at its first use.
+llguidance is an optional extra, so it is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from langgraph_arbitrage.models.tokenizer import Tokenizer
 
 __all__ = ["GrammarState", "check_grammar", "grammar_marks"]
 
-MAX_ENDING = 1024  # tokens; the search for an ending stops there
-CHECK_WITHIN = 64  # remaining tokens from which every token must leave room for an ending
-CHECK_FACTOR = 3  # the same limit as a multiple of the length of the ending
+MAX_ENDING = 1024  # tokens; the search for an ending gives up beyond this length
+# Once at most this many tokens remain, each new token must leave room to end the answer.
+CHECK_WITHIN = 64
+# The same applies once the remaining tokens are at most this multiple of the ending's length.
+CHECK_FACTOR = 3
 CLOSING_CHARACTERS = '"}]>)'
 
 
@@ -76,7 +78,7 @@ class GrammarState:
         logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
 
     def advance(self, token: int) -> tuple[int, float]:
-        """Advance by a token, or by another one if `token` leaves no room for an ending.
+        """Advance by `token`, or by a token of the known ending if `token` leaves no room for one.
 
         Args:
             token: The token chosen from the masked logits.
@@ -105,7 +107,7 @@ class GrammarState:
         if not can_steer or fits:
             return token
         if not before:
-            return token  # the answer could have ended here, and nothing longer fits
+            return token  # the answer could already end before it, so nothing can replace it
         self._matcher.rollback(1)
         token, self._ending = before[0], before[1:]
         if token not in self._end_ids:
@@ -113,7 +115,7 @@ class GrammarState:
         return token
 
     def _must_check(self) -> bool:
-        """Whether to check for an ending: always near the limit, periodically before it."""
+        """Whether to check that an ending fits: always near the limit, otherwise periodically."""
         length = len(self._ending) if self._ending is not None else 0
         near_limit = self._remaining <= max(CHECK_WITHIN, CHECK_FACTOR * length)
         return near_limit or self._remaining <= self._next_check
@@ -129,7 +131,7 @@ class GrammarState:
 
     def _find_ending(self) -> list[int] | None:
         """Search greedily for a short ending: closing characters first, opening ones last."""
-        matcher = self._matcher  # not a copy, so that its caches are kept
+        matcher = self._matcher  # not copied, since a copy would lose its caches
         ending: list[int] = []
         run, ended = 0, True
         while not (matcher.is_accepting() or matcher.is_stopped()):
@@ -148,7 +150,7 @@ class GrammarState:
 
 
 class _Vocabulary:
-    """The vocabulary for llguidance, with a rank of how well each token leads to an ending."""
+    """The vocabulary for llguidance, with ranks: tokens of a lower rank end an answer sooner."""
 
     def __init__(self, tokenizer: Tokenizer, end_ids: frozenset[int]) -> None:
         import_llguidance()
@@ -166,7 +168,7 @@ class _Vocabulary:
         self._bits = np.zeros((self.size + 31) // 32, dtype=np.int32)
         added = {i: str(t) for i, t in tokenizer.hf.added_tokens_decoder.items() if i < self.size}
         self.marks = {t: i for i, t in added.items() if self.tokenizer.is_special_token(i)}
-        """Ids of special tokens by their text. A grammar must name them by id."""
+        """Id of each special token by its text. A grammar must refer to special tokens by id."""
         texts = [added.get(i) or self._text(i) for i in range(self.size)]
         self.rank = np.array([self._rank(text) for text in texts])
         self.rank_in_text = np.array([self._rank_in_text(text) for text in texts])
@@ -181,7 +183,7 @@ class _Vocabulary:
         return mask if len(mask) == size else np.pad(mask, (0, size - len(mask)))
 
     def most_closing(self, matcher: Any, run: int) -> list[int]:
-        """The allowed token with the lowest rank. Empty if no token is allowed.
+        """Return the allowed token of the lowest rank, as a list. Empty if no token is allowed.
 
         Args:
             matcher: The state of the grammar.
@@ -230,7 +232,7 @@ def import_llguidance() -> Any:
     """Import llguidance.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: llguidance is not installed.
     """
     try:
         import llguidance
@@ -249,7 +251,7 @@ def _vocabulary(tokenizer: Tokenizer, end_ids: frozenset[int]) -> _Vocabulary:
 
 @lru_cache(maxsize=256)
 def _compiled(tokenizer: Tokenizer, end_ids: frozenset[int], lark: str) -> tuple[_Vocabulary, Any]:
-    """Compile a grammar once per tokenizer. Each sequence copies the matcher."""
+    """Compile a grammar. The result is cached, so each sequence must copy the matcher."""
     llguidance = import_llguidance()
     vocabulary = _vocabulary(tokenizer, end_ids)
     matcher = llguidance.LLMatcher(
@@ -262,7 +264,7 @@ def _compiled(tokenizer: Tokenizer, end_ids: frozenset[int], lark: str) -> tuple
 
 
 def grammar_marks(tokenizer: Tokenizer, end_ids: frozenset[int]) -> dict[str, int]:
-    """Return the ids of special tokens by their text. A grammar must name them as `<[id]>`.
+    """Return the id of each special token by its text. Grammars must write a token as `<[id]>`.
 
     Raises:
         GrammarError: llguidance does not support the tokenizer.
@@ -272,7 +274,7 @@ def grammar_marks(tokenizer: Tokenizer, end_ids: frozenset[int]) -> dict[str, in
 
 
 def check_grammar(tokenizer: Tokenizer, end_ids: frozenset[int], lark: str) -> None:
-    """Compile a grammar on the caller's thread. The worker then finds it in the cache.
+    """Compile a grammar on the caller's thread, so that the worker finds it in the cache.
 
     Raises:
         GrammarError: The grammar cannot be compiled.

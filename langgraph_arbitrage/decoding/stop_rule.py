@@ -16,8 +16,9 @@ class StopRule:
     r"""Matches separators and stop strings at the end of a growing list of token ids.
 
     Comparing token ids is not enough: a separator may be split over tokens (`"\n" + "\n"`), and a
-    token may extend beyond it (`";\n\n\n\n"`). So the last ids are decoded and searched, but only
-    if the new token contains the last character of a pattern. The check takes 3 µs per token.
+    token may contain more than the separator (`";\n\n\n\n"`). So the last tokens are decoded and
+    searched, but only if the new token contains the last character of a pattern. The check takes
+    3 µs per token. Separators inside fenced code and LaTeX displays do not end a step.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -25,9 +26,7 @@ class StopRule:
         stop: Texts that end the answer. They take precedence over separators.
         spans: Opening and closing texts of spans. A separator inside a span does not end the step;
             the closing text does.
-        min_tokens: A separator before this many tokens of the step does not end it.
-
-    A separator inside fenced code or a LaTeX display does not end the step either.
+        min_tokens: Minimum number of tokens of a step that a separator ends.
     """
 
     def __init__(
@@ -45,8 +44,8 @@ class StopRule:
         self.min_tokens = min_tokens
         patterns = (*separators, *stop, *(closing for _, closing in spans))
         self._last_characters = {pattern[-1] for pattern in patterns}
-        # In tokens. Every token has at least one byte, except special tokens, which are not part
-        # of any pattern.
+        # Number of trailing tokens that can contain a pattern: each token of a pattern has at least
+        # one byte.
         self._window = max((len(pattern.encode()) for pattern in patterns), default=0)
         self._candidates: dict[int, bool] = {}
 
@@ -59,7 +58,7 @@ class StopRule:
             context: The token before the step, or None.
             ids: Token ids of the step so far.
             tail: Text before the step, for stop strings that begin there.
-            block: Opening mark of the block that the step begins in.
+            block: Opening mark of the block that is open at the start of the step, or "".
 
         Returns:
             The kind of the pattern, or None if the step continues.
@@ -75,9 +74,9 @@ class StopRule:
                 return "stop"
         if self.spans and self._closes_span(context, ids):
             return "separator"
-        # A separator that did not end the step earlier may still be part of `text`.
+        # `text` may contain earlier separators that did not end the step. They do not count again.
         earlier = self.tokenizer.decode_after([] if before is None else [before], ids[start:-1])
-        earlier = earlier.rstrip("\ufffd")  # the last token may complete a character
+        earlier = earlier.rstrip("\ufffd")  # an incomplete character at the end
         if len(ids) >= self.min_tokens and any(
             text.find(pattern, max(0, len(earlier) - len(pattern) + 1)) >= 0
             for pattern in self.separators
@@ -86,20 +85,20 @@ class StopRule:
         return None
 
     def _closes_span(self, context: int | None, ids: Sequence[int]) -> bool:
-        """Whether the first span of the step is complete."""
+        """Whether the first span that the step opens is closed."""
         span, rest = self._first_span(self._text(context, ids))
         return span is not None and span[1] in rest
 
     def _outside_blocks(
         self, context: int | None, ids: Sequence[int], block: str
     ) -> Literal["separator"] | None:
-        """Check that the last token is outside of spans and blocks."""
+        """Return "separator" if the step ends outside of spans and blocks, otherwise None."""
         text = self._text(context, ids)
         inside = self._first_span(text)[0] is not None or open_block(block + text) is not None
         return None if inside else "separator"
 
     def _first_span(self, text: str) -> tuple[tuple[str, str] | None, str]:
-        """The first span that the text opens, and the text after its opening."""
+        """Return the first span that the text opens, and the text after the opening string."""
         opened = [(index, span) for span in self.spans if (index := text.find(span[0])) >= 0]
         start, span = min(opened, default=(len(text), None))
         return span, text[start + len(span[0]) :] if span else ""
@@ -126,5 +125,5 @@ def stop_rule(
     spans: tuple[tuple[str, str], ...] = (),
     min_tokens: int = 1,
 ) -> StopRule:
-    """Return the `StopRule` of these arguments. Requests share it."""
+    """Return the `StopRule` for these arguments. It is cached and shared between requests."""
     return StopRule(tokenizer, separators, stop, spans, min_tokens)

@@ -40,7 +40,7 @@ READER = str(_FOLDER / "reader")
 """Path of the reader, the base model of router and PRM: about as fast as the draft."""
 
 PRM = str(_FOLDER / "prm")
-"""Path of the process reward model, which scores the probability that a step is right."""
+"""Path of the process reward model, which estimates the probability that a step is right."""
 
 ROUTER = str(_FOLDER / "router")
 """Path of the router for the pair of `DRAFT` and `TARGET`."""

@@ -1,7 +1,7 @@
 """Texts of the problems: stories, their events, and the sentences of the solution steps.
 
 Placeholders: ``{k}`` and ``{b}`` are numbers (``b`` groups of ``k``), ``{c}`` is the calculation of
-a step, and all others are the story's names and things. The embedded models were trained on these
+a step, and all other placeholders are names and things. The embedded models were trained on these
 texts: do not change them.
 """
 
@@ -22,8 +22,8 @@ class Event:
     """An event of a story, with the sentences of its solution steps."""
 
     ops: str
-    """Operators of its calculations in order: one or two of ``+ - * / %``; empty if it only states
-    the first quantity."""
+    """Operators of the event's calculations in order: one or two of ``+ - * / %``. Empty for an
+    event that only states the first quantity."""
     sentence: str
     steps: tuple[str, ...] = ()
 

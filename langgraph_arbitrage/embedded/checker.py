@@ -43,7 +43,7 @@ class ParsedStep:
 
     calculations: tuple[Calculation, ...]
     boxed: int | None
-    """The boxed number; None without one."""
+    """The boxed number; None if the step has no box."""
 
 
 def parse_step(step: str) -> ParsedStep | None:
@@ -82,7 +82,7 @@ def check_step(problem: Problem, previous_steps: Sequence[str], step: str) -> bo
 
     Args:
         problem: The problem to solve.
-        previous_steps: The steps before. Wrong steps are ignored.
+        previous_steps: The steps before this step. Wrong ones are ignored.
         step: The step to check.
 
     Returns:
@@ -117,7 +117,10 @@ def check_answer(problem: Problem, text: str) -> bool:
 
 
 def _remaining(todo: list[Calculation], parsed: ParsedStep) -> list[Calculation] | None:
-    """The calculations left after a step; ``None`` if the step does one that is not in `todo`."""
+    """Return the calculations in ``todo`` that are left after a step.
+
+    Returns ``None`` if the step does a calculation that is not in ``todo``.
+    """
     remaining = list(todo)
     for calculation in parsed.calculations:
         match = next((c for c in remaining if _same_calculation(c, calculation)), None)
@@ -135,7 +138,10 @@ def _same_calculation(a: Calculation, b: Calculation) -> bool:
 
 
 def _value(member: str) -> int | None:
-    """Evaluate sums and differences of products, left to right; ``None`` if a division fails."""
+    """Evaluate sums and differences of products, left to right.
+
+    Returns ``None`` for a division by zero and for an inexact division.
+    """
     numbers, operators = re.findall(r"\d+", member), re.findall(r"[-+*/%]", member)
     total, term, sign = 0, int(numbers[0]), 1
     for operator, digits in zip(operators, numbers[1:], strict=True):

@@ -1,4 +1,4 @@
-"""One warning per process that the embedded models are a demo."""
+"""Warn once per process that the embedded models are a demo."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TEXT = (
 
 
 class DemoModelsWarning(UserWarning):
-    """The demo models are used because no others were named."""
+    """The demo models are used because no other models were specified."""
 
 
 @cache
 def warn_once() -> None:
-    """Warn unless this process was warned before."""
+    """Warn about the demo models at the first call in this process."""
     warnings.warn(TEXT, DemoModelsWarning, stacklevel=3)

@@ -21,10 +21,10 @@ STEP_WEIGHTS = {2: 3, 3: 4, 4: 4, 5: 3, 6: 2, 7: 2, 8: 1, 9: 1}
 """Weight of each number of steps if no level is requested; the mean is 4.6 steps."""
 
 HARD_SHARE = 0.2
-"""Share of problems with a step of a kind that no embedded model learns."""
+"""Share of hard problems; see ``Problem.hard``."""
 
 HELD_OUT_ONE_IN = 8
-"""One in this number of problems, chosen by hash, never occurs in the training text."""
+"""One problem in this number, chosen by hash, is held out of the training text."""
 
 MAX_NUMBER = 999
 """Largest number in a problem."""
@@ -52,11 +52,12 @@ class Problem:
     level: int
     """Level from 1 to 4, by number of steps: see ``LEVELS``."""
     hard: bool
-    """True if a step is of the kind that no embedded model learns."""
+    """True if a step needs the remainder of a division by a two-digit number, which no embedded
+    model learns."""
     calculations: tuple[Calculation, ...]
     """The calculation of each reference step, in order."""
     template: str
-    """Story and events without numbers, names and things."""
+    """Identifier of the story and of its events, without numbers, names and things."""
 
     @property
     def solution(self) -> str:
@@ -87,7 +88,7 @@ def problems(n: int, seed: int = 0, level: int | None = None) -> Iterator[Proble
         Problems with distinct combinations of template and operands.
 
     Raises:
-        ValueError: The level is not one of these.
+        ValueError: The level is not in ``LEVELS``.
 
     Example:
         >>> [p.answer == p.calculations[-1].result for p in problems(2, seed=1)]
@@ -248,7 +249,7 @@ def evaluate(op: str, left: int, right: int) -> int:
 
 
 def intermediate_terms(op: str, left: int, right: int) -> list[str]:
-    """The intermediate term between a calculation and its result, as a list of at most one.
+    """Return a list with the intermediate term between a calculation and its result, if any.
 
     Sums and differences first add or subtract the leading digit of the second number. Products
     are split after the leading digit of the second number. Divisions and remainders have no

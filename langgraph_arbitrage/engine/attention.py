@@ -1,8 +1,8 @@
-"""Attention over the KV cache, and which kernel computes it.
+"""Attention over the KV cache, and the choice of the kernel that computes it.
 
-A forward takes the tokens of all its sequences packed in one row [1, T]. Every layer treats tokens
-independently, except attention, which here reads each sequence's own slot up to its own length:
-nothing is padded, and sequences never see each other.
+A forward takes the tokens of all its sequences packed in one row [1, T]. All layers except
+attention treat tokens independently. Attention reads only the sequence's own slot, up to the
+sequence's length, so nothing is padded and sequences never see each other.
 """
 
 from __future__ import annotations
@@ -26,26 +26,29 @@ __all__ = ["Layout", "PackedLayout", "active_layout", "grouped_attention", "use_
 NAME = "langgraph_arbitrage"
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 MIN_DENSE = 4
-"""Decoding sequences from which one kernel call for all of them is faster than one for each."""
+"""Minimum number of decoding sequences for one attention call over all their slots.
+
+For fewer sequences, one call per sequence is faster.
+"""
 MAX_PADDING = 2.0
-"""Positions that such a call may read, as a multiple of the positions that are needed."""
+"""Maximum number of positions that a call over several slots reads, relative to those needed."""
 
 _thread = threading.local()
 
 
 class Layout(Protocol):
-    """Where the tokens of a forward are in the cache."""
+    """Maps the tokens of a forward to positions in the cache."""
 
     def store(self, room: Tensor, states: Tensor) -> None:
         """Write states [1, H, T, D] into a layer's tensor [S, L, H, D]."""
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
-        """Attention of queries [1, Hq, T, D] over keys and values [S, L, H, D]: [1, T, Hq, D]."""
+        """Attend from queries [1, Hq, T, D] to keys and values [S, L, H, D]: [1, T, Hq, D]."""
 
 
 @contextmanager
 def active_layout(layout: Layout) -> Iterator[None]:
-    """Let the model's attention layers on this thread use a layout."""
+    """Make attention layers that run on this thread use `layout`."""
     _thread.layout = layout
     try:
         yield
@@ -54,9 +57,9 @@ def active_layout(layout: Layout) -> Iterator[None]:
 
 
 def use_cache_attention(model: PreTrainedModel) -> None:
-    """Have a model's attention layers read from the KV cache.
+    """Make a model's attention layers read keys and values from the KV cache.
 
-    Transformers makes no mask for an attention function without a mask function.
+    The attention function is registered without a mask function, so transformers creates no masks.
 
     Raises:
         ValueError: The model does not use transformers' attention interface, or has layers other
@@ -79,10 +82,14 @@ def attend(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls: [1, T, Hq, D], and no weights.
+    """Compute the attention of one layer. Transformers calls this function.
 
-    The mask is ignored: the layout knows what is visible. Without a layout, another user of the
-    same model object runs a plain forward, which has full causal attention only.
+    With an active layout, the mask is ignored, since the layout determines which positions are
+    visible. There is no active layout if other code calls the same model object directly. Such a
+    plain forward supports full causal attention only.
+
+    Returns:
+        The output [1, T, Hq, D], and None in place of the attention weights.
     """
     layout = getattr(_thread, "layout", None)
     if layout is None:
@@ -104,13 +111,13 @@ AttentionInterface.register(NAME, attend)
 
 
 class PackedLayout:
-    """Tokens of several sequences, one after the other: T tokens of B sequences.
+    """Maps the packed tokens of several sequences to their slots: T tokens of B sequences.
 
     Args:
         slots: Slot of each sequence.
-        starts: Position of its first token.
-        counts: Its number of tokens.
-        length: Positions of a slot (L).
+        starts: Position of the first token of each sequence.
+        counts: Number of tokens of each sequence.
+        length: Number of positions per slot (L).
     """
 
     def __init__(
@@ -141,7 +148,7 @@ class PackedLayout:
         room.flatten(0, 1).index_copy_(0, places, new)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
-        """Each sequence's queries over its own slot."""
+        """Attend from each sequence's queries to the sequence's own slot. See `Layout.attend`."""
         window: int | None = options.pop("window")
         if self._dense is not None:
             return self._dense.attend(query, keys, values, window, **options)
@@ -160,7 +167,7 @@ class PackedLayout:
 
     @cached_property
     def _dense(self) -> _DenseSlots | None:
-        """Set if all sequences decode and are of similar length, in neighbouring slots."""
+        """One call for all sequences, or None if their lengths or slots differ too much."""
         slots, starts, counts = zip(*self.rows, strict=True) if self.rows else ((), (), ())
         if len(slots) < MIN_DENSE or set(counts) != {1}:
             return None
@@ -171,7 +178,7 @@ class PackedLayout:
         return _DenseSlots(low, high, view, slots, starts)
 
     def _mask(self, n: int, offset: int, window: int | None, like: Tensor) -> Tensor:
-        """Additive causal mask [n, offset + n], with the window if there is one."""
+        """Create an additive causal mask [n, offset + n], limited to the window if there is one."""
         key = n, offset, window, like.device
         mask = self._masks.get(key)
         if mask is None:
@@ -186,16 +193,17 @@ class PackedLayout:
 
 
 class _DenseSlots:
-    """Attention of one token of each sequence over a range of slots, in one kernel call.
+    """Computes attention for one token per sequence over a range of slots, in one kernel call.
 
-    Positions beyond a sequence's own are masked. The cache holds finite numbers there.
+    Positions beyond the end of a sequence are masked. They must hold finite numbers, since NaN and
+    infinity would get past an additive mask.
 
     Args:
-        low: First slot.
-        high: End of the slots.
-        view: Positions that are read.
+        low: First slot of the range.
+        high: First slot after the range.
+        view: Number of positions to read per slot.
         slots: Slot of each sequence.
-        starts: Position of its token.
+        starts: Position of each sequence's token.
     """
 
     def __init__(
@@ -203,7 +211,8 @@ class _DenseSlots:
     ) -> None:
         self._range = low, high, view
         self._places = [slot - low for slot in slots]
-        self._ends = [1] * (high - low)  # a slot without a sequence attends to something
+        # A slot without a sequence attends to one position: a softmax over none would be NaN.
+        self._ends = [1] * (high - low)
         for place, start in zip(self._places, starts, strict=True):
             self._ends[place] = start + 1
         self._in_order = self._places == list(range(high - low))
@@ -212,7 +221,7 @@ class _DenseSlots:
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, window: int | None, **options: Any
     ) -> Tensor:
-        """Queries [1, Hq, T, D] over keys and values [S, L, H, D]: [1, T, Hq, D]."""
+        """Attend from queries [1, Hq, T, D] to keys and values [S, L, H, D]: [1, T, Hq, D]."""
         low, high, view = self._range
         k = keys[low:high, :view].transpose(1, 2)  # [B, H, view, D]
         v = values[low:high, :view].transpose(1, 2)
@@ -232,7 +241,7 @@ class _DenseSlots:
         return self._tensors[key]
 
     def _mask(self, window: int | None, like: Tensor) -> Tensor:
-        """Additive mask [B, 1, 1, view]."""
+        """Create an additive mask [B, 1, 1, view]."""
         key = window, like.device
         if key not in self._tensors:
             ends = torch.tensor(self._ends, device=like.device)[:, None]
@@ -255,16 +264,16 @@ def grouped_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Attention of grouped queries, without copying keys and values to each query head.
+    """Compute grouped-query attention without copying keys and values for each query head.
 
     Args:
         query: [Hq, n, D], or [B, Hq, n, D].
         keys: [H, K, D], or [B, H, K, D]; Hq is a multiple of H.
         values: Like `keys`.
         mask: Additive, [n, K] or [B, 1, n, K]; None where all keys are visible.
-        scale: Of the scores; 1/√D by default.
+        scale: Factor of the scores. None: 1/√D.
         softcap: Limits the scores to ±softcap (Gemma 2).
-        sinks: A score for "no token" of each query head, [Hq] (gpt-oss).
+        sinks: Score of an additional empty position per query head, [Hq] (gpt-oss).
 
     Returns:
         [n, Hq, D], or [B, n, Hq, D].
@@ -282,7 +291,7 @@ def grouped_attention(
         )[0]
     b, hq, n, d = query.shape
     h = keys.shape[1]
-    grouped = query.reshape(b, h, hq // h * n, d)  # the queries of a group side by side
+    grouped = query.reshape(b, h, hq // h * n, d)  # join the query heads that share a key head
     if mask is not None and hq > h:
         mask = mask.repeat(1, 1, hq // h, 1)
     if softcap is None and sinks is None:
@@ -302,7 +311,7 @@ def _scores_attention(
     sinks: Tensor | None,
     n: int,
 ) -> Tensor:
-    """Attention by explicit scores, for what the fused kernels do not know."""
+    """Compute attention with softcap or sinks, which the fused kernels do not support."""
     scores = query @ keys.transpose(-1, -2) * (scale or query.shape[-1] ** -0.5)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap

@@ -1,8 +1,9 @@
 """Models on a CPU: compute threads, one forward at a time, and packed weights.
 
-Torch multiplies the weights of a linear layer in the layout they were loaded in. oneDNN, which is
-part of torch, can reorder them once into the blocks that its kernels read. That is two to three
-times as fast for a few tokens. Both are timed when a model is loaded, and the logits are compared.
+By default, torch multiplies the weights of a linear layer in the layout in which they were loaded.
+oneDNN, which is part of torch, can reorder ("pack") the weights once into the blocks that its
+kernels read. For a few tokens, packed layers are two to three times as fast. When a model is
+loaded, both layouts are timed and their logits are compared.
 """
 
 from __future__ import annotations
@@ -38,17 +39,20 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 ALL_THREADS = torch.get_num_threads()
-# Parameters × tokens. For less work, starting threads takes longer than it saves.
+# Minimum parameters × tokens of a forward on several threads. For less work, one thread is faster.
 PARALLEL_FROM = 20_000_000
 
 MAX_PASSES = 16  # forwards of other models before a waiting model has priority
 
-PACK_FROM = 20_000_000  # parameters of a model; smaller models gain little
-LAYER_FROM = 100_000  # weights of a layer; for smaller ones, the call takes as long as the product
+PACK_FROM = 20_000_000  # minimum parameters of a packed model; smaller models gain little
+# Minimum weights of a packed layer. In a smaller layer, the overhead of the call dominates.
+LAYER_FROM = 100_000
 PACKED_TOKENS = 16  # token count that the layout is optimized for; it is fast for any count
 TIMED_TOKENS = (1, PACKED_TOKENS)
-MAX_RATIO = 0.8  # time relative to torch's own layers, geometric mean over `TIMED_TOKENS`
+# Maximum time of a packed layer relative to torch's layer: geometric mean over `TIMED_TOKENS`.
+MAX_RATIO = 0.8
 TRIALS, TRIAL_SECONDS = 50, 1.0
+# Maximum mean difference of the logits, relative to their mean absolute value.
 MAX_DIFFERENCE = {torch.float32: 5e-3, torch.bfloat16: 0.15, torch.float16: 0.1}
 
 
@@ -56,7 +60,7 @@ MAX_DIFFERENCE = {torch.float32: 5e-3, torch.bfloat16: 0.15, torch.float16: 0.1}
 
 
 def _omp_pause() -> Callable[[int], int]:
-    """Find `omp_pause_resource_all` (OpenMP 5.0) of the library that torch uses."""
+    """Find `omp_pause_resource_all` (OpenMP 5.0) in the OpenMP library that torch uses."""
     try:
         pause: Callable[[int], int] = ctypes.CDLL(None).omp_pause_resource_all
     except (AttributeError, OSError, TypeError):  # torch is built without OpenMP
@@ -69,11 +73,11 @@ OMP_SOFT = 1  # a paused thread pool can be used again at any time
 
 
 class _CoreLock:
-    """Lets one model use the cores at a time. The owner keeps them until it hands them over.
+    """Lets one model at a time use the cores. The owner keeps the cores until it hands them over.
 
-    A forward of a few sequences takes about as long as a forward of one. So the model with the most
-    requests has priority. Meanwhile the other models collect requests, which then share forwards.
-    With strict alternation, the forwards of all models would have few sequences
+    A forward of a few sequences takes about as long as a forward of one sequence. So the model with
+    the most requests has priority: meanwhile the other models collect requests, which then share
+    forwards. If the models took strict turns, all forwards would have few sequences
     (docs/performance.md). A waiting model is passed over at most `MAX_PASSES` times.
     """
 
@@ -81,10 +85,10 @@ class _CoreLock:
         self.reset()
 
     def reset(self) -> None:
-        """Free the cores. Called in a forked process, which has no threads of its parent."""
+        """Free the cores. A forked process needs this, since it inherits no other threads."""
         self._changed = threading.Condition()
         self._owner: ComputeThreads | None = None
-        self._waiting: dict[ComputeThreads, int] = {}  # how often each was passed over
+        self._waiting: dict[ComputeThreads, int] = {}  # how often each model was passed over
 
     def acquire(self, threads: ComputeThreads) -> None:
         """Wait for the cores, unless this model owns them already."""
@@ -97,7 +101,7 @@ class _CoreLock:
                     self._changed.wait()
 
     def offer(self, threads: ComputeThreads) -> bool:
-        """Offer the cores after a forward. Returns whether a model with priority took them."""
+        """Offer the cores after a forward. Returns whether another model took them."""
         with self._changed:
             candidate = self._next_owner()
             if candidate is None:
@@ -117,7 +121,10 @@ class _CoreLock:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        """Choose the next owner. Waiting models cannot, since their request counts change."""
+        """Choose the next owner.
+
+        Waiting models do not choose it themselves: request counts may change until they wake up.
+        """
         self._owner = self._next_owner()
         if self._owner is not None:
             del self._waiting[self._owner]
@@ -142,13 +149,14 @@ def threads_for(parameters: int, tokens: int = 1) -> int:
 class ComputeThreads:
     """Manages the compute threads of one model. The models of a process run one forward at a time.
 
-    Two concurrent forwards would share the cores and the memory bandwidth. If the thread pools of
-    all models had more threads than there are cores, OpenMP would wake all of them for every
-    operation. So a worker that waits for a request or for the cores releases its pool.
+    Two concurrent forwards would compete for the cores and the memory bandwidth. If the thread
+    pools of all models together had more threads than there are cores, OpenMP would wake all
+    threads for every operation. So a worker releases its pool before it waits for a request or for
+    the cores.
 
     Args:
         model: The model.
-        threads: Number of threads. None: chosen by the work of a forward.
+        threads: Number of threads. None: chosen by the size of the model and the batch.
         requests: Returns the number of open requests of the model.
     """
 
@@ -158,7 +166,7 @@ class ComputeThreads:
         self._parameters = parameter_count(model)
         self._threads = threads
         self.requests = requests
-        self._has_pool = True  # loading may have started one
+        self._has_pool = True  # loading may have started a pool
         self._current = 0  # number of threads that torch is set to
 
     @contextmanager
@@ -225,7 +233,7 @@ def is_packed(model: nn.Module) -> bool:
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """Count the parameters of a model. Shared weights that also exist packed count once."""
+    """Count the parameters of a model. Weights that exist packed and unpacked count once."""
     packed = (m for m in model.modules() if isinstance(m, PackedLinear))
     return model.num_parameters() - sum(m.weight.numel() for m in packed if m.shared)
 
@@ -234,17 +242,17 @@ def pack(model: PreTrainedModel, spec: ModelSpec, logits: Callable[[], Tensor]) 
     """Pack the linear layers of a model if that is faster and changes only rounding.
 
     Args:
-        model: Changed in place. Original weights that are not shared are freed. The pages of the
-            checkpoint file that they were mapped from may stay until memory is needed.
+        model: Changed in place. Original weights that are not shared are freed. The operating
+            system may keep their pages of the checkpoint file until it needs the memory.
         spec: The model's specification. Only the engine "auto" packs.
-        logits: Computes logits by a plain forward, to compare before and after.
+        logits: Computes logits by a plain forward. Compared before and after packing.
 
     Returns:
         Whether the layers are packed.
     """
     layers = _layers(model) if _may_pack(model, spec) else []
     head = model.get_output_embeddings()
-    # Time the largest layer. An output head differs from the other layers, so it comes last.
+    # Time the largest layer. Output heads are not typical, so other layers are preferred.
     timed = max(layers, key=lambda layer: layer.linear is not head and layer.bytes, default=None)
     if timed is None or not _is_faster(timed.linear):
         return False
@@ -255,7 +263,7 @@ def pack(model: PreTrainedModel, spec: ModelSpec, logits: Callable[[], Tensor]) 
         after = logits()
         difference = (after - before).abs().mean() / before.abs().mean()
         problem = "" if difference <= MAX_DIFFERENCE[model.dtype] else "its logits differ"
-    except Exception as error:  # from a model whose own code reads a layer's weights
+    except Exception as error:  # the model's own code may read a layer's weights
         problem = f"{type(error).__name__}: {str(error).partition('.')[0]}"
     if problem:
         logger.info("%s keeps its weights as loaded. With packed weights: %s", spec.name, problem)
@@ -304,7 +312,7 @@ def _may_pack(model: PreTrainedModel, spec: ModelSpec) -> bool:
 
 
 def _layers(model: PreTrainedModel) -> list[_Layer]:
-    """The layers to pack. Empty if there is not enough memory while both layouts exist."""
+    """Choose the layers to pack. Empty if both layouts together do not fit in memory."""
     users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     layers = [
@@ -335,7 +343,7 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
 def _is_faster(linear: nn.Linear) -> bool:
     """Whether packed weights are clearly faster on this machine."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # with more, another program on one core would distort the times
+    torch.set_num_threads(1)  # with more threads, other programs would distort the times
     try:
         packed = PackedLinear(linear.weight, linear.bias)
         ratios = [_time_ratio(packed, linear, tokens) for tokens in TIMED_TOKENS]

@@ -1,9 +1,10 @@
 """CUDA graphs for decoding: a forward of one token per sequence, captured once per shape.
 
 At batch size 1, a GPU spends most of an eager forward waiting for Python to launch the next kernel.
-A graph launches all kernels at once. It works on fixed memory, so a batch is padded to one of a few
-shapes, and a graph is captured again after the KV cache has moved. The first replay of each graph
-is compared with an eager run. After any failure, the model decodes eagerly, with one warning.
+A graph launches all kernels at once. Its tensors have fixed shapes and addresses, so each batch is
+padded to one of a few shapes, and a graph is captured again when the KV cache was reallocated. The
+first replay of each graph is compared with an eager run. After any failure, the model decodes
+eagerly, with one warning.
 
 This code has not run on a GPU yet, so it is off by default (`cuda_graphs=True` enables it).
 `CAPTURES` maps a device type to its capture function. The tests register one for the CPU.
@@ -35,16 +36,18 @@ __all__ = ["CAPTURES", "Capture", "CudaCapture", "CudaGraphs", "PaddedLayout", "
 
 logger = logging.getLogger(__name__)
 
-EAGER_RUNS_BEFORE_CAPTURE = 8  # of a shape; a capture costs about as many forwards
+EAGER_RUNS_BEFORE_CAPTURE = 8  # per shape; a capture takes about as long as this many forwards
 MAX_GRAPHS = 48  # per model; the least recently used one is dropped
 MIN_VIEW = 64  # cache positions that the smallest graph reads
 WARM_UPS = 2  # runs before a capture, for the lazy initialization of libraries
-TOLERANCE = 0.02  # of a replay, in standard deviations of the logits; the kernels are the same
+# Maximum RMS difference between the logits of a replay and of an eager run, relative to the
+# standard deviation of the logits. It is small, since both run the same kernels.
+TOLERANCE = 0.02
 
 Replay = Callable[[], Tensor]
 """Runs the captured kernels on the same memory. The next replay overwrites its output."""
 Capture = Callable[[Callable[[], Tensor]], Replay]
-"""Captures a function of fixed tensors."""
+"""Captures a function whose input tensors stay at the same addresses."""
 Run = Callable[[Layout, Tensor, Tensor, Tensor], Tensor]
 """Layout, ids [1, T], positions [1, T], logit indices [W] → logits [W, V]."""
 
@@ -76,7 +79,7 @@ class Shape:
 class PaddedLayout:
     """The layout of one token per row, with slots and positions in fixed memory.
 
-    Padding rows read position 0 and write to the last position of a slot, which is never valid.
+    Padding rows read position 0. They write to the last position of a slot, which holds no token.
 
     Args:
         slots: Slot of each row, [B].
@@ -129,7 +132,7 @@ class Graph:
         self.padding_position = padding_position
         self.logit_indices = torch.arange(shape.rows, device=device)
         self.cache_addresses: tuple[int, ...] = ()
-        """Addresses of the cache's tensors at the capture."""
+        """Addresses of the cache's tensors when the graph was captured."""
         slots, positions, writes, _ = self.inputs
         self.layout = PaddedLayout(slots, positions, writes, shape.view)
         self.load(Batch([], []))
@@ -138,7 +141,7 @@ class Graph:
         """Copy a batch into the graph's inputs, in one transfer."""
         padding = [0] * (self.shape.rows - len(batch.sequences))
         positions = [len(s.slot.tokens) for s in batch.sequences]
-        # Padding rows use slot 0, which another row may use too, so they write to a spare position.
+        # Padding rows use slot 0. A sequence may use it too, so padding writes to a spare position.
         slots = [s.slot.index for s in batch.sequences] + padding
         ids = [s.tokens[n] for s, n in zip(batch.sequences, positions, strict=True)] + padding
         writes = positions + [self.padding_position] * len(padding)
@@ -206,7 +209,7 @@ class CudaGraphs:
         return logits
 
     def _graph(self, shape: Shape, run: Run) -> Graph | None:
-        """Return the graph of a shape, captured if necessary. None before it has run often."""
+        """Return the graph of a shape, captured if necessary. None until the shape is frequent."""
         graph, addresses = self.graphs.get(shape), self._cache_addresses()
         if graph is not None and graph.cache_addresses == addresses:
             self.graphs.move_to_end(shape)
@@ -291,18 +294,19 @@ class CudaCapture:
 
 
 CAPTURES: dict[str, Callable[[torch.device], Capture]] = {"cuda": CudaCapture}
-"""Factory of the capture function by device type."""
+"""Creates the capture function, by device type."""
 
 
 def own_stream(device: torch.device) -> AbstractContextManager[object]:
-    """Run the thread's GPU work on its own stream. Does nothing on other devices.
+    """Run the thread's GPU work on a separate stream. Does nothing on other devices.
 
-    On the default stream, a token of the draft would wait for a forward of the target.
+    If all models shared the default stream, each draft token would wait for the target's forward.
     """
     if device.type != "cuda":
         return nullcontext()
     stream = torch.cuda.Stream(device)
-    # Wait for the work queued by loading. Synchronizing the device would break other captures.
+    # Wait for the work queued while loading. Synchronizing the whole device would break other
+    # models' captures.
     stream.wait_stream(torch.cuda.current_stream(device))
     return torch.cuda.stream(stream)
 

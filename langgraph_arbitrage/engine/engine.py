@@ -111,7 +111,7 @@ class Engine:
 
     @cached_property
     def generation_defaults(self) -> GenerationDefaults:
-        """What the checkpoint's generation_config.json recommends.
+        """Generation settings that the checkpoint's generation_config.json recommends.
 
         Raises:
             CheckpointError: The file holds an invalid value.
@@ -125,7 +125,7 @@ class Engine:
 
     @property
     def footprint(self) -> Footprint | None:
-        """Sizes of the model. None unless it is loaded on this machine."""
+        """Sizes of the model. None if the model is not loaded on this machine."""
         model = self._started.model if isinstance(self._started, Worker) else None
         return footprint(model) if model is not None else None
 
@@ -157,8 +157,8 @@ class Engine:
         Args:
             request: The request.
             listener: Called with each new token id on the engine's thread.
-            continues: Whether the request continues an answer in progress. A full queue never
-                refuses those.
+            continues: Whether the request continues an answer in progress. Such a request is
+                accepted even if the queue is full.
 
         Raises:
             ContextLengthError: The request does not fit the model's context.
@@ -176,7 +176,7 @@ class Engine:
         return handle
 
     def grammar_marks(self) -> dict[str, int]:
-        """Return the ids of special tokens by their text. A grammar must name them as `<[id]>`.
+        """Return the id of each special token by its text. Grammars must write a token as `<[id]>`.
 
         Raises:
             GrammarError: llguidance does not support the tokenizer.
@@ -185,7 +185,7 @@ class Engine:
         return grammar_marks(self.tokenizer, self._end_ids)
 
     def check_grammar(self, lark: str) -> None:
-        """Compile a grammar on the caller's thread. The worker then finds it in the cache.
+        """Compile a grammar on the caller's thread, so that the worker finds it in the cache.
 
         Raises:
             GrammarError: The grammar cannot be compiled.
@@ -226,7 +226,7 @@ class Engine:
             )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        """Reject ids on which the model would fail, and with it all other requests."""
+        """Reject invalid ids. They would make the forward fail for all requests in the batch."""
         largest, smallest = max(ids), min(ids)
         if smallest < 0:
             raise SettingsError(f"Token id {smallest} is negative. Token ids start at 0.")
@@ -282,7 +282,7 @@ def release(engine: Engine) -> None:
 
 @atexit.register
 def _close_all() -> None:
-    """Close all engines. A thread in native code at interpreter exit would abort the process."""
+    """Close all engines: a thread in native code at interpreter exit would abort the process."""
     with _registry_lock:
         engines = list(_engines.values())
         _engines.clear()
@@ -292,8 +292,8 @@ def _close_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # The lock is held during a fork, so that the child gets consistent dictionaries. An engine in
-    # the child starts its own worker at its first request.
+    # The lock is held during a fork, so that the child gets consistent dictionaries. In the child,
+    # each engine starts a new worker at its first request.
     os.register_at_fork(
         before=_registry_lock.acquire,
         after_in_parent=_registry_lock.release,

@@ -14,29 +14,29 @@ from langgraph_arbitrage.engine.cpu import parameter_count
 __all__ = ["Footprint", "footprint"]
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Config names of the number of routed experts per layer."""
+"""Names under which configs store the number of routed experts per layer."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sizes of a loaded model. Computed, not measured."""
+    """Sizes of a loaded model, computed from its config and weights, not measured."""
 
     parameters: int
     """Number of parameters."""
     weights: int
-    """Bytes of the weights that a forward reads, with all routed experts. Without embeddings,
-    unless the output head shares their tensor: a token needs only one row of them."""
+    """Bytes of the weights that a forward reads, including all routed experts. Embeddings count
+    only if the output head shares their tensor, since a token needs only one row of them."""
     expert_bytes: int
     """Bytes of the routed experts in `weights`."""
     routed_fraction: float
     """Fraction of the routed experts that one token uses. 1 without routed experts."""
     operations: int
-    """Operations per token without attention: a multiplication and an addition per weight used."""
+    """Operations per token without attention: one multiplication and one addition per weight."""
     layers: tuple[tuple[int, int | None], ...]
-    """Per layer: bytes of the keys and values of one token, and the attention window in tokens.
-    None: full attention."""
+    """Per layer: bytes of one token's keys and values, and the attention window in tokens. The
+    window is None for full attention."""
     attention_operations: int
-    """Operations per layer for each pair of a query and a key: 4 × heads × head size."""
+    """Operations per layer for one query and one key: 4 × heads × head size."""
     device: str
     dtype: str
 
@@ -100,7 +100,7 @@ def footprint(model: PreTrainedModel) -> Footprint:
 
 
 def _stored_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor, or of the tensors that a quantized one consists of."""
+    """Bytes of a tensor. A quantized tensor counts as the sum of its component tensors."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         return tensor.nbytes

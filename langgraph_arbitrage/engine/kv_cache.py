@@ -1,8 +1,8 @@
-"""The KV cache: the tensors, the slots, and which slot holds which prefix. It knows no request.
+"""The KV cache: tensors of keys and values, divided into slots, and the choice of slots.
 
-Each layer holds one pair of tensors [S, L, H, D]: S slots of L positions. A slot keeps its tokens
-after its sequence has left, so that a later request with the same beginning continues from there.
-Rolling back is shortening a list of token ids; no tensor changes.
+Each layer has two tensors [S, L, H, D]: S slots of L positions. A released slot keeps its tokens,
+so that a later request with the same beginning can continue from them. A rollback only shortens
+the slot's list of token ids and changes no tensor. The cache handles token ids, not requests.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = ["KVCache", "common_prefix"]
 logger = logging.getLogger(__name__)
 
 MIN_OVERLAP = 16  # tokens; a shorter common prefix is computed again rather than copied
-FIRST_LENGTH = 512  # positions of a slot at first; doubled when a sequence outgrows them
-FIRST_SLOTS = 8
-HEADROOM = 1.1  # memory that a forward needs beside the cache
+FIRST_LENGTH = 512  # initial positions per slot; doubled when a sequence needs more
+FIRST_SLOTS = 8  # initial slots; doubled when more are needed
+HEADROOM = 1.1  # free memory relative to the allocation, since a forward also needs memory
 
 
 class KVLayer(CacheLayerMixin):
@@ -49,9 +49,9 @@ class KVLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values [1, H, T, D]; return those of all slots [S, L, H, D].
+        """Store new keys and values [1, H, T, D]. Returns the layer's tensors [S, L, H, D].
 
-        `attention.attend` reads from them what each sequence attends to.
+        `attention.attend` then reads the slots of the batch from these tensors.
         """
         if self.keys is None or self.values is None:
             self.keys = self.cache.room(key_states)
@@ -61,7 +61,7 @@ class KVLayer(CacheLayerMixin):
         return self.keys, self.values
 
     def resize(self) -> None:
-        """Move what the slots hold to tensors of the cache's present size."""
+        """Copy the contents of the slots to new tensors of the cache's current size."""
         if self.keys is None or self.values is None:
             return
         for name, old in (("keys", self.keys), ("values", self.values)):
@@ -74,11 +74,11 @@ class KVLayer(CacheLayerMixin):
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token's keys and values."""
+        """Bytes of one token's keys and values in this layer."""
         pair = [t for t in (self.keys, self.values) if t is not None]
         return sum(t.shape[2] * t.shape[3] * t.itemsize for t in pair)
 
-    # Required by the base class. Masks and positions never depend on them here.
+    # Required by the base class. The results do not matter: the layout sets masks and positions.
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -92,15 +92,15 @@ class KVLayer(CacheLayerMixin):
 
 
 class KVCache(Cache):
-    """Slots of one model and their tensors.
+    """The slots of one model and their tensors.
 
     Args:
-        layers: Layers of the model.
-        max_slots: Maximum slots.
-        context: Context length of the model; None without a limit.
+        layers: Number of layers of the model.
+        max_slots: Maximum number of slots.
+        context: Context length of the model in tokens. None: unlimited.
         name: The model's name, for messages.
-        zeroed: Whether new memory is zeroed on devices other than the CPU. Masked positions are
-            read by CUDA graphs and must be finite.
+        zeroed: Whether to zero new memory on devices other than the CPU. CUDA graphs need this:
+            they read masked positions, which must hold finite numbers.
     """
 
     layout: Layout
@@ -116,39 +116,40 @@ class KVCache(Cache):
     ) -> None:
         self.name = name
         self.max_slots = max_slots
-        """Slots that may be busy at a time; fewer after a shortage, until all are free."""
+        """Maximum number of slots in use at once. It is lowered when memory runs out, and restored
+        once all slots are free."""
         self._most_slots = max_slots
         self._warned = False
         self.context = context
         self.zeroed = zeroed
         self.slots: list[Slot] = []
         self.capacity = min(FIRST_SLOTS, max_slots)
-        """Slots that the tensors have room for (S)."""
+        """Number of slots that the tensors have room for (S)."""
         self.length = self._length_for(0)
-        """Positions of each slot (L)."""
+        """Number of positions per slot (L)."""
         self._clock = itertools.count(1)
         self._idle_wanted = FIRST_SLOTS
-        """Idle slots kept before the least recently used is overwritten."""
+        """Number of idle slots to keep before the least recently used one is overwritten."""
         self._evicted: deque[list[int]] = deque(maxlen=max_slots)
         super().__init__(layers=[KVLayer(self) for _ in range(layers)])
 
     # --- slots ---------------------------------------------------------------------------
 
     def allocate(self, ids: Sequence[int], limit: int) -> Slot | None:
-        """Take a slot for a sequence; its `tokens` are the prefix of `ids` that is cached.
+        """Take a slot for a sequence. The slot's `tokens` are the cached prefix of `ids`.
 
-        The free slot with the longest common prefix is taken in place if most of its tokens are
-        shared. Otherwise the prefix is copied to another slot.
+        The slot with the longest common prefix is used directly if it is free and the prefix is at
+        least half of its tokens. Otherwise the prefix is copied to another slot.
 
         Args:
             ids: The tokens of the sequence.
-            limit: Longest prefix to reuse. Tokens whose logits are needed are computed.
+            limit: Maximum length of the prefix. Later tokens are computed for their logits.
 
         Returns:
-            None while `max_slots` are busy.
+            The slot, or None if `max_slots` slots are busy.
 
         Raises:
-            NotEnoughMemoryError: No slot has memory. From now on fewer sequences run at a time.
+            NotEnoughMemoryError: There is no memory for a slot. `max_slots` is lowered.
         """
         busy = [s for s in self.slots if s.busy]
         if len(busy) >= self.max_slots:
@@ -164,7 +165,7 @@ class KVCache(Cache):
             slot = self._vacant(keep=source)
             if slot is not None and source is not None:
                 self._copy(source, slot, overlap)
-            elif in_place:  # there is no other slot
+            elif in_place:  # no other slot is available
                 slot = source
             if slot is None:
                 self._shrink(len(busy))
@@ -175,33 +176,33 @@ class KVCache(Cache):
         return slot
 
     def reserve(self, tokens: int) -> None:
-        """Have room for sequences of so many tokens.
+        """Make each slot large enough for `tokens` tokens.
 
         Raises:
-            NotEnoughMemoryError: There is no memory for it.
+            NotEnoughMemoryError: There is no memory for larger slots.
         """
         length = self._length_for(tokens)
         if length > self.length and not self._resized(self.capacity, length, tokens):
             raise self._no_memory(tokens)
 
     def release(self, slot: Slot) -> None:
-        """Free a slot. Its tokens stay for requests with the same beginning."""
+        """Free a slot. It keeps its tokens, so that later requests with this prefix reuse them."""
         slot.busy = False
         slot.released = next(self._clock)
         if not any(s.busy for s in self.slots):
-            self.max_slots = self._most_slots  # there may be memory again
+            self.max_slots = self._most_slots  # memory may be available again
 
     def cached(self, ids: Sequence[int]) -> int:
-        """Most leading tokens of `ids` that some slot holds."""
+        """Length of the longest prefix of `ids` in any slot."""
         return self._longest_prefix(ids)[1]
 
     def clear(self) -> None:
-        """Forget all slots. The tensors stay."""
+        """Discard the contents of all slots. The tensors stay allocated."""
         self.slots.clear()
         self._evicted.clear()
 
     def _longest_prefix(self, ids: Sequence[int]) -> tuple[Slot | None, int]:
-        """The slot that holds most of the beginning of `ids`, free ones first among equals."""
+        """Find the slot with the longest prefix of `ids`, preferably a free one."""
         best, most = None, 0
         for slot in sorted(self.slots, key=_free_and_recent, reverse=True):
             n = common_prefix(slot.tokens, ids, most)
@@ -210,7 +211,10 @@ class KVCache(Cache):
         return best, most
 
     def _vacant(self, keep: Slot | None) -> Slot | None:
-        """An empty slot, a new one, or the least recently used; None without memory."""
+        """Return an empty slot, if necessary a new one or the least recently used one, cleared.
+
+        The slot `keep` is never cleared. None if no slot is free and none can be added.
+        """
         free = [s for s in self.slots if not s.busy and s is not keep]
         if empty := next((s for s in free if not s.tokens), None):
             return empty
@@ -233,7 +237,7 @@ class KVCache(Cache):
         return self._resized(more, self.length, FIRST_LENGTH)
 
     def _note_miss(self, ids: Sequence[int], overlap: int) -> None:
-        """Keep one more idle slot when a request computes again what an evicted slot held."""
+        """Keep one more idle slot if the request recomputes tokens that an evicted slot held."""
         end = overlap + MIN_OVERLAP
         for tokens in self._evicted if len(ids) >= end else ():
             if common_prefix(tokens, ids, end - 1) >= end:
@@ -245,16 +249,16 @@ class KVCache(Cache):
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token in all layers; 0 before the first forward."""
+        """Bytes of one token's keys and values in all layers. 0 before the first forward."""
         return sum(layer.token_bytes for layer in self._kv_layers())
 
     @property
     def shaped(self) -> bool:
-        """Whether a forward has told how much memory a token takes."""
+        """Whether the memory per token is known. The first forward determines it."""
         return self.token_bytes > 0
 
     def room(self, like: Tensor) -> Tensor:
-        """A tensor [S, L, H, D] for states like these, [1, H, T, D]."""
+        """Create a tensor [S, L, H, D] for states [1, H, T, D], with dtype and device of `like`."""
         shape = self.capacity, self.length, like.shape[1], like.shape[3]
         if like.device.type == "cpu":
             return _lazy_zeros(shape, like.dtype)
@@ -263,17 +267,17 @@ class KVCache(Cache):
         return room
 
     def _length_for(self, tokens: int) -> int:
-        """Positions for so many tokens and a spare one, to which padding is written."""
+        """Positions that a slot needs for `tokens` tokens and a spare one for padding."""
         length = FIRST_LENGTH
         while length < tokens + 1:
             length *= 2
         return min(length, self.context + 1) if self.context else length
 
     def _resized(self, slots: int, length: int, tokens: int) -> bool:
-        """Grow the tensors; False without memory.
+        """Grow the tensors to `slots` slots of `length` positions. False if memory is insufficient.
 
-        Where memory is committed as it is written, only what one more sequence of `tokens` and the
-        move of a layer need is asked for.
+        On a GPU, all new positions must fit in memory. A CPU commits memory only when it is
+        written, so it is enough if one more sequence of `tokens` tokens fits.
         """
         growth = slots * length - self.capacity * self.length
         if not self._fits(self.token_bytes * (growth if self._commits_at_once else tokens)):
@@ -294,7 +298,7 @@ class KVCache(Cache):
 
     @property
     def _commits_at_once(self) -> bool:
-        """Whether allocating takes the memory; otherwise a CPU's pages are taken when written."""
+        """Whether allocation commits memory at once. On a CPU, only writing commits it."""
         return self._device is not None and self._device.type != "cpu"
 
     @property
@@ -302,7 +306,7 @@ class KVCache(Cache):
         return next((k.keys.device for k in self._kv_layers() if k.keys is not None), None)
 
     def _fits(self, needed: int) -> bool:
-        """Whether there is memory beside what busy slots may still write."""
+        """Whether `needed` bytes are free, in addition to what busy slots may still write."""
         if self._device is None:
             return True
         if not self._commits_at_once:
@@ -314,8 +318,9 @@ class KVCache(Cache):
         if 0 < slots < self.max_slots and not self._warned:
             self._warned = True
             logger.warning(
-                "%s has no memory for another slot of %d tokens and runs %d sequences at a time "
-                "until they end. Set max_slots=%d or a lower max_tokens, or dtype='bfloat16'.",
+                "%s has no memory for another slot of %d tokens. Until all slots are free, it runs "
+                "at most %d sequences concurrently. Set max_slots=%d or a lower max_tokens, or "
+                "dtype='bfloat16'.",
                 self.name,
                 self.length,
                 slots,
@@ -331,7 +336,7 @@ class KVCache(Cache):
         )
 
     def _copy(self, source: Slot, target: Slot, tokens: int) -> None:
-        """Copy the first `tokens` of a slot to another."""
+        """Copy the first `tokens` tokens of a slot to another slot."""
         target.tokens = source.tokens[:tokens]
         target.long_rope = source.long_rope
         for layer in self._kv_layers():
@@ -348,7 +353,7 @@ def _free_and_recent(slot: Slot) -> tuple[bool, int]:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int], at_least: int = 0) -> int:
-    """Number of leading tokens that two sequences share. Below `at_least` it may be 0 instead."""
+    """Length of the common prefix. 0 may be returned if it is not longer than `at_least`."""
     n = min(len(a), len(b))
     if n <= at_least or a[at_least] != b[at_least]:
         return 0
@@ -358,9 +363,9 @@ def common_prefix(a: Sequence[int], b: Sequence[int], at_least: int = 0) -> int:
 
 
 def _lazy_zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Zeros on the CPU that take no memory until they are written.
+    """Create a zero tensor on the CPU that takes no memory until it is written.
 
-    `torch.zeros` writes all of them; numpy leaves that to the operating system.
+    `torch.zeros` writes the zeros. Numpy gets zeroed pages from the operating system on demand.
     """
     size, align = math.prod(shape) * dtype.itemsize, 64
     buffer = np.zeros(size + align, np.uint8)

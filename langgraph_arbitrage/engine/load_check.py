@@ -1,7 +1,7 @@
-"""The check at load: compares a runner's results with a plain forward of the model.
+"""The load check: compares a runner's results with a plain forward of the model.
 
-It compares log-probabilities of given tokens, not generated texts: in half precision, greedy texts
-differ by ties alone.
+It compares log-probabilities of given tokens, not generated texts. In half precision, a tie between
+two tokens is enough to change a greedy text.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ logger = logging.getLogger(__name__)
 
 LENGTHS = (5, 12, 19)  # tokens; different, so that sequences of several lengths run together
 DECODED = 3  # last tokens of each prompt, computed one by one
-MAX_WINDOW = 1024  # tokens; prompts exceed shorter sliding windows, since longer ones take too long
+# Prompts are longer than the sliding window, unless it has more tokens than this: the check would
+# take too long.
+MAX_WINDOW = 1024
 TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 0.15, torch.float16: 0.1}
-QUANTIZED_TOLERANCE = 0.15  # a difference in the last bit may round to another quantization level
+QUANTIZED_TOLERANCE = 0.15  # rounding may choose a different quantization level
 
 
 def _tolerance(model: PreTrainedModel) -> float:
@@ -44,8 +46,8 @@ class LoadCheck:
 
     model: PreTrainedModel
     prompts: list[list[int]]
-    """Two variants per length, which differ in their last `DECODED` tokens: first all first
-    variants, then all second ones."""
+    """Two variants per length, which differ in their last `DECODED` tokens. The list holds the
+    first variants of all lengths, then the second variants."""
     expected: list[Tensor]
     """Per prompt: log-probability of each token after the first, or logits of the labels."""
 
@@ -53,7 +55,7 @@ class LoadCheck:
     def of(cls, model: PreTrainedModel, *, classifies: bool) -> LoadCheck:
         """Run the plain forwards.
 
-        Prompts are longer than the model's sliding window, if that has up to `MAX_WINDOW` tokens.
+        Prompts are longer than the model's sliding window, if it has at most `MAX_WINDOW` tokens.
 
         Args:
             model: The model, with its own attention function.
@@ -76,8 +78,8 @@ class LoadCheck:
     def passes(self, scheduler: Scheduler) -> bool:
         """Whether a runner with an empty cache computes the expected results.
 
-        The first variants run together and continue token by token. The second variants roll back
-        over those tokens. The check fails if the model rejects the runner's inputs.
+        The first variants run as a batch and continue token by token. The second variants then roll
+        back these tokens. The check also fails if the model rejects the runner's inputs.
         """
         half = len(LENGTHS)
         try:
@@ -88,18 +90,18 @@ class LoadCheck:
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
             if out_of_memory(error):
                 raise  # a lack of memory says nothing about the runner
-            logger.debug("The check at load failed with %r", error, exc_info=True)
+            logger.debug("The load check failed with %r", error, exc_info=True)
             return False
 
     def _agrees(self, scheduler: Scheduler, indices: Sequence[int]) -> bool:
-        """Whether these prompts, run together, have the expected results."""
+        """Whether the prompts at `indices`, run as a batch, have the expected results."""
         if scheduler.classifies:
             outputs = _run(scheduler, [ScoreRequest(self.prompts[i]) for i in indices])
             return self._is_close(
                 [(o.logits, self.expected[i]) for o, i in zip(outputs, indices, strict=True)]
             )
         logprobs: list[list[float]] = [[] for _ in indices]
-        is_second = all(i >= len(LENGTHS) for i in indices)  # its beginning is cached
+        is_second = all(i >= len(LENGTHS) for i in indices)  # prefixes are cached
         for cut in range(DECODED, -1, -1):
             ends = [len(self.prompts[i]) - cut for i in indices]
             starts = [1 if cut == DECODED and not is_second else end - 1 for end in ends]

@@ -1,4 +1,4 @@
-"""Applies a checkpoint's token rules to next-token logits, by transformers' logits processors."""
+"""Applies a checkpoint's token rules to next-token logits with transformers' logits processors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["LogitsRules"]
 
 
 class LogitsRules:
-    """The token rules of one answer.
+    """Applies the token rules to one answer.
 
     Args:
         rules: The rules.
@@ -38,11 +38,11 @@ class LogitsRules:
         self._processors: LogitsProcessorList | None = None
 
     def apply(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
-        """The logits [V] of the token after `tokens`, changed by the rules, in float32.
+        """Apply the rules to the logits of the token after `tokens`. Returns float32 logits [V].
 
         Args:
             logits: Raw logits [V]. They are not modified.
-            tokens: All token ids before it: the prompt and the answer so far.
+            tokens: Token ids of the prompt and the answer so far.
         """
         if self._processors is None:
             self._processors = self._build(logits.device)
@@ -51,7 +51,7 @@ class LogitsRules:
         return changed
 
     def _build(self, device: torch.device) -> LogitsProcessorList:
-        """The processors, in the order in which `generate` applies them."""
+        """Create the processors, in the order in which transformers' `generate` applies them."""
         rules, ends = self._rules, self._end_ids
         found: list[LogitsProcessor] = []
         if rules.repetition_penalty != 1:

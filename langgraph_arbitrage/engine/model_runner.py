@@ -24,7 +24,7 @@ from langgraph_arbitrage.models.spec import ModelSpec
 
 __all__ = ["ModelRunner"]
 
-TOKENS_PER_FORWARD = {"cpu": 256, "cuda": 2048}  # limits the time between two decoded tokens
+TOKENS_PER_FORWARD = {"cpu": 256, "cuda": 2048}  # bounds the time per decoded token
 
 
 class ModelRunner:
@@ -58,8 +58,8 @@ class ModelRunner:
         # Layers may be on several devices. An index tensor on the CPU works with all of them.
         devices = set((getattr(model, "hf_device_map", None) or {}).values())
         self._index_device = torch.device("cpu") if len(devices) > 1 else self.device
-        # Attention ignores the mask. With a 4D mask, models create no mask of their own and do not
-        # search the ids for padding.
+        # Attention ignores this mask. If a model gets a 4D mask, it neither creates one itself nor
+        # searches the ids for padding.
         self._mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=model.device)
         parameter = inspect.signature(model.forward).parameters.get("logits_to_keep")
         self._supports_logits_to_keep = parameter is not None and "Tensor" in str(
@@ -70,8 +70,8 @@ class ModelRunner:
         """Compute the tokens of a batch.
 
         Returns:
-            Logits of the `batch.logit_counts` trailing positions: [W, V], or [W, labels] of a
-            classifier.
+            Logits of the `batch.logit_counts` trailing positions of each sequence: [W, V], or
+            [W, labels] for a classifier.
         """
         logits = self.cuda_graphs.forward(batch, self._run) if self.cuda_graphs else None
         if logits is None:
@@ -94,7 +94,7 @@ class ModelRunner:
             end += count
             logit_indices += range(end - logit_count, end)
         inputs = on_device([ids, layout.positions], self.device)
-        # Models need at least one index. The surplus row is dropped.
+        # Models need at least one index. If none is needed, the extra row is dropped below.
         indices = on_device(logit_indices or [end - 1], self._index_device)
         return self._run(layout, inputs[:1], inputs[1:], indices)[: len(logit_indices)]
 

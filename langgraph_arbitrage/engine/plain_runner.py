@@ -21,7 +21,9 @@ from langgraph_arbitrage.engine.transfer import on_device
 
 __all__ = ["PlainRunner", "SingleSlot"]
 
-MAX_CONTINUED = 32  # new tokens; more are computed faster from an empty cache than one by one
+# Maximum number of new tokens to append to a cached prefix one by one. For more tokens, computing
+# the whole prompt at once is faster.
+MAX_CONTINUED = 32
 
 
 class SingleSlot:
@@ -38,8 +40,8 @@ class SingleSlot:
     def allocate(self, ids: Sequence[int], limit: int) -> Slot | None:
         """Take the slot. None if it is busy.
 
-        Its contents are kept if they are a prefix of `ids` of up to `limit` tokens and few tokens
-        follow. Otherwise the slot is cleared.
+        The contents are kept if they are a prefix of `ids`, have at most `limit` tokens, and at
+        most `MAX_CONTINUED` tokens of `ids` follow. Otherwise the slot is cleared.
         """
         if self.slot.busy:
             return None
@@ -51,10 +53,10 @@ class SingleSlot:
         return self.slot
 
     def reserve(self, tokens: int) -> None:
-        """Do nothing: the model's own cache grows by itself."""
+        """Do nothing, since the model's own cache grows automatically."""
 
     def release(self, slot: Slot) -> None:
-        """Release the slot. Its contents stay for a request that continues them."""
+        """Release the slot. It keeps its contents, so that the next request may continue them."""
         slot.busy = False
 
     def cached(self, ids: Sequence[int]) -> int:
@@ -72,7 +74,7 @@ class PlainRunner:
 
     Args:
         model: The model, with its own attention function.
-        cached: Whether to keep the model's cache between forwards.
+        cached: Whether the model has a cache, which is kept between forwards.
     """
 
     name = "plain"
@@ -92,7 +94,7 @@ class PlainRunner:
         """Compute the tokens of a batch of one sequence.
 
         Returns:
-            Logits of the W trailing positions: [W, V], or [1, labels] of a classifier.
+            Logits of the W trailing positions: [W, V], or [1, labels] for a classifier.
         """
         (sequence,), (count,) = batch.sequences, batch.counts
         if not sequence.slot.tokens:
@@ -102,7 +104,7 @@ class PlainRunner:
         if not self.cached:
             sequence.computed_tokens += count
             return self._logits(sequence.tokens, logit_count)
-        # A recurrent layer with a state accepts one token at a time.
+        # A recurrent layer that already has a state accepts only one token per forward.
         inputs = [[t] for t in tokens] if start else [tokens]
         logits = torch.cat([self._logits(chunk, logit_count) for chunk in inputs])
         sequence.mark_computed(count)

@@ -28,7 +28,7 @@ FinishReason = Literal["separator", "end", "stop", "length", "context"]
 of the grammar), a stop string, the request's token limit, or the model's context length."""
 
 TokenListener = Callable[[int], None]
-"""Called with each new token id on the engine's thread. It must return quickly."""
+"""Called with each new token id on the engine's thread. It blocks decoding until it returns."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SamplingParams:
     top_k: int = 0
     """Number of most probable tokens to keep. 0 keeps all tokens."""
     min_p: float = 0.0
-    """Keeps tokens of at least this share of the highest probability. 0 keeps all."""
+    """Keeps tokens with at least `min_p` times the highest probability. 0 keeps all tokens."""
     rules: TokenRules = NO_RULES
     """Penalties and forbidden tokens. They apply to greedy decoding too."""
     seed: int = 0
@@ -58,8 +58,8 @@ class Grammar:
     start: int
     """Index in `GenerateRequest.ids` at which the answer begins."""
     room: int
-    """Maximum number of tokens until the end of the answer. Near the limit, tokens are replaced if
-    necessary so that the answer still ends in a valid state."""
+    """Maximum number of further tokens of the answer. Near this limit, tokens are replaced if
+    necessary, so that the answer still matches the grammar when it ends."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,18 @@ class GenerateRequest:
     max_tokens: int
     """Maximum number of tokens to generate."""
     separators: tuple[str, ...] = ()
-    """Strings that end the step. They must lie within the step. Inside fenced code and LaTeX
-    displays they do not end it."""
+    """Strings that end the step. Each must lie completely within the step. Inside fenced code and
+    LaTeX displays, separators do not end the step."""
     min_step_tokens: int = 1
-    """Number of tokens before which no separator ends the step."""
+    """Minimum number of tokens of a step that a separator ends. Earlier separators are ignored."""
     block: str = ""
-    """Opening mark of the code block or LaTeX display that `ids` ends in."""
+    """Opening mark of the code block or LaTeX display that is open at the end of `ids`, or ""."""
     stop: tuple[str, ...] = ()
     """Strings that end the answer. They may begin in `tail`."""
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end the answer, besides the model's own end tokens."""
     tail: str = ""
-    """Last characters of the answer before this step, to find stop strings that span two steps."""
+    """Last characters of the answer before this step, for stop strings that span two steps."""
     sampling: SamplingParams = SamplingParams()
     spans: tuple[tuple[str, str], ...] = ()
     """Opening and closing strings of spans that are never split, such as tool calls. A separator
@@ -92,9 +92,9 @@ class GenerateRequest:
     answer_start: int = 0
     """Index in `ids` at which the answer begins, for the rules of `sampling`."""
     draft_tokens: Sequence[int] = ()
-    """Tokens proposed by another model, verified in one forward. They are accepted up to the first
-    token that differs from what this model generates, also when sampling. The output is the same as
-    without them. Ignored under a grammar and by the plain runner."""
+    """Tokens proposed by another model. This model verifies several of them in one forward and
+    accepts them up to the first token that differs from its own choice, also when sampling. The
+    output is the same as without draft tokens. Ignored under a grammar and by the plain runner."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class GenerateOutput:
     """A generated step."""
 
     ids: list[int]
-    """Generated token ids, including an end token."""
+    """Generated token ids, including the end token if there is one."""
     logprobs: list[float]
     """Log-probability of each generated token in nats, under the unmodified distribution
     (temperature 1). Empty if a server does not report them."""
@@ -143,7 +143,7 @@ class ScoreOutput:
     logprobs: list[float]
     """Log-probability of each of `ids[start:]` in nats (causal LM without choices)."""
     entropies: list[float]
-    """Entropy in nats of the distribution of each of `ids[start:]` (causal LM without choices)."""
+    """Entropy in nats of the distribution at each of `ids[start:]` (causal LM without choices)."""
     computed_tokens: int
     """Number of tokens that the model computed for this request."""
     cached_tokens: int

@@ -12,11 +12,14 @@ __all__ = ["depends_on_history", "reset_dynamic_rope", "rope_switch"]
 
 
 def rope_switch(config: PreTrainedConfig) -> int | None:
-    """Length beyond which all positions of a sequence use other frequencies (longrope).
+    """Return the length beyond which a sequence uses different frequencies (longrope).
 
-    Transformers chooses the frequencies by the highest position of a forward, so a forward must not
-    mix shorter and longer sequences, and a sequence that grows beyond it is computed again. None:
-    the model has no such length.
+    Transformers chooses the frequencies by the highest position in a forward, for all positions of
+    a sequence. So a forward must not mix sequences below and above this length, and a sequence that
+    exceeds it is computed again.
+
+    Returns:
+        The length in tokens, or None if the model has no longrope layers.
     """
     lengths = {
         parameters.get("original_max_position_embeddings")
@@ -28,12 +31,12 @@ def rope_switch(config: PreTrainedConfig) -> int | None:
 
 
 def depends_on_history(config: PreTrainedConfig) -> bool:
-    """True for dynamic NTK scaling: the frequencies follow the longest sequence so far."""
+    """Whether the frequencies depend on the longest sequence so far (dynamic NTK scaling)."""
     return any("dynamic" in str(p.get("rope_type")) for p in _rope_parameters(config))
 
 
 def reset_dynamic_rope(model: nn.Module) -> None:
-    """Let the next forward choose the frequencies by its own length alone."""
+    """Reset dynamic frequencies, so that they depend only on the length of the next sequence."""
     for module in model.modules():
         if "dynamic" in str(getattr(module, "rope_type", "")):
             module.register_buffer("inv_freq", module.original_inv_freq, persistent=False)  # type: ignore[arg-type]
@@ -41,7 +44,7 @@ def reset_dynamic_rope(model: nn.Module) -> None:
 
 
 def _rope_parameters(config: PreTrainedConfig) -> Iterator[Mapping[str, Any]]:
-    """The rope parameters of a model: one set, or one for each type of layer."""
+    """Yield the rope parameters of a model: one set, or one set per layer type."""
     found = getattr(config.get_text_config(), "rope_parameters", None) or {}
     if "rope_type" in found:
         yield found

@@ -1,4 +1,4 @@
-"""Sampling of the next token of each row."""
+"""Samples the next token for each row of logits."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def sample(
     generators: Sequence[random.Random],
     raw: Tensor | None = None,
 ) -> tuple[list[int], list[float]]:
-    """Choose one token per row. All work runs on the logits' device, with one transfer at the end.
+    """Choose one token per row. All work runs on the device of `logits`, with one final transfer.
 
     Args:
         logits: Next-token logits, [B, V].
         samplings: Sampling parameters of each row.
-        generators: Random number generator of each row. A sampled token consumes one number, so a
-            row does not depend on the others.
-        raw: Logits before token rules, [B, V], if they differ.
+        generators: Random number generator of each row. Each sampled token consumes one number, so
+            the choice for one row does not depend on other rows.
+        raw: Logits before token rules, [B, V]. None: no rules were applied.
 
     Returns:
         The token ids and their log-probabilities under the distribution of `raw`, B each.

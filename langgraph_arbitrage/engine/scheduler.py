@@ -1,6 +1,6 @@
 """Continuous batching: decides before each forward which sequences run.
 
-Sequences join and leave between two forwards, so none waits for the step of another. Each forward
+Sequences join and leave between two forwards, so no sequence waits for another to end. Each forward
 computes one token of every decoding sequence. The rest of its token budget goes to prompts, in
 order of arrival.
 """
@@ -31,8 +31,9 @@ from langgraph_arbitrage.models.tokenizer import Tokenizer
 
 __all__ = ["Runner", "Scheduler", "SlotCache"]
 
-MIN_CHUNK = 32  # prompt tokens per forward, however many sequences are decoding
-MIN_SHARED_PREFIX = 16  # tokens; a sequence waits if another one is computing such a prefix
+MIN_CHUNK = 32  # minimum budget for prompt tokens, even if many sequences are decoding
+# A sequence waits while another one computes a shared prefix of at least this many tokens.
+MIN_SHARED_PREFIX = 16
 
 
 class SlotCache(Protocol):
@@ -43,7 +44,7 @@ class SlotCache(Protocol):
 
     @property
     def shaped(self) -> bool:
-        """Whether the memory per token is known, which it is after the first forward."""
+        """Whether the memory per token is known. The first forward determines it."""
 
     def allocate(self, ids: abc.Sequence[int], limit: int) -> Slot | None:
         """Take a slot that contains a prefix of `ids`. None if all slots are busy.
@@ -80,9 +81,9 @@ class Runner(Protocol):
     verifies_drafts: bool
     """Whether several draft tokens can be verified in one forward."""
     tokens_per_forward: int
-    rope_switch: int | None
-    """Length beyond which all positions have other rotary frequencies. None: no such length."""
     """Token budget of a forward."""
+    rope_switch: int | None
+    """Length beyond which a sequence uses different frequencies (see `rope.rope_switch`)."""
 
     @property
     def cache(self) -> SlotCache:
@@ -101,7 +102,7 @@ class Scheduler:
         end_ids: Token ids that end an answer.
         context: Context length of the model in tokens. None: unlimited.
         classifies: Whether the model is a classifier.
-        batch_invariant: Run one sequence at a time and compute each from its start.
+        batch_invariant: Run one sequence at a time, without reusing cached prefixes.
     """
 
     def __init__(
@@ -172,7 +173,8 @@ class Scheduler:
         budget = max(self.runner.tokens_per_forward - len(decoding), MIN_CHUNK)
         for sequence in running:
             if sequence.remaining > 1 and budget > 0:
-                whole = sequence.slot.long_rope  # a first chunk would get the short frequencies
+                # A first chunk below the rope switch would get the frequencies of short sequences.
+                whole = sequence.slot.long_rope
                 count = sequence.remaining if whole else sequence.chunk(budget)
                 is_first = len(batch.sequences) == len(decoding)
                 # A scored text may exceed any budget, so the first prompt always runs.
@@ -183,9 +185,10 @@ class Scheduler:
         return batch
 
     def _compatible(self) -> list[Sequence]:
-        """The running sequences that may share a forward: all, or those on one side of the switch.
+        """Return the running sequences that may share the next forward.
 
-        Both sides take turns. A sequence that has grown beyond the switch is computed again.
+        Sequences below and above the rope switch need different frequencies, so the two groups take
+        turns. A sequence that has grown beyond the switch is computed again.
         """
         if self.runner.rope_switch is None:
             return self.running
@@ -196,7 +199,7 @@ class Scheduler:
         return side or self.running
 
     def _set_rope(self, sequence: Sequence, slot: Slot) -> None:
-        """Discard keys with the frequencies of the other side of the switch."""
+        """Set a slot's frequencies by the sequence length. Discards keys with other frequencies."""
         switch = self.runner.rope_switch
         long_rope = switch is not None and len(sequence.tokens) > switch
         if slot.long_rope != long_rope:
@@ -243,7 +246,7 @@ class Scheduler:
             self.running.append(sequence)
 
     def _prefix_is_being_computed(self, sequence: Sequence) -> bool:
-        """Whether a running sequence is computing a long prefix that can be copied afterwards."""
+        """Whether a running sequence is computing a long prefix that this one can then copy."""
         computing = [s for s in self.running if s.remaining >= MIN_SHARED_PREFIX]
         if not computing or self.batch_invariant:
             return False
@@ -268,7 +271,7 @@ class Scheduler:
             rows = range(first, first + count)
             first += count
             if not count:
-                continue  # more tokens of its prompt remain
+                continue  # its prompt is not fully computed yet
             if isinstance(sequence.request, GenerateRequest):
                 generating.append((sequence, rows))
             else:
@@ -278,7 +281,7 @@ class Scheduler:
             self._generate(generating, logits)
 
     def _generate(self, generating: list[tuple[Sequence, range]], logits: Tensor) -> None:
-        """Sample the next tokens. Each sequence comes with the rows of its logits."""
+        """Sample the next tokens of sequences, each given with the rows of its logits."""
         selected = [row for _, rows in generating for row in rows]
         if len(selected) < len(logits):
             logits = logits.index_select(0, on_device(selected, logits.device))
@@ -303,10 +306,10 @@ class Scheduler:
                 self._finish(sequence, sequence.generate_output(finish))
 
     def _apply_rules(self, generating: list[tuple[Sequence, range]], logits: Tensor) -> Tensor:
-        """Apply each sequence's token rules: at a verified position, after the tokens before it."""
+        """Apply token rules. Each row's rules see all tokens before it, including draft tokens."""
         changed, row = logits.float().clone(), 0
         for sequence, rows in generating:
-            known = len(sequence.tokens) - len(rows) + 1  # tokens before the first row's choice
+            known = len(sequence.tokens) - len(rows) + 1  # tokens before the first row's token
             for i in range(len(rows)):
                 if sequence.rules is not None:
                     changed[row] = sequence.rules.apply(logits[row], sequence.tokens[: known + i])
@@ -343,7 +346,7 @@ class Scheduler:
             scored = len(request.ids) - request.start
             if self.classifies or request.choices or not scored:
                 return Sequence(handle)
-            # The logits at a token score the next one.
+            # The logits at a token score the next token, so the last one is not computed.
             return Sequence(handle, logit_count=scored, skipped=1)
         rule = None
         if request.separators or request.stop or request.spans:
@@ -369,7 +372,10 @@ class Scheduler:
         return LogitsRules(rules, request.answer_start, self.end_ids) if rules.active else None
 
     def _draft_tokens(self, request: GenerateRequest) -> abc.Sequence[int]:
-        """The draft tokens to verify. Empty under a grammar or on the plain runner."""
+        """Return the draft tokens to verify, up to the applicable length limits.
+
+        Empty under a grammar and on the plain runner.
+        """
         if request.grammar is not None or not self.runner.verifies_drafts:
             return ()
         room = request.max_tokens

@@ -37,19 +37,19 @@ class Slot:
     released: int = 0
     """Time of the last release, in ticks of the cache's clock."""
     long_rope: bool = False
-    """Whether the keys have the frequencies of sequences beyond the model's rope switch."""
+    """Whether the keys use the rotary frequencies for lengths beyond the model's rope switch."""
 
 
 class Sequence:
-    """A request with all tokens known so far.
+    """A request and its tokens: the prompt, generated tokens, and draft tokens being verified.
 
     Args:
         handle: The request.
         end_ids: Token ids that end an answer.
         context: Context length of the model in tokens. None: unlimited.
         logit_count: Number of trailing positions whose logits are needed.
-        skipped: Number of trailing request tokens to leave out. The last token of a scored text is
-            scored by the logits before it, so it is not computed.
+        skipped: Number of trailing request tokens not to compute. It is 1 for a scored text, whose
+            last token is scored by the logits at the token before it.
         stop_rule: Detects separators and stop strings.
         rules: Token rules that change the logits.
         grammar: State of the request's grammar.
@@ -80,7 +80,7 @@ class Sequence:
         self.rules = rules
         self.grammar = grammar
         self.tokens = list(self.request.ids)[: len(self.request.ids) - skipped]
-        """Tokens to compute: the prompt, generated tokens, and draft tokens being verified."""
+        """Token ids: the prompt, generated tokens, and draft tokens being verified."""
         self.prompt_length = len(self.tokens)
         self.draft_tokens: tuple[int, ...] = ()
         """Draft tokens that the next forward verifies."""
@@ -95,7 +95,7 @@ class Sequence:
     # --- next tokens to compute ----------------------------------------------------------
 
     def start(self, slot: Slot) -> None:
-        """Assign a slot, which contains a prefix of the sequence."""
+        """Assign a slot, which may already contain a prefix of the sequence."""
         self.slot = slot
         self.cached_tokens = min(len(slot.tokens), self.prompt_length)
 
@@ -114,7 +114,7 @@ class Sequence:
         return min(limit, self.remaining - self.logit_count)
 
     def mark_computed(self, count: int) -> None:
-        """Record that the next `count` tokens have keys and values."""
+        """Record that the keys and values of the next `count` tokens are in the slot."""
         start = len(self.slot.tokens)
         self.slot.tokens.extend(self.tokens[start : start + count])
         self.computed_tokens += count
@@ -124,18 +124,18 @@ class Sequence:
     def accept(
         self, tokens: abc.Sequence[int], logprobs: abc.Sequence[float]
     ) -> FinishReason | None:
-        """Append the model's own tokens, up to the first that differs from its draft token.
+        """Append the tokens that the model chose, up to the first one that differs from the draft.
 
-        The model samples with its own random number generator, which does not depend on the draft.
-        So the output is the same with and without draft tokens:
+        The model samples with a random number generator that does not depend on the draft. So the
+        output is the same with and without draft tokens:
 
             accept d_i iff it equals the model's own token t_i given t_0 … t_{i-1}
 
         The first differing token replaces the draft token and ends the verification.
 
         Args:
-            tokens: The model's token at each position whose logits were needed.
-            logprobs: Their log-probabilities.
+            tokens: The token that the model chose at each position whose logits were computed.
+            logprobs: Log-probability of each token.
 
         Returns:
             Why the step ends, or None if it continues.

@@ -14,7 +14,7 @@ __all__ = ["on_device", "on_host", "to_host"]
 def on_host(values: Sequence[Any], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Create a CPU tensor that can be copied to `device` without waiting.
 
-    For a GPU its memory is pinned. Torch keeps that memory until the copy is done.
+    For a GPU, the tensor is pinned. Torch does not reuse pinned memory before the copy is done.
     """
     tensor = torch.tensor(values, dtype=dtype)
     return tensor.pin_memory() if device.type == "cuda" else tensor

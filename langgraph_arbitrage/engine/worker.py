@@ -68,9 +68,9 @@ class Worker:
         self._lock = ForkLock()
         self._thread: threading.Thread | None = None
         self._open = 0  # requests without an output or error
-        # Creates the runner that passed the check at load.
+        # Creates the runner that passed the load check. None before the check.
         self._make_runner: Callable[[PreTrainedModel], Runner] | None = None
-        self._packs = True  # False once packing turned out not to help
+        self._packs = True  # False after packing did not make the model faster
         self._threads: ComputeThreads | None = None
         self._closed = False
 
@@ -181,7 +181,7 @@ class Worker:
             scheduler.step()
 
     def _receive(self, scheduler: Scheduler) -> bool:
-        """Pass new requests to the scheduler, waiting for one when idle. False once closed."""
+        """Pass new requests to the scheduler. Wait for one if idle. Returns False once closed."""
         block = not scheduler.busy
         if block and self._threads is not None and self._inbox.empty():
             self._threads.release()
@@ -209,7 +209,7 @@ class Worker:
     def _choose_scheduler(self, model: PreTrainedModel) -> Scheduler:
         """Choose the fastest runner that agrees with a plain forward.
 
-        The runners are checked once. A thread that replaces a failed one uses the same runner.
+        The check runs once. A thread that replaces a failed thread uses the same kind of runner.
         """
         candidates = self._candidates() if self._make_runner is None else [self._make_runner]
         attention = model.config.get_text_config()._attn_implementation
@@ -222,7 +222,7 @@ class Worker:
                     scheduler.runner.cache.clear()
                     self._make_runner = make_runner
                     return scheduler
-                reason = "its values differ from a plain forward, or it rejects the inputs"
+                reason = "the results differ from a plain forward, or the model rejects the inputs"
             except ValueError as error:
                 reason = str(error)
             model.set_attn_implementation(attention)
@@ -251,7 +251,7 @@ class Worker:
         )
 
     def _failure(self, error: BaseException) -> ArbitrageError:
-        """The error with which pending requests fail."""
+        """Convert an error to the one with which pending requests fail, and log it."""
         if isinstance(error, ArbitrageError):
             return error
         cause = f"{type(error).__name__}: {error}"
@@ -275,7 +275,7 @@ class Worker:
 
 
 def _free_memory() -> None:
-    """Free the memory of a failed model. CUDA rejects this after some failures."""
+    """Free the memory of a failed model. After some failures, CUDA refuses to free it."""
     gc.collect()
     if torch.cuda.is_initialized():
         try:

@@ -1,4 +1,4 @@
-"""Evaluate policies: sweep them and their thresholds over graded questions and write a report.
+"""Evaluate policies at several thresholds on questions with reference answers; write a report.
 
 Names are imported on first use, so importing this package loads neither torch, sympy nor
 matplotlib.

@@ -22,7 +22,7 @@ Record = dict[str, Any]
 def checkpoint_identity(checkpoint: str | None) -> list[str] | None:
     """Return the name of a router or PRM and, for a local folder, a digest of its files.
 
-    The digest detects a checkpoint that was trained again under the same name.
+    A sweep compares the digests to detect a checkpoint that was trained again under the same name.
     """
     if checkpoint is None:
         return None

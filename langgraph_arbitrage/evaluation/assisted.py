@@ -28,11 +28,12 @@ __all__ = ["AssistedAnswerer"]
 
 
 class AssistedAnswerer:
-    """Answers by `generate` with the draft as the assistant model of the target.
+    """Answers with the target's `generate` in transformers, with the draft as the assistant model.
 
-    The draft proposes tokens and the target verifies them in one forward pass. The answer equals
-    the target's own, in distribution when sampling. Both models are loaded a second time. Answers
-    run one at a time at any concurrency.
+    The draft proposes tokens and the target verifies them in one forward pass. A greedy answer is
+    identical to that of the target alone; a sampled answer has the same distribution. This class
+    loads its own copy of both models, in addition to the engines' copies. It generates one answer
+    at a time, even if questions are answered concurrently.
     """
 
     def __init__(self, settings: ArbitrageSettings) -> None:
@@ -43,13 +44,16 @@ class AssistedAnswerer:
         self._forwards = {"draft": 0, "target": 0}
 
     def warm_up(self) -> float:
-        """Load the models. `generate` keeps no cache between answers."""
+        """Load the models. Return the seconds this took.
+
+        There are no caches to clear, because `generate` keeps none between answers.
+        """
         start = time.perf_counter()
         with self._lock:
             if self._pair is None:
                 draft, target = self._load()
                 verbosity = get_verbosity()
-                # The first call with an assistant model logs a warning about generate's internals.
+                # Hide a warning about internals of `generate`, which the first call logs.
                 set_verbosity_error()
                 self._generate(self._prompt("Hello!"), draft, target, CancelScope(), 2)
                 set_verbosity(verbosity)
@@ -106,7 +110,7 @@ class AssistedAnswerer:
         scope: CancelScope,
         max_tokens: int | None = None,
     ) -> list[int]:
-        """Generate the ids of an answer."""
+        """Generate the token ids of an answer."""
         s, models = self._settings, self._models
         context = models.engine("target").context
         limit = s.max_tokens or MAX_TOKENS
@@ -157,7 +161,8 @@ class AssistedAnswerer:
             )
             for part in _steps(text, self._settings.separator)
         ]
-        # Each forward of the target adds one token of its own to the accepted draft tokens.
+        # Each forward of the target yields one token in addition to the accepted draft tokens, so
+        # the target wrote as many tokens as it ran forwards.
         target_tokens = min(self._forwards["target"], len(new))
         accepted = len(new) - target_tokens
         discarded = max(0, self._forwards["draft"] - accepted)
@@ -165,7 +170,7 @@ class AssistedAnswerer:
 
     @cached_property
     def _ends(self) -> frozenset[int]:
-        """The token ids that end an answer, as in the engine."""
+        """Token ids that end an answer. The engine uses the same ids."""
         engine = self._models.engine("target")
         return end_ids(engine.spec, engine.config, engine.tokenizer.hf.eos_token_id)
 

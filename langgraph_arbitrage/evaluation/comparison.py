@@ -21,7 +21,10 @@ Results = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """The change of a point from one run to the other. Pairs hold the values before and after."""
+    """The change of a point between two runs.
+
+    Tuples hold the value in the first run, followed by the value in the second run.
+    """
 
     before: str
     """Title of the point in the first run."""
@@ -29,10 +32,10 @@ class Change:
     """Title of the point in the second run. Its threshold may differ."""
     accuracies: tuple[float, float]
     accuracy: Estimate
-    """Accuracy after minus accuracy before."""
+    """Accuracy in the second run minus accuracy in the first run."""
     seconds: tuple[float, float]
     slowdown: Estimate
-    """Mean seconds after divided by mean seconds before."""
+    """Mean seconds per question in the second run, divided by those in the first run."""
     escalations: tuple[float | None, float | None]
     accuracy_verdict: Verdict
     seconds_verdict: Verdict
@@ -44,10 +47,13 @@ class Comparison:
 
     changes: tuple[Change, ...]
     common: int
-    """Number of questions in both runs. At 0, the intervals are unpaired."""
+    """Number of questions that both runs contain. If it is 0, the intervals are unpaired, which
+    makes them wider."""
     notes: tuple[str, ...]
     only_before: tuple[str, ...]
+    """Titles of the points that only the first run contains."""
     only_after: tuple[str, ...]
+    """Titles of the points that only the second run contains."""
 
     @property
     def worse(self) -> list[Change]:
@@ -82,14 +88,14 @@ class Comparison:
 def compare(before: Results, after: Results, slack: float = 0.05) -> Comparison:
     """Compare the points of two runs on the questions that both runs contain.
 
-    Accuracy is worse if the whole interval of its difference is below 0, and better if it is above
-    0. Seconds are worse if the whole interval of their ratio is above 1 + slack, and better if it
-    is below 1 / (1 + slack).
+    The accuracy became worse if the whole interval of its difference is below 0, and better if the
+    whole interval is above 0. The latency became worse if the whole interval of the ratio of mean
+    seconds is above 1 + slack, and better if the whole interval is below 1 / (1 + slack).
 
     Args:
         before: Results of the first run.
         after: Results of the second run.
-        slack: Relative change of the mean seconds that is attributed to noise of the machine.
+        slack: Relative change of the mean seconds that counts as noise of the machine.
 
     Raises:
         DataError: The runs have no policy in common.
@@ -104,7 +110,7 @@ def compare(before: Results, after: Results, slack: float = 0.05) -> Comparison:
     index = {q["id"]: i for i, q in enumerate(before["questions"])}
     both = [(index[key], i) for i, key in enumerate(ids) if key in index]
     notes = _notes(before, after, len(both))
-    # Latencies are comparable only on the same hardware at the same load.
+    # Latencies are comparable only if hardware and load are identical.
     comparable = before["machine"]["processor"] == after["machine"]["processor"]
     comparable &= before["machine"]["cores"] == after["machine"]["cores"]
     comparable &= before["about"]["concurrency"] == after["about"]["concurrency"]
@@ -152,7 +158,8 @@ def _matched(
 ) -> tuple[list[tuple[Any, Any]], tuple[str, ...], tuple[str, ...]]:
     """Pair the points of two runs, and list the titles of the points without a partner.
 
-    Points of a policy are paired by key, then by being the default, then by escalation rate.
+    Only points of the same policy are paired: first points with the same key, then the default
+    points, then the remaining points with the nearest escalation rates.
     """
     left, right = list(before), list(after)
     pairs = []
@@ -265,8 +272,8 @@ def comparison_table(comparison: Comparison) -> Table:
     style = {"better": "green", "worse": "bold red", "same": "", "unknown": "dim"}
     table = Table(
         box=SIMPLE_HEAD,
-        caption="accuracy difference in percentage points and ratio of mean seconds, after "
-        "compared with before, with intervals; ▲ better, ▼ worse, ? not comparable",
+        caption="difference: accuracy after − before, in percentage points; ratio: mean seconds "
+        "after / before; both with intervals; ▲ better, ▼ worse, ? not comparable",
         caption_justify="left",
     )
     table.add_column("")

@@ -19,15 +19,15 @@ class EvaluateConfig(BaseModel):
     """Number of thresholds per policy, chosen to cover low to high escalation rates. The policy's
     default threshold is added."""
     pilot: int = Field(default=30, ge=2)
-    """Number of questions, from the start of the dataset, on which the thresholds are chosen by the
-    scores of the draft's steps."""
+    """Number of questions, from the start of the dataset, that are answered to choose the
+    thresholds. The thresholds are chosen by the scores of the draft's steps."""
     concurrency: int = Field(default=1, ge=1)
     """Number of questions answered concurrently. At 1, all points answer a question before the next
-    question starts, so that noise of the machine affects them alike. Above 1, latencies include
-    the load of the other questions."""
+    question starts, so that noise of the machine affects all points equally. Above 1, the latency
+    of a question includes the load of the other questions."""
     within: float = Field(default=0.01, ge=0, lt=1)
-    """Accuracy that a policy may lose against the target alone, as a fraction. Applies to the
-    operating point of a policy and to the speed-up at equal accuracy."""
+    """Maximum accuracy, as a fraction, that a policy may lose against the target alone. The report
+    selects each policy's operating point and states its speed-up within this loss."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Confidence level of all intervals."""
     resamples: int = Field(default=2000, ge=100)

@@ -26,11 +26,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def curves_of(points: Rows, boot: Bootstrap, within: float) -> dict[str, Any]:
-    """Compute all comparisons of a sweep.
+    """Compute all comparisons between the policies of a sweep.
 
     Args:
         points: Statistics of each point.
-        boot: Bootstrap over their questions.
+        boot: Bootstrap over the questions of the sweep.
         within: Accuracy that an operating point may lose against the target alone.
     """
     chosen = operating_points(points, within)
@@ -43,7 +43,7 @@ def curves_of(points: Rows, boot: Bootstrap, within: float) -> dict[str, Any]:
 
 
 def operating_points(points: Rows, within: float) -> dict[str, Mapping[str, Any]]:
-    """Choose each policy's fastest point within a loss of the target's accuracy.
+    """Choose each policy's fastest point whose accuracy is at least the target's minus `within`.
 
     If a policy has no such point, its most accurate point is chosen.
     """
@@ -60,12 +60,19 @@ def operating_points(points: Rows, within: float) -> dict[str, Mapping[str, Any]
 
 
 def _means(points: Rows, boot: Bootstrap, name: str) -> tuple[Array, Array]:
-    """Means of a measure [points], and the means of each sample [samples, points]."""
+    """Compute the mean of a measure at each point, over all questions and per bootstrap sample.
+
+    Returns:
+        The means over all questions [points], and those per sample [samples, points].
+    """
     return boot.means([p["each"][name] for p in points])
 
 
 def _speed_ups(points: Rows, boot: Bootstrap, losses: Sequence[float]) -> list[dict[str, Any]]:
-    """Speed-up of each policy over the target alone, at the target's accuracy minus each loss."""
+    """Compute each policy's speed-up over the target alone, for each accuracy loss.
+
+    The speed-up is that at the target's accuracy minus the loss.
+    """
     import numpy as np
 
     target = [p for p in points if p["kind"] == "target"]
@@ -99,7 +106,10 @@ def _speed_ups(points: Rows, boot: Bootstrap, losses: Sequence[float]) -> list[d
 
 
 def _at_rates(points: Rows, boot: Bootstrap) -> list[dict[str, Any]]:
-    """Accuracy of each policy at `RATES`, and the difference from the first policy's accuracy."""
+    """Compute each policy's accuracy at `RATES`, and the first policy's accuracy minus it.
+
+    Policies with a single point are omitted, because they have no curve to interpolate.
+    """
     import numpy as np
 
     kinds = [
@@ -138,7 +148,7 @@ def _at_rates(points: Rows, boot: Bootstrap) -> list[dict[str, Any]]:
 
 
 def _paired(chosen: Rows, boot: Bootstrap) -> list[dict[str, Any]]:
-    """Accuracy difference and ratio of mean seconds of each pair of operating points."""
+    """Compute the accuracy difference and the speed-up between each pair of operating points."""
     rows = []
     for i, first in enumerate(chosen):
         for second in chosen[i + 1 :]:

@@ -51,13 +51,14 @@ FORMATS = {
         "Hothan/OlympiadBench:OE_TO_maths_en_COMP", "train", "question", "final_answer"
     ),
 }
-"""Datasets that can be loaded by name. A data file with the same columns is recognized too."""
+"""Datasets that can be loaded by name. A data file with the columns of one of them is recognized
+too."""
 
 
 def default_instruction(draft: str, target: str) -> str:
     """Return the instruction to append to the questions for a pair of models.
 
-    The embedded models were trained without an instruction, so theirs is empty.
+    The result is empty for the embedded pair, which was trained without an instruction.
 
     Args:
         draft: Checkpoint of the draft.
@@ -80,7 +81,7 @@ class Task:
     prompt: str
     """The question followed by the instruction."""
     problem: Problem | None = None
-    """The embedded problem of the question, for the exact checker. Default: none."""
+    """The embedded problem, which the exact checker needs; None for other questions."""
 
     def grade(self, text: str, grader: Grader | None) -> Grade:
         """Grade an answer by the exact checker if the task has a problem, else by `grader`."""
@@ -139,9 +140,10 @@ def load_dataset(
         split: Split of a dataset on the hub. Default: the split of the known format, else `train`.
         limit: Maximum number of questions. Default: all.
         instruction: Text appended to each question. An empty string appends nothing. Default:
-            `INSTRUCTION`; nothing for embedded problems.
-        grader: Grader that classifies the references. Default: a new one, closed at the end.
-        progress: Callback after each distinct question.
+            `INSTRUCTION`. Embedded problems ignore this argument and get no instruction.
+        grader: Grader that tells which references can be graded. Default: a new grader, which is
+            closed before the function returns.
+        progress: Called after each distinct question.
 
     Example:
         >>> load_dataset("embedded:3:7").tasks[0].problem is not None
@@ -211,7 +213,7 @@ def _read(
             f"no reference answer of {source} can be read, for example {left_out[0].reference!r} "
             f"in column {names[1] if names else ''!r}: choose another column with --answer-column"
         )
-    # A local path would make the same file in another folder look like another dataset.
+    # Without its folder, a file that was moved still counts as the same dataset.
     name = Path(source).name if Path(source).is_file() else source
     return Dataset(name, _nonempty(tasks.values(), source), tuple(left_out))
 
@@ -226,7 +228,11 @@ def _nonempty(tasks: Iterable[Task], source: str) -> tuple[Task, ...]:
 def _columns(
     record: Mapping[str, Any], columns: tuple[str | None, str | None], source: str
 ) -> tuple[str, str]:
-    """Return the columns of question and answer: the requested ones, else a known format's."""
+    """Return the names of the question column and the answer column.
+
+    They are the requested columns or, where none is requested, those of the first known format
+    that fits the record.
+    """
     question, answer = columns
     if question and answer:
         for name in (question, answer):

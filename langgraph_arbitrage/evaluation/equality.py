@@ -1,7 +1,8 @@
-"""Compare two answers by math-verify, after rules for cases that it does not handle.
+"""Compare two answers with math-verify, after rules for cases that math-verify does not handle.
 
-This runs in a separate process (`worker.py`): an expression such as 9^(9^9) keeps sympy busy
-forever in calls that neither signals nor threads can interrupt.
+The comparison runs in a separate process (`worker.py`), which the parent process can kill. sympy
+may evaluate an expression such as 9^(9^9) forever, in calls that neither signals nor threads can
+interrupt.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from langgraph_arbitrage.evaluation.notation import (
 __all__ = ["Kind", "equal", "kind_of"]
 
 Kind = Literal["math", "text", "unreadable"]
-"""How a reference is graded. An unreadable reference would only ever equal its own text."""
+"""How a reference is graded. Only an answer with the identical text could match an `unreadable`
+reference, so such questions are left out of an evaluation."""
 
 
 def equal(answer: str, reference: str) -> bool:
@@ -57,10 +59,12 @@ def equal(answer: str, reference: str) -> bool:
 
 
 def _equal_percent(a: str, r: str) -> bool:
-    """Compare two answers of which exactly one has a percent sign.
+    """Compare an answer with a reference if exactly one of them has a percent sign.
 
-    50 % equals 0.5. It also equals 50 if the question asks for percent. 0.5 % does not equal 0.5:
-    a reference of at most 1 without the sign may be a fraction, so the sign is not ignored.
+    The sign divides by 100, so 50 % equals 0.5. The sign is also ignored, so 50 % equals 50,
+    because a question may ask for a number of percent. As an exception, the sign of an answer is
+    not ignored if the reference is at most 1. Such a reference may be a fraction, so the answer
+    0.5 % does not equal the reference 0.5.
     """
     bare, other = a.removesuffix("%"), r.removesuffix("%")
     fraction = f"\\frac{{{bare}}}{{100}}", other
@@ -74,7 +78,7 @@ def _equal_percent(a: str, r: str) -> bool:
 
 def _verify(a: str, r: str) -> bool:
     actual, expected = _parse(a), _parse(r)
-    # No timeout here: the parent process enforces the time limit by killing this one.
+    # No timeout here: the parent process enforces the time limit by killing this process.
     return bool(verify(expected, actual, allow_set_relation_comp=True, timeout_seconds=None))
 
 

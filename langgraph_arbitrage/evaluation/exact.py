@@ -1,4 +1,4 @@
-"""The oracle policy with the exact checker of embedded problems, an upper bound of routing."""
+"""An oracle policy that uses the exact checker of embedded problems: an upper bound for routers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["ExactOracle"]
 
 @dataclass(frozen=True)
 class ExactOracle(Policy):
-    """Escalates iff the exact checker finds the target's step right and the draft's wrong.
+    """Escalates iff the exact checker finds the target's step right and the draft's step wrong.
 
-    Both models write every step, so like `Oracle` it saves no time. It shows the accuracy that a
-    perfect PRM would reach.
+    Both models write every step, so this policy saves no time. Its accuracy is that of an `Oracle`
+    with a perfect PRM.
     """
 
     needs_target_step: ClassVar[bool] = True
 
     problems: Mapping[str, Problem] = field(repr=False, compare=False)
-    """The problems by question."""
+    """Problems by the text of their question."""
 
     def score(self, view: StepView, answers: Sequence[ScoreOutput]) -> float:
-        """Compute Δ = target step right − draft step right: 1, 0 or −1."""
+        """Compute Δ = 1 if the target's step is right, minus 1 if the draft's step is right."""
         assert view.draft is not None  # noqa: S101 - needs_target_step: both steps exist
         assert view.target is not None  # noqa: S101
         problem = self.problems[view.question]

@@ -21,13 +21,14 @@ _NUMBER = re.compile(
 _CONNECTIVE = re.compile(r"(?:so|thus|hence|therefore|then|and)\b[,:]?\s*", re.IGNORECASE)
 _COMMAND = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _SENTENCE_WORDS = 3
-"""Minimum number of words of a sentence, of which only a formula or number is the answer."""
+"""Minimum number of words in a line that counts as a sentence. The answer in a sentence is its last
+formula or number."""
 
 
 def final_text(text: str) -> str:
     r"""Extract the final answer from a text, in its original notation.
 
-    The first of these that exists:
+    Returns the first of these that the text contains:
 
     1. the last `\boxed{}`; boxes joined by commas, `and` or `or` form one list,
     2. the text after `####`,

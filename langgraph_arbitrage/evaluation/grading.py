@@ -1,6 +1,6 @@
-r"""Grade answers against references by math-verify, with a time limit per comparison.
+r"""Grade answers against references with math-verify, with a time limit per comparison.
 
-math-verify implements its own limit by an alarm signal, which works on the main thread only and
+The time limit of math-verify itself uses an alarm signal, which works on the main thread only and
 does not interrupt long computations with Python integers. Comparisons therefore run in a separate
 process that any thread can kill.
 """
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["TIME_LIMIT", "Grade", "Grader", "grade"]
 
 Grade = Literal["right", "wrong", "late"]
-"""`late`: the comparison exceeded the time limit. It does not count as right."""
+"""Result of grading an answer. `late` means that the comparison exceeded the time limit; a late
+answer does not count as right."""
 
 TIME_LIMIT = 5.0
 """Time limit of a comparison in seconds. The value is math-verify's default."""
@@ -41,8 +42,8 @@ START_TIMEOUT = 60.0  # seconds; importing sympy is slow on a busy machine
 class Grader:
     """Compares answers in a separate process, which starts at the first comparison.
 
-    Results are cached. Threads may share a grader; their comparisons run one after another. After a
-    fork, the child starts its own process.
+    Results are cached. Several threads may share a grader, which runs their comparisons one after
+    another. After a fork, the child process starts its own grading process.
 
     Args:
         time_limit: Time limit of a comparison in seconds.
@@ -93,14 +94,17 @@ class Grader:
         return kind or "unreadable"
 
     def close(self) -> None:
-        """Kill the process."""
+        """Kill the grading process."""
         with self._lock:
             if self._worker is not None:
                 self._worker.kill()
                 self._worker = None
 
     def _request(self, request: dict[str, str]) -> Any:
-        """Send a request to the process. Return its response, or None if it is late."""
+        """Send a request to the grading process and return its response.
+
+        If no response arrives within the time limit, kill the process and return None.
+        """
         with self._lock:
             if self._worker is None or not self._worker.usable:
                 self._worker = _Worker()
@@ -154,7 +158,10 @@ class _Worker:
             return ""
 
     def request(self, request: dict[str, str], seconds: float) -> Any:
-        """Send a request. Return the response, or None if it is late or the process died."""
+        """Send a request and return the response.
+
+        Returns None if no response arrives within `seconds` or if the process has died.
+        """
         assert self._process.stdin is not None  # noqa: S101 - a pipe
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -165,13 +172,16 @@ class _Worker:
         return json.loads(line) if line else None
 
     def kill(self) -> None:
-        """Kill the process."""
+        """Kill the process and wait until it has ended."""
         self._process.kill()
         self._process.wait()
 
 
 def final_reference(reference: str) -> str:
-    r"""Extract the answer from a reference: all of it, a `\boxed{}`, or the text after `####`."""
+    r"""Extract the final answer from a reference.
+
+    It is the last `\boxed{}`, or else the text after `####`, or else the whole reference.
+    """
     if "####" in reference or r"\boxed{" in reference:
         return final_text(reference)
     return reference.strip()
@@ -185,13 +195,13 @@ def _shared(time_limit: float) -> Grader:
 def grade(answer_text: str, reference: str, *, time_limit: float = TIME_LIMIT) -> bool:
     r"""Return whether the final answer of a text equals a reference.
 
-    math-verify compares the answers as mathematics: another form of the same value, a set in
-    another order and a missing unit are right. A comparison that exceeds the time limit counts as
-    wrong; `Grader.grade` reports it as `late`.
+    math-verify compares the answers as mathematics. An answer is also right if it has another form
+    of the same value, lists a set in another order, or lacks the unit. A comparison that exceeds
+    the time limit counts as wrong; `Grader.grade` reports it as `late`.
 
     Args:
-        answer_text: Full text of an answer. The last `\boxed{}` counts, else the text after `####`
-            or "the answer is", else the last formula or number.
+        answer_text: Full text of an answer. The final answer is the last `\boxed{}`, or else the
+            text after `####` or "the answer is", or else the last formula or number.
         reference: Reference answer in LaTeX or plain text, optionally in a `\boxed{}` or after
             `####`.
         time_limit: Time limit of the comparison in seconds.

@@ -32,8 +32,9 @@ class Layout:
 
     Args:
         lineup: Models, router and PRM.
-        config: Number of thresholds per policy and of pilot questions.
-        explicit: Thresholds set by the user, by policy. They replace the pilot's.
+        config: Options, such as the number of thresholds per policy and of pilot questions.
+        explicit: Thresholds set by the user, by policy. A pilot runs only for policies without an
+            entry.
         settings: Settings of the sweep.
         tell: Receives progress messages.
     """
@@ -57,7 +58,7 @@ class Layout:
         return left_out
 
     async def points(self, kind: str, tasks: Sequence[Task]) -> list[Point]:
-        """Choose the points of a policy, with the first tasks as the pilot."""
+        """Choose the points of a policy. The first tasks are the questions of the pilot run."""
         default = None if kind == ASSISTED else self.lineup.threshold(kind)
         if default is None:
             return [Point(kind)]
@@ -75,7 +76,7 @@ class Layout:
         return [Point(kind, threshold, threshold == default) for threshold in sorted(chosen)]
 
     async def _run_pilot(self, kind: str, pilot: Sequence[Task]) -> list[float]:
-        """Choose thresholds by the scores of the draft's steps on the pilot questions."""
+        """Answer the pilot questions, and choose thresholds by the scores of the draft's steps."""
         policy = self.lineup.default(kind)
         self.tell(f"choosing thresholds of {KINDS[kind].title}")
         answerer = GraphAnswerer(

@@ -138,7 +138,7 @@ def unit_of(text: str) -> str | None:
 
 
 def without_unit(text: str) -> str:
-    """Remove a unit that is spelled out, since math-verify may not know it."""
+    """Remove a spelled-out unit, because math-verify may not know the unit."""
     match = _UNIT.search(text)
     if match is None or unit_of(text) is None or len((match[1] or match[2]).strip()) < 3:
         return text
@@ -170,7 +170,7 @@ def choice_of(text: str) -> str | None:
 
 
 def words_of(text: str) -> str | None:
-    r"""Return an answer in words in lower case; None for mathematics.
+    r"""Return the lower-case text of an answer that consists of words; None for mathematics.
 
     Example:
         >>> words_of(r"\text{Evelyn}"), words_of("June 20"), words_of("xy")

@@ -63,7 +63,10 @@ def save_plots(results: Results, folder: Path) -> list[Path]:
 
 
 def inline_svg(results: Results, name: str) -> str:
-    """Render a plot as SVG for a page. It scales to the width and takes the page's text colour."""
+    """Render a plot as SVG for an HTML page.
+
+    The plot scales to the available width and uses the page's text colour.
+    """
     svg = _render(_figure(results, name), name, "svg", background="none").decode()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(
@@ -76,7 +79,7 @@ def _render(figure: Figure, name: str, suffix: str, background: str) -> bytes:
     import matplotlib as mpl
 
     out = io.BytesIO()
-    # Keep text as text, and make the bytes reproducible.
+    # Write text as SVG text elements, and the same bytes for the same data.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         metadata = {"Date": None} if suffix == "svg" else None
         figure.savefig(out, format=suffix, dpi=160, facecolor=background, metadata=metadata)

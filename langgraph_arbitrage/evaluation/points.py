@@ -47,7 +47,7 @@ KINDS: dict[str, Kind] = {
     "oracle": Kind("PRM oracle", "both models write every step; escalates iff the PRM's Δ > τ"),
     "exact": Kind(
         "exact oracle",
-        "both models write every step; escalates iff only the target's is right by the checker",
+        "both models write every step; escalates iff only the target's step passes the checker",
     ),
     "draft": Kind("draft alone", "never escalates"),
     "target": Kind("target alone", "the target writes every step"),
@@ -61,8 +61,8 @@ ACCEPTS_ALL = {"router": 1.0, "rsd": 0.0, "judge": 0.0, "confidence": 0.0, "orac
 """Threshold of each kind at which every draft step is accepted."""
 
 FIRST_RATE, LAST_RATE, BEND = 0.08, 0.7, 1.3
-"""Escalation rates of the first and the last threshold. With an exponent `BEND` above 1, rates are
-denser at the low end."""
+"""Escalation rates that the first and the last threshold should reach, and the exponent that spaces
+the rates between them. An exponent above 1 places more rates at the low end."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Lineup:
         """Parse a comma-separated list of policies.
 
         Args:
-            policies: Names of the policies. Default: all whose requirements are met.
+            policies: Names of the policies. Default: all policies whose requirements are met.
 
         Raises:
             SettingsError: A policy is unknown or lacks a requirement, such as a checkpoint.
@@ -152,7 +152,7 @@ class Lineup:
         """Return a policy at its default threshold.
 
         Raises:
-            CheckpointError: Its checkpoint cannot be loaded.
+            CheckpointError: The policy's checkpoint cannot be loaded.
         """
         if kind == "exact":
             return ExactOracle(self.problems or {})
@@ -229,12 +229,13 @@ def rates(points: int) -> list[float]:
 def spread_thresholds(policy: Policy, scores: Sequence[float], points: int) -> list[float]:
     """Choose thresholds whose escalation rates on sample scores are nearest to `rates`.
 
-    A threshold is halfway between two scores. Those of an oracle are at least 0, since below that
-    it would choose the worse step.
+    Each threshold lies halfway between two adjacent scores. The thresholds of an oracle are at
+    least 0, because with a negative threshold it would also choose target steps that score lower
+    than the draft's step.
 
     Args:
         policy: The policy.
-        scores: Scores of draft steps.
+        scores: Sample scores of draft steps.
         points: Maximum number of thresholds.
     """
     ordered = sorted(set(scores))
@@ -249,6 +250,6 @@ def spread_thresholds(policy: Policy, scores: Sequence[float], points: int) -> l
 
 
 def _rate(policy: Policy, threshold: float, scores: Sequence[float]) -> float:
-    """Fraction of the scores that the policy escalates at a threshold."""
+    """Compute the fraction of the scores at which the policy escalates under a threshold."""
     policy = policy.with_threshold(threshold)
     return sum(policy.escalates(score) for score in scores) / len(scores)

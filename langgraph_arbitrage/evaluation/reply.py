@@ -19,11 +19,11 @@ class StepRow(TypedDict, total=False):
     writer: str
     text: str
     score: float | None
-    """Score that the policy assigned to the draft's step; None if it has none."""
+    """Score that the policy assigned to the draft's step; None if the policy assigned no score."""
     tokens: int
     seconds: float
     draft: str | None
-    """The draft's step that the target replaced; None if the draft's step was accepted."""
+    """Text of the draft's step that the target replaced; None if no draft step was replaced."""
     s_d: float | None
     """PRM score of the draft's step."""
     s_t: float | None
@@ -39,17 +39,17 @@ class Reply:
     seconds: float
     """Latency from the question to the last token."""
     finish: str
-    """Finish reason."""
+    """Finish reason, such as `stop` or `length`."""
     draft_tokens: int
-    """Tokens of the answer written by the draft."""
+    """Number of tokens in the answer that the draft wrote."""
     target_tokens: int
-    """Tokens of the answer written by the target."""
+    """Number of tokens in the answer that the target wrote."""
     discarded_tokens: int
-    """Draft tokens that are not part of the answer."""
+    """Number of draft tokens that are not part of the answer."""
 
 
 class Answerer(Protocol):
-    """Answers the questions of a point."""
+    """Answers questions with the policy and threshold of one point."""
 
     def warm_up(self) -> float:
         """Load the models and clear their caches. Return the seconds it took."""
@@ -62,7 +62,7 @@ class Answerer(Protocol):
 
 
 class GraphAnswerer:
-    """Answers by the draft, route and commit loop, like the chat model."""
+    """Answers with the loop of draft, route and commit, which the chat model also uses."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner

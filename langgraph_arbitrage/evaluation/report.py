@@ -21,16 +21,16 @@ REPORT = "report.html"
 
 EQUAL = (
     "Values are interpolated linearly between a policy's points, since choosing one of two "
-    "thresholds at random for each question reaches every point between them. Intervals: bootstrap "
-    "over the questions, with the same samples for both sides; … marks an end of the interval at "
-    "which the policy does not reach the accuracy. The best thresholds are chosen on the evaluated "
-    "questions, so the speed-ups are slightly optimistic."
+    "thresholds at random for each question reaches every point between them. Intervals come from "
+    "a bootstrap over the questions, with the same samples for the policy and the target alone. An "
+    "interval end is … if the policy does not reach the accuracy there. The best thresholds are "
+    "chosen on the evaluated questions, so the speed-ups are slightly optimistic."
 )
 
 VIEWER = (
     "Blue: step written by the draft. Orange with a double line: step written by the target. "
     "Struck out: draft step that the target replaced. s_d and s_t: PRM scores of the draft's and "
-    "the target's step. Wasted: s_t ≤ s_d. The arrow keys move through the list."
+    "the target's step. Wasted escalation: s_t ≤ s_d. The arrow keys move through the list."
 )
 
 Results = Mapping[str, Any]
@@ -45,7 +45,7 @@ def save_report(
 
     Args:
         results: Results of the sweep.
-        answers: Records of its answers file.
+        answers: Answer records from the sweep's answers file.
         folder: Output folder.
         traces: Maximum number of questions in the answer viewer.
     """
@@ -120,7 +120,7 @@ def _table(
     *,
     sortable: bool = False,
 ) -> str:
-    """Render a table. Each row is a CSS class, which may be empty, and its cells."""
+    """Render a table. Each row consists of a CSS class, which may be empty, and the cells."""
     top = "".join(f"<th scope=col>{escape(head)}</th>" for head in heads)
     body = "".join(
         f'<tr class="{name}">' + "".join(_td(cell) for cell in cells) + "</tr>"
@@ -239,7 +239,7 @@ def _equal(results: Results) -> str:
         if rows:
             out += ["<br>", _table(heads, rows)]
     if not out:
-        return "<p>This needs the target alone, or a policy with at least two points.</p>"
+        return "<p>A comparison needs the target alone, or a policy with at least two points.</p>"
     return "".join(out)
 
 
@@ -265,7 +265,7 @@ def _paired(results: Results) -> str:
         for row in results["paired"]
     ]  # fmt: skip
     if not rows:
-        return "<p>This needs at least two policies.</p>"
+        return "<p>A paired comparison needs at least two policies.</p>"
     heads = [
         "operating points",
         "accuracy difference, points",

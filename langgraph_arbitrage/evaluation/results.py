@@ -137,7 +137,7 @@ def _statistics(
         "finish": dict(Counter(a["finish"] for a in timed)),
         "graded late": sum(bool(a.get("late")) for a in answers),
         "errors": [a["error"] for a in answers if "error" in a],
-        # One number per question, in the order of the questions, for paired comparisons.
+        # One value per question, in the order of the questions, as paired comparisons need.
         "each": {
             "right": right,
             "seconds": [round(s, 4) for s in seconds],

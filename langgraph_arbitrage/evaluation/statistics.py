@@ -23,7 +23,10 @@ __all__ = ["Bootstrap", "Estimate", "at_rate", "reached", "wilson"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its interval. None if undefined, for example beyond the end of a curve."""
+    """A value and its confidence interval.
+
+    Undefined numbers are None, for example beyond the end of a curve.
+    """
 
     value: float | None
     low: float | None
@@ -57,7 +60,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 
 class Bootstrap:
-    """Percentile bootstrap over questions. All its estimates use the same samples.
+    """Percentile bootstrap over questions. All estimates of an instance use the same samples.
 
     Args:
         n: Number of questions.
@@ -93,10 +96,10 @@ class Bootstrap:
         return table.mean(0), self._weights @ table
 
     def estimate(self, value: float | None, samples: Any) -> Estimate:
-        """Return a value with the interval of its samples.
+        """Return a value with its interval, whose ends are percentiles of the samples.
 
-        A sample is nan if its curve does not reach the requested point. It sorts below all others,
-        and an end of the interval that falls on it is None.
+        A sample is nan if its curve does not reach the requested point. Samples that are nan sort
+        below all other samples. An interval end is None if its percentile is nan.
         """
         import numpy as np
 
@@ -118,7 +121,7 @@ class Bootstrap:
         return self.estimate(float(values[0] - values[1]), samples[:, 0] - samples[:, 1])
 
     def ratio(self, one: Sequence[float], other: Sequence[float]) -> Estimate:
-        """Estimate the mean of `one` over the mean of `other` on the same questions."""
+        """Estimate the mean of `one` divided by the mean of `other` on the same questions."""
         values, samples = self.means([one, other])
         if not values[1]:
             return Estimate(None, None, None)
@@ -128,8 +131,8 @@ class Bootstrap:
 def reached(cost: Iterable[float], accuracy: Iterable[float], goal: float) -> float:
     """Return the lowest cost at which a policy's curve reaches an accuracy; nan if it never does.
 
-    The curve is linear between two thresholds, since choosing one of them at random for each
-    question reaches every point of the line.
+    The curve is linear between two thresholds, because choosing one of the two at random for each
+    question reaches every point on the line.
 
     Args:
         cost: Cost of each threshold, in any order.

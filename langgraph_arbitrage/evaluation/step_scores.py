@@ -22,11 +22,11 @@ __all__ = ["StepScores"]
 
 @dataclass
 class StepScores:
-    """Scores steps. Caches the scores of a question across its answers.
+    """Scores the steps of answers. Different answers to a question share the cached scores.
 
     Args:
         scorer: The PRM; `checker` for the exact checker; None for no scores.
-        models: Models that load the PRM.
+        models: Provides the PRM's engine.
     """
 
     scorer: StepScorer | Literal["checker"] | None
@@ -36,11 +36,11 @@ class StepScores:
     async def add(self, task: Task, reply: Reply) -> None:
         """Add the scores `s_d` and `s_t` to the steps of an answer.
 
-        `s_d` stays None if the draft wrote no step, `s_t` if the target wrote none.
+        `s_d` stays None for a step without a draft step, and `s_t` for one without a target step.
         """
         drafted = any(row["writer"] == "draft" or row["draft"] for row in reply.steps)
-        # A grader takes the first step that it scores in a context for the draft's, so answers
-        # without draft steps need a grader of their own.
+        # A grader assumes that the first step it scores in a context is the draft's step, so
+        # answers without draft steps need a separate grader.
         grader = self._grader(task, by_target=not drafted)
         if grader is None:
             return

@@ -40,7 +40,7 @@ class Progress:
     """Progress of a sweep."""
 
     total: int = 0
-    """Number of answers; 0 until the points are known."""
+    """Total number of answers; 0 until the points are known."""
     done: int = 0
     """Number of finished answers."""
     what: str = ""
@@ -51,8 +51,8 @@ class Progress:
 class Sweep:
     """Answers the questions of a dataset at all points and records the answers in a file.
 
-    Use it as a context manager, which locks the file against other sweeps. A sweep that was
-    interrupted resumes from the file.
+    Use it as a context manager, which locks the file against other sweeps. An interrupted sweep
+    resumes from the file.
 
     Args:
         dataset: The questions.
@@ -62,7 +62,8 @@ class Sweep:
         explicit: Thresholds set by the user, by policy.
         folder: Output folder.
         scorer: PRM that scores the steps, outside of the measured time; `checker` for the exact
-            checker of embedded problems. Default: no scores, and wasted escalations are unknown.
+            checker of embedded problems. By default, the steps get no scores, so the share of
+            wasted escalations is unknown.
         tell: Callback for the progress.
 
     Raises:
@@ -115,7 +116,10 @@ class Sweep:
     def header(self) -> Record:
         """First line of the answers file: everything that the answers depend on."""
         settings, lineup = self.lineup.settings, self.lineup
-        names = ("dtype", "temperature", "top_p", "top_k", "seed", "max_tokens", "max_steps")
+        names = (
+            *("dtype", "generation_config", "temperature", "top_p", "top_k", "min_p", "seed"),
+            *("max_tokens", "max_steps", "min_step_tokens", "max_step_tokens"),
+        )
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -184,8 +188,9 @@ class Sweep:
         if self.resumed < self._progress.total:
             for point in self.points:
                 await self._load(point, tasks[0])
-        # With one question at a time, all points answer a question before the next one, starting
-        # from another point each time, so that noise of the machine affects all points alike.
+        # At concurrency 1, all points answer a question before the next question starts, and the
+        # first point changes with each question. Noise of the machine then affects all points
+        # equally.
         sequential = self.config.concurrency == 1
         for number, block in enumerate([[task] for task in tasks] if sequential else [tasks]):
             first = number % len(self.points)
@@ -209,7 +214,7 @@ class Sweep:
 
         async def answer(task: Task) -> None:
             if self.config.concurrency == 1:
-                # Without this, a point would profit from the prefixes that another point cached.
+                # Clear the caches, so that no point reuses prefixes that another point cached.
                 await asyncio.to_thread(answerer.warm_up)
             record = await self._answer_task(point, answerer, task)
             self._file.append(record)
@@ -266,7 +271,7 @@ class Sweep:
         )
 
     async def _load(self, point: Point, task: Task) -> None:
-        """Create the answerer of a point, load its models, and run it once untimed."""
+        """Create the answerer of a point, load its models, and answer one question untimed."""
         if point.kind == ASSISTED:
             from langgraph_arbitrage.evaluation.assisted import AssistedAnswerer
 

@@ -44,7 +44,8 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "errors": lambda p: len(p["errors"]),
     "graded_late": lambda p: p["graded late"],
 }
-"""Columns of the CSV. Tokens and steps are means per question; rates are from 0 to 1."""
+"""Columns of the CSV file. Token and step counts are means per question. Accuracies and rates are
+fractions from 0 to 1."""
 
 
 def save_points(results: Results, folder: Path) -> Path:
@@ -74,7 +75,7 @@ def interval(values: Any, scale: float = 1, digits: int = 2, unit: str = "") -> 
 
 
 def headlines(results: Results) -> list[str]:
-    """Summarize the sweep in a sentence; empty if there is no target to compare with."""
+    """Summarize the sweep in one sentence; an empty list without the target as a reference."""
     if all(p["accuracy"][0] < MIN_ACCURACY for p in results["points"]):
         accuracy = f"Accuracy is below {MIN_ACCURACY:.0%} at every point"
         return [f"{accuracy}: these models cannot solve this task."]

@@ -15,11 +15,11 @@ def packed(
 
     Args:
         results: Results of the sweep.
-        answers: Records of its answers file.
+        answers: Answer records from the sweep's answers file.
         count: Maximum number of questions.
 
     Returns:
-        Plain data for the script of the page: points, and questions with one answer per point.
+        Plain data for the report's script: points, and questions with one answer per point.
     """
     points = [p["key"] for p in results["points"]]
     questions = results["questions"]

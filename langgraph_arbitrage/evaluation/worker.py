@@ -1,6 +1,6 @@
 """The grading process: reads a JSON request per line and writes a JSON response per line.
 
-The parent process kills it if a response is late.
+The parent process kills this process if a response is late.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from langgraph_arbitrage.evaluation.equality import equal, kind_of
 __all__ = ["main"]
 
 MEMORY = 4 << 30
-"""Maximum address space of the process in bytes. Some expressions would take all memory."""
+"""Maximum address space of the process in bytes. Without a limit, some expressions would use all
+memory of the machine."""
 
 
 def main() -> None:
     """Serve requests until the input ends."""
     logging.disable(logging.CRITICAL)
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not on every platform
+    # Not every platform supports `resource` or this limit.
+    with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

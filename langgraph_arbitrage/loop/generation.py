@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -75,6 +76,13 @@ class Generation:
             temperature = 0.0
             if defaults.do_sample:
                 temperature = 1.0 if defaults.temperature is None else defaults.temperature
+        if temperature > 0 and isinstance(settings.threshold, str):
+            warnings.warn(
+                f"threshold={settings.threshold!r} was calibrated with greedy decoding, and this "
+                f"run samples with temperature {temperature:g}, so the rate or loss may differ. "
+                "Set temperature=0, or a number as the threshold.",
+                stacklevel=2,
+            )
         return SamplingParams(
             temperature=temperature,
             top_p=_first(settings.top_p, defaults.top_p, 1.0),
@@ -195,17 +203,19 @@ class Generation:
         return sum(len(s["ids"]) for s in state["steps"]) + len(ids) < self.max_tokens
 
     def token_logprobs(self, steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
-        """Text and log-probability (nats) of each token under its writer.
+        """Text, UTF-8 bytes and log-probability (nats) of each token under its writer.
 
         Steps that no local model wrote have none.
         """
         return [
             {
-                "token": self.models.tokenizer(vocabulary_owner(s["writer"])).token_text(token),
+                "token": tokenizer.token_text(token),
                 "logprob": logprob,
+                "bytes": tokenizer.token_bytes(token),
             }
             for s in steps
             if s["logprobs"]
+            for tokenizer in (self.models.tokenizer(vocabulary_owner(s["writer"])),)
             for token, logprob in zip(s["ids"], s["logprobs"], strict=True)
         ]
 

@@ -42,11 +42,11 @@ HEADROOM = 1.1  # required memory relative to the weights: activations, first sl
 AUTOMATIC_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Values of `device_map` for which accelerate chooses the devices."""
 UNQUANTIZED = ("embed", "lm_head", "wte", "wpe", "score")
-"""Parts of the names of matrices that quantization leaves as they are."""
+"""Matrices whose names contain one of these parts are not quantized."""
 
 
 def read_config(spec: ModelSpec) -> PreTrainedConfig:
-    """Read the checkpoint's config. Raises the errors of transformers."""
+    """Read the checkpoint's config. Errors of transformers are not converted."""
     path, gguf = pretrained_source(spec.path)
     config: PreTrainedConfig = AutoConfig.from_pretrained(
         path, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **gguf
@@ -114,7 +114,7 @@ def check_device_map(spec: ModelSpec) -> None:
     """Check that the devices of the spec's device map are available.
 
     Raises:
-        SettingsError: One of them is not.
+        SettingsError: A device is not available.
     """
     device_map = spec.model_kwargs.get("device_map")
     names = device_map.values() if isinstance(device_map, Mapping) else [device_map]
@@ -199,7 +199,7 @@ def check_memory(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> N
     """Check that the weights fit the free memory of the device.
 
     Raises:
-        NotEnoughMemoryError: They do not fit.
+        NotEnoughMemoryError: The weights do not fit.
     """
     weights = weight_bytes(spec, dtype)
     if weights is None or "device_map" in spec.model_kwargs:
@@ -234,7 +234,7 @@ def context_length(config: PreTrainedConfig) -> int | None:
 def end_ids(spec: ModelSpec, config: PreTrainedConfig, tokenizer_end: int | None) -> frozenset[int]:
     """Return the token ids that end an answer.
 
-    They come from the generation config, else from the config, else from the tokenizer.
+    The generation config takes precedence, then the config, then the tokenizer.
 
     Args:
         spec: The model.

@@ -1,4 +1,4 @@
-"""The context length that a config declares. Imports nothing heavy."""
+"""Reads the context length from a model config, without importing torch or transformers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["declared_context"]
 
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 SCALED = ("yarn", "deepseek_yarn", "linear", "dynamic")
-"""Rope scalings that extend the context by their factor. Others (longrope, llama3) declare the
-extended length."""
+"""Types of rope scaling whose factor multiplies the declared context length. For other types, such
+as longrope and llama3, the declared length already includes the extension."""
 
 
 def declared_context(config: Mapping[str, Any]) -> int | None:
-    """Maximum number of tokens of a sequence; None without a limit.
+    """Return the maximum number of tokens of a sequence. None if the config sets no limit.
 
     Args:
-        config: A text config as in config.json.
+        config: The text part of a config.json.
 
     Example:
         >>> yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -32,5 +32,5 @@ def declared_context(config: Mapping[str, Any]) -> int | None:
     if kind not in SCALED or not isinstance(factor, int | float) or factor < 1:
         return limit
     original = rope.get("original_max_position_embeddings")
-    # YaRN configs name the original length, or the extended one, as max_position_embeddings.
+    # max_position_embeddings of YaRN configs may already be extended: prefer the original length.
     return int((original if "yarn" in kind and original else limit) * factor)

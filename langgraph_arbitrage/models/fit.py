@@ -1,4 +1,4 @@
-"""Memory that a model needs, from its config alone: no weights are downloaded."""
+"""Computes the memory that a model needs from its config, without downloading weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["MemoryNeeds", "memory_needs"]
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """Memory of one model."""
+    """The memory that one model needs."""
 
     name: str
     device: torch.device
@@ -34,25 +34,27 @@ class MemoryNeeds:
     weights: int
     """Bytes of the loaded weights."""
     token: int
-    """Bytes of one token's keys and values in the KV cache; 0 if the model has none."""
+    """Bytes of one token's keys and values. 0 if the model has no KV cache."""
     context: int | None
-    """Context length in tokens; None without a limit."""
+    """Context length in tokens. None: unlimited."""
     quantized: bool
 
     def cache(self, sequences: int, tokens: int) -> int:
-        """Bytes of the KV cache for some sequences of this many tokens each."""
+        """Compute the bytes of the KV cache for `sequences` sequences of `tokens` tokens each."""
         return self.token * sequences * min(tokens, self.context or tokens)
 
     def total(self, sequences: int, tokens: int) -> int:
-        """Bytes of weights, KV cache and what a forward needs beside them."""
+        """Compute the bytes of weights, KV cache and temporary tensors of a forward."""
         return int(HEADROOM * (self.weights + self.cache(sequences, tokens)))
 
 
 def memory_needs(spec: ModelSpec) -> MemoryNeeds:
-    """Compute what a model needs. Reads its config, and the headers of local weights if any.
+    """Compute the memory that a model needs.
+
+    Reads its config and, if its weights are on this machine, their headers.
 
     Raises:
-        CheckpointError: The checkpoint does not exist, or it is no causal language model.
+        CheckpointError: The checkpoint does not exist, or it is not a causal language model.
         SettingsError: The device is not on this machine.
     """
     config = load_config(spec)
@@ -61,7 +63,7 @@ def memory_needs(spec: ModelSpec) -> MemoryNeeds:
     model = _without_weights(spec, config)
     parameters = sum(p.numel() for p in model.parameters())
     bits = checkpoint_bits(spec, config)
-    # Embeddings stay unquantized, as the head, which may be the same weights.
+    # Quantization leaves out the embeddings and the output head, which may share their weights.
     unquantized = model.get_input_embeddings().weight.numel()
     if not config.get_text_config().tie_word_embeddings:
         unquantized *= 2
@@ -75,14 +77,14 @@ def memory_needs(spec: ModelSpec) -> MemoryNeeds:
         dtype=dtype,
         parameters=parameters,
         weights=weight_bytes(spec, dtype) or estimated,
-        token=_token_bytes(model) * dtype.itemsize,
+        token=_token_numbers(config) * dtype.itemsize,
         context=context_length(config),
         quantized=bits is not None,
     )
 
 
 def _without_weights(spec: ModelSpec, config: PreTrainedConfig) -> Any:
-    """The model on torch's meta device, whose tensors have shapes and no memory."""
+    """Create the model on torch's meta device, where tensors have shapes but no memory."""
     config = type(config).from_dict(config.to_dict() | {"quantization_config": None})
     try:
         with torch.device("meta"):
@@ -95,11 +97,17 @@ def _without_weights(spec: ModelSpec, config: PreTrainedConfig) -> Any:
         ) from error
 
 
-def _token_bytes(model: Any) -> int:
-    """Numbers that one token adds to the KV cache, from a forward of one token without memory."""
-    with torch.no_grad():
-        ids = torch.zeros((1, 1), dtype=torch.long, device="meta")
-        cache = model(ids, use_cache=True).get("past_key_values")
-    layers = getattr(cache, "layers", ())
-    tensors = (getattr(layer, name, None) for layer in layers for name in ("keys", "values"))
-    return sum(tensor.numel() for tensor in tensors if tensor is not None)
+def _token_numbers(config: PreTrainedConfig) -> int:
+    """Numbers that one token adds to the KV cache, over all layers."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:  # a state space model
+        return 0
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    layers = sum("attention" in kind and "linear" not in kind for kind in kinds)
+    layers -= getattr(text, "num_kv_shared_layers", 0) or 0
+    key = value = getattr(text, "head_dim", None) or text.hidden_size // heads
+    if getattr(text, "kv_lora_rank", None):  # keys and values are cached decompressed
+        key, value = text.qk_nope_head_dim + text.qk_rope_head_dim, text.v_head_dim
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    return int(layers * kv_heads * (key + value))

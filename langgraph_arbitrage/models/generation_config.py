@@ -23,21 +23,22 @@ class TokenRules:
     """
 
     repetition_penalty: float = 1.0
-    """Divides the logits of tokens in prompt and answer. 1 changes nothing."""
+    """Divides positive and multiplies negative logits of tokens that occur in the prompt or answer.
+    1 changes nothing."""
     no_repeat_ngram_size: int = 0
-    """n-grams of this size occur only once. 0 changes nothing."""
+    """Size of token n-grams that may occur only once. 0 allows repetition."""
     suppress_tokens: tuple[int, ...] = ()
     """Tokens that are never generated."""
     begin_suppress_tokens: tuple[int, ...] = ()
-    """Tokens that the answer does not begin with."""
+    """Tokens that an answer must not begin with."""
     min_new_tokens: int = 0
-    """Minimum tokens before the answer may end."""
+    """Minimum number of tokens before the answer may end."""
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     """Sequences of tokens that are never generated."""
 
     @property
     def active(self) -> bool:
-        """True if a rule changes anything."""
+        """Whether any rule changes the logits."""
         return self != NO_RULES
 
 
@@ -46,7 +47,7 @@ NO_RULES = TokenRules()
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a checkpoint recommends for generation. None: it says nothing."""
+    """Generation settings that a checkpoint recommends. None: it recommends no value."""
 
     do_sample: bool = False
     temperature: float | None = None
@@ -62,7 +63,7 @@ class GenerationDefaults:
 def generation_defaults(spec: ModelSpec, config: PreTrainedConfig) -> GenerationDefaults:
     """Read the generation settings of a checkpoint.
 
-    They come from generation_config.json. Older checkpoints have them in config.json.
+    They are read from generation_config.json, or from config.json for older checkpoints.
 
     Raises:
         CheckpointError: A value has the wrong type or is outside its range.
@@ -102,7 +103,7 @@ def _read(path: str, revision: str, config: PreTrainedConfig) -> GenerationDefau
 
 
 class _Checked:
-    """Reads values of a generation config and names those that are invalid."""
+    """Reads values of a generation config. Raises `CheckpointError` for an invalid value."""
 
     def __init__(self, config: GenerationConfig, path: str) -> None:
         self._config = config
@@ -120,7 +121,7 @@ class _Checked:
     def number(
         self, name: str, *, low: float, high: float = math.inf, above: bool = False
     ) -> float | None:
-        """A number in a range, without `low` itself if `above`."""
+        """Read a number from `low` to `high`. With `above`, it must be greater than `low`."""
         value = self._value(name)
         if value is None:
             return None
@@ -132,7 +133,7 @@ class _Checked:
         return float(value)
 
     def whole(self, name: str, *, low: int = 0) -> int | None:
-        """A whole number of at least `low`."""
+        """Read a whole number of at least `low`."""
         value = self._value(name)
         if value is None:
             return None
@@ -141,7 +142,7 @@ class _Checked:
         return value
 
     def tokens(self, name: str) -> tuple[int, ...]:
-        """Token ids."""
+        """Read a list of token ids."""
         value = self._value(name)
         if value is None:
             return ()
@@ -150,7 +151,7 @@ class _Checked:
         return tuple(value)
 
     def words(self, name: str) -> tuple[tuple[int, ...], ...]:
-        """Sequences of token ids."""
+        """Read a list of token sequences."""
         value = self._value(name)
         if value is None:
             return ()
@@ -159,7 +160,7 @@ class _Checked:
         return tuple(tuple(word) for word in value)
 
     def end_ids(self) -> frozenset[int] | None:
-        """The end-of-sequence ids: one, or a list."""
+        """Read the end-of-sequence ids, given as one id or a list."""
         value = self._value("eos_token_id")
         if value is None:
             return None

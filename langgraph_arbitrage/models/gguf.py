@@ -11,12 +11,12 @@ __all__ = ["check_gguf", "gguf_parameters", "is_gguf", "pretrained_source"]
 
 
 def is_gguf(path: str) -> bool:
-    """True if a model path names a GGUF file."""
+    """Whether a model path names a GGUF file."""
     return path.endswith(".gguf")
 
 
 def pretrained_source(path: str) -> tuple[str, dict[str, str]]:
-    """The path and the further arguments of `from_pretrained` that load a checkpoint."""
+    """Return the path and the additional arguments of `from_pretrained` for a checkpoint."""
     if not is_gguf(path):
         return path, {}
     return str(Path(path).parent), {"gguf_file": Path(path).name}
@@ -31,8 +31,8 @@ def check_gguf(path: str) -> None:
     """
     if not Path(path).is_file():
         raise CheckpointError(
-            f"{path} is not a file. Download the GGUF file first: give its local path, or a hub id "
-            "of a checkpoint with safetensors weights"
+            f"{path} is not a file. Download the GGUF file and give its local path, or give the "
+            "hub id of a checkpoint with safetensors weights."
         )
     if find_spec("gguf") is None:
         raise MissingExtraError(
@@ -42,7 +42,7 @@ def check_gguf(path: str) -> None:
 
 
 def gguf_parameters(path: str) -> int:
-    """Number of weights in a GGUF file. They are dequantized when they are loaded."""
+    """Count the weights in a GGUF file. Loading dequantizes all of them."""
     from gguf import GGUFReader
 
     return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)

@@ -1,7 +1,7 @@
-"""Reward heads of public PRMs, read from the checkpoint's own weights.
+"""Reward heads of public process reward models (PRMs), read from the checkpoint's weights.
 
-The model is loaded as the transformers token classifier of its architecture, and its head is
-replaced by one of these. Python code in the checkpoint never runs.
+The model is loaded as the transformers token classifier of its architecture. Its head is then
+replaced with a head from this module, so Python code in the checkpoint never runs.
 """
 
 from __future__ import annotations

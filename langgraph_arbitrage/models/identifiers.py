@@ -38,14 +38,14 @@ def public_name(checkpoint: str) -> str:
 def same_model(first: str, second: str) -> bool:
     """Whether two names may refer to the same checkpoint.
 
-    A hub id and a folder match if their last parts are equal.
+    A hub id and a folder match if the last parts of their names are identical.
 
     Example:
         >>> same_model("Qwen/Qwen2.5-1.5B", "Qwen2.5-1.5B"), same_model("a/m", "b/m")
         (True, False)
     """
     if local_path(first) == local_path(second):
-        return True  # without accessing the file system
+        return True  # decided without accessing the file system
     a, b = public_name(first), public_name(second)
     if "/" in a and "/" in b:
         return a == b

@@ -38,8 +38,8 @@ from langgraph_arbitrage.utils.fork_lock import ForkLock
 __all__ = ["LOADING", "load_model"]
 
 LOADING = ForkLock()
-"""Held while a model loads. Transformers then changes global state, such as the default dtype,
-which would affect other threads that load or time a model."""
+"""Held while a model loads. Loading changes global state of transformers and torch, such as the
+default dtype, which would affect other threads that load or time a model."""
 
 PROGRESS_BAR_FROM = 2**30  # bytes of weights from which loading shows a progress bar
 
@@ -51,7 +51,7 @@ AUTO_CLASSES: dict[Kind, type] = {
     "process-reward": AutoModelForTokenClassification,
 }
 
-# Weight names of some checkpoints have the prefix of the wrapper that they were trained in.
+# Some checkpoints were trained in a wrapper class. Its prefix is removed from the weight names.
 WRAPPER_PREFIX = {r"^pretrained_model\.": ""}
 
 
@@ -74,11 +74,12 @@ def _load(spec: ModelSpec) -> PreTrainedModel:
     path, gguf = pretrained_source(spec.path)
     kwargs = dict(spec.model_kwargs) | gguf
     is_small = (weight_bytes(spec, dtype) or PROGRESS_BAR_FROM) < PROGRESS_BAR_FROM
-    # With a head of `HEADS`, transformers warns of a missing head, which is replaced below.
+    # For models in `HEADS`, transformers warns that the head is missing. It is replaced below.
     with _quiet(hide_bar=is_small, hide_warnings=spec.kind in HEADS):
         try:
             if is_quantized(spec, read_config(spec)):
-                kwargs.setdefault("device_map", {"": device})  # some cannot be moved after loading
+                # Some quantized models cannot be moved to a device after loading.
+                kwargs.setdefault("device_map", {"": device})
             model, info = AUTO_CLASSES[spec.kind].from_pretrained(  # type: ignore[attr-defined]
                 path,
                 revision=spec.revision,
@@ -107,7 +108,7 @@ def _load(spec: ModelSpec) -> PreTrainedModel:
 
 @contextmanager
 def _quiet(*, hide_bar: bool, hide_warnings: bool) -> Iterator[None]:
-    """Hide the progress bar or the warnings of transformers, and restore both afterwards."""
+    """Hide transformers' progress bar or warnings, and restore both settings afterwards."""
     had_bar, verbosity = is_progress_bar_enabled(), get_verbosity()
     if hide_bar:
         disable_progress_bar()
@@ -122,7 +123,7 @@ def _quiet(*, hide_bar: bool, hide_warnings: bool) -> Iterator[None]:
 
 
 def _replace_head(model: PreTrainedModel, spec: ModelSpec, missing: set[str]) -> None:
-    """Replace the randomly initialized head by the one of the checkpoint."""
+    """Replace the randomly initialized head with the checkpoint's head."""
     problem = f"{spec.name} cannot be loaded as {spec.kind}:"
     try:
         model.get_submodule("score")

@@ -1,4 +1,4 @@
-"""Free memory of a device, and recognizing out-of-memory errors."""
+"""Reads the free memory of a device, and recognizes out-of-memory errors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reads quantization configs before a model is loaded: the required package and bits per weight.
 
-A config comes with the spec (`model_kwargs`) or with the checkpoint. It is a transformers config
-object or a dict.
+A quantization config is given in the spec (`model_kwargs`) or in the checkpoint. It is a
+transformers config object or a dict.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import transformers
 from transformers import PreTrainedConfig
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-from langgraph_arbitrage.errors import MissingExtraError
+from langgraph_arbitrage.errors import CheckpointError, MissingExtraError
 from langgraph_arbitrage.models.spec import ModelSpec
 
 __all__ = ["bits_per_weight", "check_quantization", "checkpoint_bits", "is_quantized"]
@@ -20,25 +22,36 @@ __all__ = ["bits_per_weight", "check_quantization", "checkpoint_bits", "is_quant
 PACKAGES: dict[str, tuple[str, str]] = {
     "bitsandbytes": ("bitsandbytes", "pip install 'langgraph-arbitrage[quantized]'"),
     "torchao": ("torchao", "pip install torchao"),
+    "auto-round": ("auto_round", "pip install auto-round"),
     "awq": ("gptqmodel", "pip install gptqmodel"),
     "compressed-tensors": ("compressed_tensors", "pip install compressed-tensors"),
     "gptq": ("gptqmodel", "pip install gptqmodel"),
     "hqq": ("hqq", "pip install hqq"),
     "quanto": ("optimum", "pip install optimum-quanto"),
 }
-"""Required module and install command by quantization method. Transformers checks other methods."""
+"""Required module and install command by quantization method. For other methods, transformers
+checks the requirements."""
 
 _STORED_BITS = {"mxfp4": 4.25, "fp8": 8.0, "fbgemm_fp8": 8.0, "bitnet": 2.0}
-"""Bits per weight of methods that store weights in one size."""
+"""Bits per weight of methods that always use one size, which their configs do not state."""
 
 
 def check_quantization(spec: ModelSpec, config: PreTrainedConfig) -> None:
     """Check that the package of the model's quantization method is installed.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: The package is not installed.
+        CheckpointError: Transformers does not know the method.
     """
-    method = _method(_quantization_config(spec, config))
+    quantization = _quantization_config(spec, config)
+    method = _method(quantization)
+    # Transformers ignores a method it does not know, and would misread the stored weights.
+    if quantization is not None and method not in (*AUTO_QUANTIZATION_CONFIG_MAPPING, *PACKAGES):
+        raise CheckpointError(
+            f"{spec.name} is quantized by {method or 'an unnamed method'}, which transformers "
+            f"{transformers.__version__} does not know. Use another checkpoint of the model, or "
+            "update transformers"
+        )
     module, install = PACKAGES.get(method, ("", ""))
     if module and find_spec(module) is None:
         from_spec = spec.model_kwargs.get("quantization_config") is not None
@@ -55,7 +68,7 @@ def is_quantized(spec: ModelSpec, config: PreTrainedConfig) -> bool:
 
 
 def bits_per_weight(quantization: Any) -> float | None:
-    """Return the bits per quantized weight, without scales. None if the config does not say."""
+    """Return the bits per quantized weight, without scales. None if the config leaves them open."""
     if _method(quantization) == "torchao":
         kind = _get(quantization, "quant_type")
         kinds = kind.values() if isinstance(kind, Mapping) else [kind]
@@ -71,9 +84,10 @@ def bits_per_weight(quantization: Any) -> float | None:
 
 
 def checkpoint_bits(spec: ModelSpec, config: PreTrainedConfig) -> float | None:
-    """Bits per quantized weight of a model, by its spec or its checkpoint; None if not quantized.
+    """Return the bits per quantized weight of a model. None if the model is not quantized.
 
-    A method whose size the config does not say counts as 8 bits.
+    A quantization config in the spec takes precedence over the checkpoint's. 8 bits are assumed if
+    neither the config nor the method determines the size.
     """
     quantization = _quantization_config(spec, config)
     if quantization is None:
@@ -88,13 +102,13 @@ def _quantization_config(spec: ModelSpec, config: PreTrainedConfig) -> Any:
 
 
 def _common_size(names: Sequence[str], sizes: Mapping[str, int]) -> float | None:
-    """The size whose prefix all names share. None if they differ or have no known prefix."""
+    """Return the size that the prefixes of the names indicate. None unless it is unique."""
     matches = {size for name in names for prefix, size in sizes.items() if name.startswith(prefix)}
     return matches.pop() if len(matches) == 1 else None
 
 
 def _method(quantization: Any) -> str:
-    """Name of the quantization method. A bitsandbytes config may have only `load_in_…bit`."""
+    """Return the method's name. A bitsandbytes config may only have a `load_in_…bit` field."""
     method = _get(quantization, "quant_method")
     if method is None:
         loads_bits = any(_get(quantization, f"load_in_{n}bit") for n in (4, 8))

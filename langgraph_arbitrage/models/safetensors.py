@@ -36,7 +36,7 @@ def tensor_shapes(files: Sequence[Path]) -> dict[str, list[int]]:
 def tensor_bytes(files: Sequence[Path], itemsize: int) -> dict[str, float]:
     """Return the size of each tensor in bytes by name, with `itemsize` bytes per number.
 
-    Integers and 8-bit floats hold quantized weights. They count with their stored size.
+    Tensors of integers and 8-bit floats are quantized weights, so their stored size is returned.
     """
     sizes = {}
     for name, entry in _header_entries(files).items():

@@ -41,17 +41,17 @@ class ModelSpec:
     trust_remote_code: bool = False
     """Run Python code in the checkpoint. Only enable this for checkpoints that you trust."""
     chat_template: str | None = None
-    """Jinja chat template for a checkpoint without one."""
+    """Jinja chat template, which replaces the checkpoint's own template."""
     max_slots: int = 64
-    """Maximum number of sequences decoded at a time. Slots are allocated when needed."""
+    """Maximum number of sequences decoded concurrently. Slots are allocated when needed."""
     max_queue: int | None = None
     """Maximum number of requests that wait for a slot. Further requests are refused. None:
     unlimited."""
     batch_invariant: bool = False
-    """Run one sequence at a time and compute each from its start. Results are then bit-identical,
-    whatever other requests run."""
+    """Run one sequence at a time, without reusing cached prefixes. Results are then bit-identical,
+    regardless of other requests."""
     threads: int | None = None
-    """Number of compute threads of a forward on a CPU. None: chosen by model size and batch."""
+    """Number of threads for a forward on a CPU. None: chosen by the size of model and batch."""
     engine: EngineName = "auto"
     """"auto" runs batches if their results agree with a plain forward, and packs the weights on a
     CPU. "eager" does the same without packing. "plain" runs one sequence at a time."""
@@ -63,7 +63,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.path or not isinstance(self.path, str):
             raise SettingsError(
-                f"{self.path!r} is not a model: give a local folder, a hub id or a server address"
+                f"{self.path!r} is not a model. Give a local folder, a hub id or a server address."
             )
         if self.dtype not in DTYPES:
             raise SettingsError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
@@ -76,5 +76,5 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """Short name for messages: the hub id or the last part of the folder."""
+        """Short name for messages: the path, or only its last part for a local folder."""
         return Path(self.path).name if Path(self.path).exists() else self.path

@@ -1,8 +1,8 @@
-"""Control tokens that stand in the text of a message, such as `<|im_end|>` in a user's question.
+"""Control tokens in the text of a message, such as `<|im_end|>` in a user's question.
 
-A tokenizer turns such text into the control token itself, so that a user's text could end the
-user's turn. `ControlTokens.escape` replaces it by a placeholder before the chat template is
-rendered, and `ControlTokens.encode` encodes the placeholder as the ordinary text it stands for.
+A tokenizer encodes such text as the control token itself, so a user's text could end the user's
+turn. To prevent this, `ControlTokens.escape` replaces the text with a placeholder before the chat
+template is rendered, and `ControlTokens.encode` encodes the placeholder as ordinary text.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 __all__ = ["ControlTokens"]
 
-# Drawn for each process, so that no text from outside can contain a placeholder. Letters and digits
-# only, which chat templates pass through unchanged.
+# Random per process, so that no text from outside can contain a placeholder. It has only letters
+# and digits, since chat templates may change other characters.
 _NONCE = f"Zq{secrets.token_hex(8)}"
 _PLACEHOLDER = re.compile(f"{_NONCE}x([0-9a-f]*)x")
 
@@ -35,34 +35,34 @@ class ControlTokens:
 
     def __init__(self, backend: BackendTokenizer, names: frozenset[str]) -> None:
         self._backend = backend
-        # A longer name comes first, as the tokenizer prefers it too.
+        # Longer names come first: like the tokenizer, the pattern must match the longest name.
         self._names = sorted(names, key=lambda name: (-len(name), name))
         self._pattern = re.compile("|".join(map(re.escape, self._names)) or r"(?!)")
         self._lock = ForkLock()
 
     def find(self, text: str) -> str | None:
-        """The first control token whose name the text contains; None if there is none."""
+        """Return the first control token that the text contains, or None."""
         found = self._pattern.search(text)
         return found.group() if found else None
 
     def escape(self, text: str) -> str:
-        """Replace each name of a control token by a placeholder."""
+        """Replace the text of each control token with a placeholder."""
         return self._pattern.sub(lambda found: _placeholder(found.group()), text)
 
     @staticmethod
     def has_placeholder(text: str) -> bool:
-        """True if `escape` has replaced something in the text."""
+        """Whether the text contains a placeholder from `escape`."""
         return _NONCE in text
 
     @staticmethod
     def restore(text: str) -> str:
-        """Replace each placeholder by the text that it stands for."""
+        """Replace each placeholder with the text that it stands for."""
         return _PLACEHOLDER.sub(lambda found: bytes.fromhex(found.group(1)).decode(), text)
 
     def encode(self, text: str) -> list[int]:
         """Encode text with placeholders, without adding special tokens.
 
-        A name outside placeholders becomes its control token. A placeholder becomes ordinary text.
+        The text of a control token becomes that token. A placeholder becomes ordinary text.
         """
         text = self._pattern.sub(lambda found: self._renamed[found.group()], text)
         with self._lock:
@@ -75,7 +75,7 @@ class ControlTokens:
 
     @cached_property
     def _renamed_backend(self) -> BackendTokenizer:
-        """The same tokenizer, with names for its control tokens that no other text contains."""
+        """A copy of the tokenizer, in which the control tokens have names that no text contains."""
         tokenizer = json.loads(self._backend.to_str())
         for token in tokenizer["added_tokens"]:
             token["content"] = self._renamed.get(token["content"], token["content"])
@@ -87,12 +87,12 @@ class ControlTokens:
             model["vocab"] = [[self._renamed.get(k, k), score] for k, score in vocabulary]
         if model.get("unk_token"):
             model["unk_token"] = self._renamed.get(model["unk_token"], model["unk_token"])
-        tokenizer["post_processor"] = None  # it adds special tokens, and names them
+        tokenizer["post_processor"] = None  # it refers to special tokens by their old names
         return BackendTokenizer.from_str(json.dumps(tokenizer))
 
     @cached_property
     def _original_ids(self) -> dict[int, int]:
-        """The ids that differ between the two tokenizers: the renamed one's and the original's."""
+        """Original id for each id of the renamed tokenizer that differs from it."""
         old = self._backend.get_vocab()
         new = self._renamed_backend.get_vocab()
         pairs = ((new[renamed], old[name]) for name, renamed in self._renamed.items())

@@ -1,8 +1,9 @@
-"""Tokenizers and chat templates: text to token ids and back, thread-safe."""
+"""Thread-safe tokenizers and chat templates: convert text to token ids and back."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import cached_property, lru_cache
@@ -10,6 +11,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from langgraph_arbitrage.errors import ChatTemplateError, CheckpointError, MessageError
@@ -27,8 +29,10 @@ GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 MARKERS = ("<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", "[TOOL_CALLS]",
            "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]")  # fmt: skip
 """Special tokens that mark tool calls or thinking in the supported formats."""
-# Text before a continuation, so that the tokenizer does not treat it as the start of a text. It
-# must not merge into one token with the continuation.
+_BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
+_BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
+# `encode` puts one of these before a continuation and removes its ids afterwards, so that the
+# tokenizer does not treat the continuation as the start of a text. "\n" could merge with a newline.
 _ANCHOR, _ANCHOR_BEFORE_NEWLINE = "\n", "a"
 
 
@@ -52,18 +56,19 @@ class Tokenizer:
         self.template_kwargs: dict[str, Any] = {}
         """Variables for the chat template."""
         self._variants: dict[str, Tokenizer] = {}
-        self._shared: dict[str, ControlTokens] = {}  # by the variants too
+        self._shared: dict[str, ControlTokens] = {}  # also used by the variants
         # A fast tokenizer raises "Already borrowed" if two threads encode at the same time.
         self._lock = ForkLock()
-        if hf.is_fast:  # tokenizer.json may enable these, and `_encode` bypasses transformers
+        # tokenizer.json may enable both. Transformers disables them, but `_encode` bypasses it.
+        if hf.is_fast:
             hf.backend_tokenizer.no_truncation()
             hf.backend_tokenizer.no_padding()
 
     def with_template_kwargs(self, kwargs: Mapping[str, Any]) -> Tokenizer:
-        """The same tokenizer with variables for its chat template, such as `enable_thinking`.
+        """Return this tokenizer with variables for its chat template, such as `enable_thinking`.
 
         Args:
-            kwargs: Variables of the template. Equal ones give the same object.
+            kwargs: Variables of the template. The result is cached for identical variables.
         """
         if not kwargs:
             return self
@@ -110,7 +115,7 @@ class Tokenizer:
                     or self.chat_template,
                     **{"add_generation_prompt": True} | self.template_kwargs | options,
                 )
-        # A template is a program in the checkpoint, which may raise any of these.
+        # A template is a program in the checkpoint, which may raise any of these errors.
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
                 RecursionError) as error:  # fmt: skip
             raise ChatTemplateError(
@@ -122,7 +127,7 @@ class Tokenizer:
         """Return the texts that the chat template puts around contents that are filled in later.
 
         Args:
-            messages: Role and content of each message. None is a content to fill in.
+            messages: Role and content of each message. None marks content that is filled in later.
 
         Returns:
             The texts before, between and after the missing contents, up to the start of the
@@ -218,11 +223,11 @@ class Tokenizer:
         return prefix, ends
 
     def raw_token(self, token: int) -> str:
-        """A token as the vocabulary writes it."""
+        """Return a token as it is written in the vocabulary."""
         return str(self.hf.convert_ids_to_tokens(token))
 
     def added_token_id(self, text: str) -> int | None:
-        """Id of the added token with this text, such as `<|im_end|>`. None if there is none."""
+        """Return the id of the added token with this text, such as `<|im_end|>`, or None."""
         return self._added_tokens.get(text)
 
     @cached_property
@@ -230,7 +235,7 @@ class Tokenizer:
         return {str(token): index for index, token in self.hf.added_tokens_decoder.items()}
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids. Of the special tokens, only those in `visible_ids` are included."""
+        """Decode token ids. Special tokens are left out, except those in `visible_ids`."""
         if self.visible_ids.isdisjoint(ids):
             return self._decode(ids)
         text, start = "", 0
@@ -255,7 +260,7 @@ class Tokenizer:
 
     @property
     def control_tokens(self) -> ControlTokens:
-        """The tokens that structure a conversation: special tokens, and those in its template.
+        """The tokens that structure a conversation: special tokens, and those in chat templates.
 
         Raises:
             CheckpointError: The tokenizer is not a fast one.
@@ -277,9 +282,14 @@ class Tokenizer:
             self._shared["control_tokens"] = found
         return found
 
+    def same_control_tokens(self, text: str, ids: Sequence[int]) -> bool:
+        """True if a text, encoded again, has the same special and added tokens as these ids."""
+        added = self.hf.added_tokens_decoder
+        return [i for i in self._encode(text) if i in added] == [i for i in ids if i in added]
+
     @cached_property
     def visible_ids(self) -> frozenset[int]:
-        """Ids of special tokens that are part of the decoded text: markers of calls and thinking.
+        """Ids of special tokens that `decode` includes, since they mark tool calls or thinking.
 
         These are `MARKERS` and the tokens in the checkpoint's response template.
         """
@@ -298,8 +308,8 @@ class Tokenizer:
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """Decode the text that `ids` add to the text of `before`.
 
-        Both are decoded together, since some tokenizers drop a space at the start of a text and a
-        character may span several tokens.
+        `before` and `ids` are decoded together, since some tokenizers drop a space at the start of
+        a text, and a character may span several tokens.
         """
         if not before:
             return self.decode(ids)
@@ -308,6 +318,22 @@ class Tokenizer:
     def token_text(self, token: int) -> str:
         """Decode one token as part of a longer text."""
         return self.decode_after(self._anchors[_ANCHOR_BEFORE_NEWLINE], [token])
+
+    def token_bytes(self, token: int) -> list[int]:
+        """UTF-8 bytes of one token as part of a longer text.
+
+        A token may hold part of a character: its text is then U+FFFD, and only its bytes tell
+        which part.
+        """
+        text = self.token_text(token)
+        if "\ufffd" not in text:
+            return list(text.encode())
+        raw = self.raw_token(token)
+        if byte := _BYTE_TOKEN.fullmatch(raw):  # as SentencePiece writes it
+            return [int(byte[1], 16)]
+        if all(character in _BYTE_OF for character in raw):  # as byte-level BPE writes it
+            return [_BYTE_OF[character] for character in raw]
+        return list(text.encode())
 
     @cached_property
     def start_ids(self) -> list[int]:
@@ -332,7 +358,7 @@ class Tokenizer:
 def _templates(
     hf: PreTrainedTokenizerBase, name: str, replacement: str | None
 ) -> tuple[str | None, str | None]:
-    """The default chat template and the one for conversations with tools, if it differs."""
+    """Return the default chat template, and the template for conversations with tools or None."""
     if replacement is not None:
         return replacement, None
     own: Any = hf.chat_template
@@ -348,7 +374,7 @@ def _templates(
 
 
 def load_tokenizer(spec: ModelSpec) -> Tokenizer:
-    """Load the tokenizer of a checkpoint. Specs that differ only in the model share it.
+    """Load the tokenizer of a checkpoint. It is cached and shared by all models of the checkpoint.
 
     Raises:
         CheckpointError: The checkpoint has no tokenizer, or it cannot be loaded.

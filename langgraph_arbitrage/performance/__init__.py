@@ -1,10 +1,10 @@
-"""Measure a pair of models on this machine and forecast whether the loop pays.
+"""Measure a pair of models on this machine and forecast the speed-up of the loop.
 
 - `device` measures memory bandwidth and compute rate,
 - `costs` measures the models through the engine,
-- `step_pairs` lets both models write the same steps,
-- `forecast` computes times from these costs,
-- `bench` runs all of it for `arbitrage bench`,
+- `step_pairs` generates steps with both models after the same prefixes,
+- `forecast` computes the times of the loop from the measured costs,
+- `bench` runs all measurements for `arbitrage bench`,
 - `report` holds the results.
 
 Importing this package does not load torch.

@@ -42,12 +42,12 @@ def run_bench(
         check: Further questions, answered by the loop and by the target alone, to check the
             forecast. Default: none.
         batches: Further batch sizes at which decoding is measured. Default: none.
-        rounds: Number of repetitions of each measurement; the median counts.
+        rounds: Number of repetitions of each measurement, of which the median is used.
         tell: Receives progress messages.
 
     Raises:
-        SettingsError: The policy does not use both models, or compares their steps; or there are
-            no questions.
+        SettingsError: There are no questions, or the policy does not use both models, or it needs
+            the target's step to decide.
     """
     policy = settings.policy
     if not (policy.needs_draft and policy.needs_target) or policy.needs_target_step:
@@ -61,7 +61,7 @@ def run_bench(
 
 
 class _PairBenchmark:
-    """The loaded models and the steps of the benchmark."""
+    """Runs the measurements of a benchmark on a pair of models."""
 
     def __init__(
         self, settings: ArbitrageSettings, rounds: int, tell: Callable[[str], None]
@@ -91,7 +91,7 @@ class _PairBenchmark:
         self.tell("Measuring the router and the graph")
         scorers = self.models.scorer_engines(self.policy)
         router_prompt = sum(scoring_seconds(s, len(prompt["draft"]), self.rounds) for s in scorers)
-        # The first decision of an answer includes prefilling the question.
+        # Exclude the first decision of an answer, whose time includes prefilling the question.
         later = [pair.router_seconds for pair in pairs if pair.index]
         forecast = Forecast(
             draft_token=draft.token,
@@ -194,7 +194,11 @@ class _PairBenchmark:
         return overhead / sum(len(a.statistics["steps"]) for a in answers)
 
     def _answers(self, questions: Sequence[str], *policies: Policy) -> list[list[Answer]]:
-        """Answer the questions with each policy. The policies alternate after each question."""
+        """Answer each question with all policies before the next question.
+
+        Returns:
+            The answers of each policy.
+        """
         runners = [self.runner.with_policy(policy) for policy in policies]
         answers: list[list[Answer]] = [[] for _ in runners]
         for question in questions:
@@ -234,7 +238,8 @@ def _loop(answer: Answer, f: Forecast) -> float:
     counts = answer.statistics
     steps = counts["steps"]
     escalated = [s for s in steps if s["writer"] == "target"]
-    # Unless a whole step is accepted, verification also yields the token after the accepted ones.
+    # Verification also yields the token after the accepted draft tokens, unless the target accepts
+    # the whole step. The target does not decode this token.
     verification_tokens = sum(s["accepted_draft_tokens"] < s["tokens"] for s in escalated)
     drafted = counts["draft_tokens"] + counts["discarded_tokens"]
     seconds: float = f.draft_prompt + f.router_prompt + drafted * f.draft_token

@@ -20,19 +20,19 @@ class WriterCosts:
     token: float
     """Seconds per decoded token."""
     read: ReadCost
-    """Seconds per forward over new tokens after a cached prefix."""
+    """Cost of a forward over new tokens after a cached prefix."""
     prompt: float
     """Seconds to prefill the prompt without cached tokens."""
 
 
 def writer_costs(engine: Engine, prompt: Sequence[int], step: int, rounds: int) -> WriterCosts:
-    """Measure a draft or target.
+    """Measure the costs of a draft or target.
 
     Args:
         engine: Engine of the model.
         prompt: Prompt token ids of a question.
         step: Number of tokens per step.
-        rounds: Number of repetitions of each measurement; the median counts.
+        rounds: Number of repetitions of each measurement, of which the median is used.
     """
     uncached = _UncachedIds(engine, prompt)
     prefill = _median(
@@ -59,9 +59,10 @@ def decode_seconds(
 
     Args:
         engine: Engine of the model.
-        prompt: Prompt token ids of the first sequence. The others get prompts of the same length.
+        prompt: Prompt token ids of the first sequence. The other sequences get random prompts of
+            the same length.
         tokens: Number of tokens to decode per sequence.
-        rounds: Number of repetitions; the median counts.
+        rounds: Number of repetitions, of which the median is used.
         batch: Number of sequences.
     """
     uncached = _UncachedIds(engine, prompt)
@@ -77,7 +78,7 @@ def decode_seconds(
 
 
 def scoring_seconds(engine: Engine, tokens: int, rounds: int) -> float:
-    """Measure the seconds in which a scorer computes `tokens` tokens that are not cached."""
+    """Measure the seconds of a scorer's forward over `tokens` tokens that are not cached."""
     uncached = _UncachedIds(engine, ())
     return _median(
         lambda: engine.submit(ScoreRequest(uncached.ids(tokens))).result().seconds, rounds + 1
@@ -85,7 +86,10 @@ def scoring_seconds(engine: Engine, tokens: int, rounds: int) -> float:
 
 
 class _UncachedIds:
-    """Draws random token ids, which no cache contains. Their values do not affect the time."""
+    """Draws random token ids, so that the engine has no cached prefix for them.
+
+    The values of the ids do not affect the measured time.
+    """
 
     def __init__(self, engine: Engine, like: Sequence[int]) -> None:
         self._pool = sorted(set(like)) or list(range(3, min(300, len(engine.tokenizer.hf))))

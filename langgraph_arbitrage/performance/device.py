@@ -16,11 +16,12 @@ from langgraph_arbitrage.engine.cpu import PackedLinear
 __all__ = ["Rates", "measured_rates"]
 
 MIN_BYTES = 2**18
-"""Minimum buffer size. A smaller buffer would measure the overhead of the call."""
+"""Minimum buffer size in bytes. With a smaller buffer, the measured time would mainly be the
+overhead of the call."""
 MAX_BYTES = {"cpu": 2**28, "cuda": 2**30}
-"""Maximum buffer size, larger than any cache."""
+"""Maximum buffer size in bytes by device type. It is larger than any cache of the device."""
 MATRIX_SIZES = {"cpu": (256, 1024), "cuda": (2048, 8192)}
-"""Side lengths of the square matrices that are multiplied."""
+"""Side lengths of the square matrices whose products are timed, by device type."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,11 @@ class Rates:
     """The highest measured rates of a device."""
 
     bandwidth: float
-    """Bytes per second, read from a buffer as large as the model's weights. A smaller buffer could
-    stay in a cache."""
+    """Bytes per second, measured on a buffer as large as the model's weights. A smaller buffer
+    could stay in a cache, and the measured bandwidth would be too high."""
     operations: float
-    """Operations per second in a matrix product. A multiplication and an addition are two."""
+    """Operations per second in a matrix product. A multiplication with an addition counts as two
+    operations."""
 
     def floor(self, moved: float, work: float) -> float:
         """Compute the minimum time of a forward.
@@ -49,18 +51,19 @@ class Rates:
 def measured_rates(
     device: str, dtype: str, size: int, threads: int = 1, seconds: float = 0.1
 ) -> Rates:
-    """Measure a device.
+    """Measure the memory bandwidth and the compute rate of a device. The results are cached.
 
     Args:
         device: Device, such as `cpu` or `cuda:0`.
         dtype: Dtype of the matrices.
-        size: Buffer size in bytes, usually that of a model's weights.
+        size: Buffer size in bytes, usually the size of a model's weights.
         threads: Number of compute threads on a CPU.
         seconds: Duration of each measurement.
     """
     kind = torch.device(device).type
     size = max(MIN_BYTES, min(size, MAX_BYTES.get(kind, MAX_BYTES["cuda"])))
-    rounded = 2 ** max(size - 1, 1).bit_length()  # models of similar size share a measurement
+    # Round up to a power of two, so that models of similar size share a cached measurement.
+    rounded = 2 ** max(size - 1, 1).bit_length()
     return _measured(device, dtype, rounded, threads, seconds)
 
 
@@ -82,7 +85,7 @@ def _measured(device: str, dtype: str, size: int, threads: int, seconds: float) 
         except BaseException as error:
             outcome.append(error)
 
-    # torch's thread count is per thread, so a new thread leaves the caller's unchanged.
+    # Measure in a new thread: torch.set_num_threads then does not affect the calling thread.
     thread = threading.Thread(target=measure)
     thread.start()
     thread.join()
@@ -93,7 +96,10 @@ def _measured(device: str, dtype: str, size: int, threads: int, seconds: float) 
 
 
 def _bandwidth(device: str, size: int, seconds: float) -> float:
-    """Return the best of a sum, a copy (which also writes) and a matrix-vector product."""
+    """Return the highest bandwidth of a sum, a copy and a matrix-vector product.
+
+    The copy counts twice the buffer size, because it also writes the buffer.
+    """
     columns = 256
     matrix = torch.rand(size // 4 // columns, columns, device=device)
     vector, copy = torch.rand(columns, device=device), torch.empty_like(matrix)
@@ -105,7 +111,7 @@ def _bandwidth(device: str, size: int, seconds: float) -> float:
 
 
 def _operations(device: str, dtype: torch.dtype, seconds: float) -> float:
-    """Return the best rate over several matrix sizes, on a CPU also with packed weights."""
+    """Return the highest rate over several matrix sizes; on a CPU, also over packed weights."""
     kind = torch.device(device).type
     rates = []
     for side in MATRIX_SIZES.get(kind, MATRIX_SIZES["cuda"]):

@@ -1,4 +1,7 @@
-"""Forecast the cost of the loop at each escalation rate from measured costs. No torch."""
+"""Forecast the time of the loop at each escalation rate from measured costs.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -33,17 +36,22 @@ class ReadCost:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Measured costs at batch size 1, and the times that follow from them.
+    """Costs measured at batch size 1, and the times of the loop that they imply.
 
-    A step of the loop at escalation rate e takes, with draft steps of S tokens:
+    If draft steps have S tokens, a step of the loop at escalation rate e takes on average:
 
         S × draft_token + router + graph
             + e × (target_read(S / e) + decoded × target_token + draft_catch_up)
 
-    At an escalation the target has not computed the last S / e tokens. They end with the draft's
-    step, which it verifies in the same forward. It then decodes `decoded` tokens one by one.
-    `draft_catch_up` is the time in which the draft computes the target's step afterwards. A step of
-    the target alone takes target_step × target_token + graph.
+    An escalation, the term in parentheses, has three parts:
+
+    - The target computes the tokens written since the previous escalation. One escalation occurs
+      every 1 / e steps, so there are S / e tokens on average, including the draft's step to
+      verify. One forward computes all of them.
+    - The target decodes `decoded` tokens one by one to complete its step.
+    - The draft computes the target's step, which takes the additional time `draft_catch_up`.
+
+    A step of the target alone takes target_step × target_token + graph.
     """
 
     draft_token: float
@@ -53,7 +61,7 @@ class Forecast:
     router: float
     """Seconds per decision of the policy."""
     graph: float
-    """Seconds that the graph adds to a step, without the models."""
+    """Seconds per step that the graph takes in addition to the models."""
     draft_read: ReadCost
     """Cost of a forward of the draft over new tokens."""
     target_read: ReadCost
@@ -93,10 +101,13 @@ class Forecast:
 
         Args:
             rate: Escalation rate, in (0, 1].
-            verified: True: the target accepts as many draft tokens as measured. False: it accepts
-                none, the worst case.
+            verified: True assumes that the target accepts as many draft tokens as measured. False
+                assumes the worst case, in which the target accepts no draft token.
         """
-        decoded = self.decoded if verified else self.target_step - 1  # verification yields a token
+        # Verification yields one token even if the target accepts no draft token.
+        decoded = self.decoded if verified else self.target_step - 1
+        # The draft's forward over the target's step also yields the first token of the next draft
+        # step, whose time is already part of `drafted`.
         draft_catch_up = self.draft_read.of(self.target_step) - self.draft_token
         return (
             self.target_read.of(self.draft_step / rate)
@@ -105,18 +116,18 @@ class Forecast:
         )
 
     def step(self, rate: float, *, verified: bool = True) -> float:
-        """Compute the mean seconds of a step of the loop. For the arguments, see `escalation`."""
+        """Compute the mean seconds per step of the loop. For the arguments, see `escalation`."""
         escalated = rate * self.escalation(rate, verified=verified) if rate else 0.0
         return self.drafted + self.router + self.graph + escalated
 
     def question(self, rate: float, *, verified: bool = True) -> float:
-        """Compute the seconds per question of the loop."""
+        """Compute the mean seconds that the loop takes per question."""
         prompts = self.draft_prompt + self.router_prompt + (self.target_prompt if rate else 0.0)
         return prompts + self.steps * self.step(rate, verified=verified)
 
     @property
     def question_alone(self) -> float:
-        """Seconds per question of the target alone."""
+        """Mean seconds that the target alone takes per question."""
         return self.target_prompt + self.steps * (self.alone + self.graph)
 
     def speed_up(self, rate: float, *, verified: bool = True) -> float:
@@ -126,11 +137,13 @@ class Forecast:
     def break_even(self, *, verified: bool = True) -> float | None:
         """Compute the acceptance rate above which the loop is faster than the target alone.
 
-        0 if it is faster even with every step escalated; None if it is never faster.
+        The result is 0 if the loop is faster even when it escalates every step, and None if the
+        loop is never faster.
         """
         if self.speed_up(0, verified=verified) <= 1:
             return None
-        # At rate 0 the target does not prefill the question, so the search starts just above.
+        # The search starts just above rate 0, because the target prefills the question only if
+        # there are escalations.
         low, high = 1e-6, 1.0
         if self.speed_up(high, verified=verified) >= 1:
             return 0.0
@@ -143,7 +156,7 @@ class Forecast:
         return 1 - low
 
     def parts(self, rate: float) -> dict[str, float]:
-        """Compute the seconds per step of the loop, by part."""
+        """Compute the mean seconds that each part of the loop contributes to a step."""
         return {
             "draft": self.drafted,
             "router": self.router,

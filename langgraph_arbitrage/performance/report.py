@@ -10,7 +10,8 @@ from langgraph_arbitrage.performance.forecast import RATES, Forecast
 __all__ = ["Bench", "ForecastCheck", "RoleReport"]
 
 MIN_SPEED_UP = 1.05
-"""Speed-up above which the loop pays. Smaller ones are within measurement noise."""
+"""Speed-up above which the verdict recommends the loop. Smaller speed-ups are within measurement
+noise."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class RoleReport:
     weights: int
     """Bytes of the weights that a forward reads."""
     bandwidth: float
-    """Bytes per second that the device reads from a buffer of this size."""
+    """Bytes per second that the device reads from a buffer as large as the weights."""
     operations: float
     """Operations per second of the device in this dtype."""
     token_floor: float | None
@@ -40,17 +41,18 @@ class RoleReport:
     read: float | None
     """Measured seconds of a forward over a step after a cached prefix; None if not measured."""
     step_floor: float
-    """Lower bound of the seconds per step: decoding a step, or for a scorer computing one."""
+    """Lower bound of the seconds per step. A draft or target decodes the step token by token; a
+    scorer computes it in one forward."""
     step: float
     """Measured seconds per step. For a scorer, this includes the policy's decision."""
     batches: dict[int, float]
-    """Tokens per second of all sequences together, by batch size."""
+    """Decoded tokens per second, summed over the sequences of a batch, by batch size."""
 
     @property
     def share(self) -> float:
         """Fraction of the step time that the lower bound explains.
 
-        The rest is spent in kernel launches, threads and Python.
+        The remaining time is spent on kernel launches, thread synchronization and Python.
         """
         return self.step_floor / self.step
 
@@ -104,7 +106,7 @@ class Bench:
 
     @property
     def verdict(self) -> str:
-        """One sentence: whether the loop pays for this pair, and how to reduce the largest cost."""
+        """A sentence on whether the loop pays for this pair and how to reduce its largest cost."""
         f, speed_up = self.forecast, self.forecast.speed_up(self.rate)
         largest, _ = max(f.parts(self.rate).items(), key=lambda part: part[1])
         times = f"{1e3 * f.question(self.rate):.3g} ms instead of {1e3 * f.question_alone:.3g} ms"

@@ -1,4 +1,4 @@
-"""Generate answers whose every step both models write, and record what the policy decides."""
+"""Generate answers in which both models write every step, and record the policy's decisions."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ class StepPair:
     escalated: bool
     """Decision of the policy."""
     router_seconds: float
-    """Time of the decision."""
+    """Seconds that the decision took."""
 
     @property
     def decoded_tokens(self) -> int:
-        """Tokens that the target decodes one by one if the step is escalated.
+        """Number of tokens that the target decodes one by one if the step is escalated.
 
-        The first token after the accepted ones comes with verification.
+        The forward that verifies the draft's step also yields the first token after the accepted
+        draft tokens, so the target does not decode that token.
         """
         return max(0, self.target_tokens - self.accepted_draft_tokens - 1)
 
 
 async def generate_step_pairs(run: Run, questions: Sequence[str], max_steps: int) -> list[StepPair]:
-    """Answer questions with the run's policy while the target verifies every draft step.
+    """Answer questions with the run's policy, and let the target write every step as well.
 
     Args:
         run: The models and the policy.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from langgraph_arbitrage.engine.requests import GenerateRequest
-from langgraph_arbitrage.errors import ContextLengthError, EngineError
+from langgraph_arbitrage.engine.requests import GenerateRequest, SamplingParams
+from langgraph_arbitrage.errors import ContextLengthError, EngineError, SettingsError
+from langgraph_arbitrage.models.generation_config import NO_RULES
 from langgraph_arbitrage.remote.address import ServerAddress
 
 __all__ = [
@@ -88,8 +89,12 @@ def completion_options(
         vocab_size: Size of the vocabulary, sent as `top_k` to disable it.
         token_ids: Whether the server accepts and returns token ids.
         extra_fields: Whether the server accepts fields that are not in the OpenAI API.
+
+    Raises:
+        SettingsError: The server cannot honour a sampling setting.
     """
     sampling = request.sampling
+    _check_sampling(sampling, extra_fields=extra_fields)
     options: dict[str, Any] = {"temperature": sampling.temperature}
     extra: dict[str, Any] = dict(NEUTRAL_SAMPLING) if extra_fields else {}
     if request.stop:
@@ -101,10 +106,39 @@ def completion_options(
         if extra_fields:
             # Servers disagree on the value that disables top_k, but all accept the vocabulary size.
             extra["top_k"] = sampling.top_k or vocab_size
+            extra["min_p"] = sampling.min_p
+    if extra_fields and sampling.rules.repetition_penalty != 1:
+        extra["repetition_penalty"] = extra["repeat_penalty"] = sampling.rules.repetition_penalty
     if token_ids:
         options["logprobs"] = TOKEN_ID_OPTIONS["logprobs"]
         extra |= TOKEN_ID_OPTIONS["extra_body"]
     return options | {"extra_body": extra} if extra else options
+
+
+def _check_sampling(sampling: SamplingParams, *, extra_fields: bool) -> None:
+    """Refuse settings that would change the answer and that the server does not know."""
+    rules = replace(NO_RULES, repetition_penalty=sampling.rules.repetition_penalty)
+    local = [
+        f"{name}={value!r}"
+        for name, value in asdict(sampling.rules).items()
+        if value != getattr(rules, name)
+    ]
+    if local:
+        raise SettingsError(
+            f"a model on a server cannot honour {', '.join(local)}, which the target's "
+            'generation config sets. Set generation_config="ignore", or run the model locally'
+        )
+    fields = {
+        "top_k": sampling.temperature > 0 and sampling.top_k,
+        "min_p": sampling.temperature > 0 and sampling.min_p,
+        "repetition_penalty": rules != NO_RULES and rules.repetition_penalty,
+    }
+    unknown = [f"{name}={value}" for name, value in fields.items() if value]
+    if unknown and not extra_fields:
+        raise SettingsError(
+            f"the server accepts only fields of the OpenAI API, so it cannot honour "
+            f"{', '.join(unknown)}. Remove the setting, or use a server such as vLLM"
+        )
 
 
 def parse_chunk(part: Any) -> Chunk:

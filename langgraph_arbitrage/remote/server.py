@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from langgraph_arbitrage.engine.requests import GenerateRequest
-from langgraph_arbitrage.errors import CheckpointError, EngineError
+from langgraph_arbitrage.errors import CheckpointError, EngineError, MessageError
 from langgraph_arbitrage.models.tokenizer import Tokenizer
 from langgraph_arbitrage.remote.address import ServerAddress
 from langgraph_arbitrage.remote.protocol import (
@@ -167,21 +167,25 @@ class RemoteServer:
         Raises:
             ContextLengthError: The server reports that the prompt is too long.
             EngineError: The server rejects the request.
+            MessageError: The server accepts only text, and the prompt has escaped special tokens.
+            SettingsError: The server cannot honour a sampling setting.
             TransientError: The stream was interrupted, or the server asks for a retry.
         """
+        prompt = list(ids) if self.accepts_token_ids else self._prompt_text(ids)
+        options = completion_options(
+            request,
+            len(self._tokenizer.hf),
+            token_ids=self.accepts_token_ids,
+            extra_fields=self._accepts_extra_fields,
+        )
         try:
             async with self._converted_errors():
                 parts = await self._client.completions.create(
                     model=self.address.model,
-                    prompt=list(ids) if self.accepts_token_ids else self._prompt_text(ids),
+                    prompt=prompt,
                     max_tokens=max_tokens,
                     stream=True,
-                    **completion_options(
-                        request,
-                        len(self._tokenizer.hf),
-                        token_ids=self.accepts_token_ids,
-                        extra_fields=self._accepts_extra_fields,
-                    ),
+                    **options,
                 )
                 # The client closes the response but not the generators that read it. Garbage
                 # collection could close those on any thread while they run.
@@ -197,7 +201,16 @@ class RemoteServer:
         start = self._tokenizer.start_ids
         if start and list(ids[: len(start)]) == start:
             ids = ids[len(start) :]
-        return str(self._tokenizer.hf.decode(list(ids), skip_special_tokens=False))
+        text = str(self._tokenizer.hf.decode(list(ids), skip_special_tokens=False))
+        # The server would read a special token that stands escaped in the text as a real one.
+        name = self._tokenizer.control_tokens.find(text)
+        if name and not self._tokenizer.same_control_tokens(text, ids):
+            raise MessageError(
+                f"{self.address} accepts prompts as text only, so the special token {name!r} in "
+                "the conversation cannot be sent as ordinary text. Set special_tokens_in_text to "
+                '"allow" or "refuse", or use a server that accepts token ids, such as vLLM'
+            )
+        return text
 
     @asynccontextmanager
     async def _converted_errors(self) -> AsyncIterator[None]:

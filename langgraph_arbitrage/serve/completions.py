@@ -84,10 +84,12 @@ class TextCompletion:
             self._prompt,
             max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
             stop=body.stop_strings,
+            stop_token_ids=tuple(body.stop_token_ids or ()),
             sampling=SamplingParams(
                 temperature=1.0 if body.temperature is None else body.temperature,
                 top_p=1.0 if body.top_p is None else body.top_p,
                 top_k=body.top_k or 0,
+                min_p=body.min_p or 0.0,
                 seed=uuid.uuid4().int if body.seed is None else body.seed,
             ),
         )

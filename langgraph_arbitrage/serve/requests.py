@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from langgraph_arbitrage.batch.request import UNSUPPORTED, parse_options
 from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.prompts.user_text import SpecialTokensInText
 
 __all__ = ["ChatCompletionRequest", "CompletionRequest"]
 
@@ -100,7 +101,10 @@ class _Body(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
     seed: int | None = None
+    min_p: float | None = Field(default=None, ge=0, le=1)
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    """Token ids, in the target's vocabulary, that end the answer besides its end tokens."""
 
     @model_validator(mode="after")
     def _check_text(self) -> Self:
@@ -136,6 +140,16 @@ class ChatCompletionRequest(_Body):
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
     """Return the log-probability of each token under the model that wrote it."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the chat templates of both models, such as {"enable_thinking": false}."""
+    draft_chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the draft's chat template. They override chat_template_kwargs."""
+    target_chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the target's chat template. They override chat_template_kwargs."""
+    continue_final_message: bool | None = None
+    """Continue the last message, which must be the assistant's, instead of answering it."""
+    special_tokens_in_text: SpecialTokensInText | None = None
+    """What to do with special tokens in the text of users and tools."""
     threshold: float | None = None
     """Threshold of the policy for this answer."""
     timeout: float | None = Field(default=None, gt=0)

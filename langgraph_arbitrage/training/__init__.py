@@ -1,8 +1,8 @@
 """Train and calibrate routers and PRMs for your own pair of models.
 
-The stages are: collect rows, train a router on them, calibrate its threshold. Each stage has a
-config class and a function or class that uses it. README.md in this folder lists the commands that
-made the embedded router.
+The stages are: collect rows, train a router on the rows, calibrate the router's threshold. Each
+stage has a config class and a function or class that uses it. README.md in this folder lists the
+commands that made the embedded router.
 
 Importing this package does not import torch: submodules are imported on first use.
 """

@@ -13,14 +13,15 @@ MAX_BET = 1.5  # keeps 1 − λ(x − m) positive for x in [0, 1] and m ≥ 1/2
 def loss_bound(losses: Sequence[float], confidence: float = 0.95) -> float:
     """Compute an upper confidence bound on the mean of independent losses in [−1, 1].
 
-    A loss is the gain of the target alone over the routed answer on one question. The bound is at
-    least 0. It tests each candidate mean m by betting against it: let x = (1 + loss) / 2 and let
-    the bet λᵢ depend only on the losses before i. If the true mean is at least m, the capital
-    Πᵢ (1 − λᵢ (xᵢ − m)) ever exceeds 1 / (1 − confidence) with probability at most
-    1 − confidence.
+    The loss of a question is the accuracy or score of the target alone minus that of the routed
+    answer. The losses are scaled to x = (1 + loss) / 2, and each candidate m for the mean of x is
+    tested by bets against it. Each bet λᵢ depends only on the losses before i. If the true mean is
+    at least m, the capital Πᵢ (1 − λᵢ (xᵢ − m)) reaches 1 / (1 − confidence) at any i with
+    probability at most 1 − confidence. The bound is the smallest m whose capital reaches this
+    limit, scaled back to a loss. Only m ≥ 1/2 is tested, so the bound is at least 0.
 
     Loss rates of a few percent have a small variance, which tightens this bound. For 500 questions
-    of which 1 % are lost and 1 % won, it is 0.016 (the mean over random orders); Hoeffding–Bentkus
+    of which 1 % are lost and 1 % won, it is 0.016 (the mean over random orders). Hoeffding–Bentkus
     gives 0.095, and Clopper–Pearson on the lost questions alone gives 0.021. In simulations at 95 %
     confidence, the true mean exceeds the bound in 3 to 4 % of the runs.
 
@@ -55,7 +56,7 @@ def loss_bound(losses: Sequence[float], confidence: float = 0.95) -> float:
                 return True
         return False
 
-    low, high = 0.5, 1.0  # smallest rejected mean, by bisection
+    low, high = 0.5, 1.0  # bisection for the smallest rejected mean
     for _ in range(24):
         middle = (low + high) / 2
         low, high = (low, middle) if rejected(middle) else (middle, high)

@@ -30,7 +30,7 @@ RATES = (
     *(0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.18, 0.16),
     *(0.14, 0.12, 0.1, 0.09, 0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01),
 )
-"""Escalation rates for which the table gets a threshold, besides 0 and 1."""
+"""Escalation rates for which the table gets a threshold, in addition to the thresholds 0 and 1."""
 
 
 def exclude_seen(items: Sequence[_T], text: Callable[[_T], str], seen: Collection[str]) -> list[_T]:
@@ -58,9 +58,10 @@ def calibrate_rows(
 ) -> Calibration:
     """Calibrate on collected rows, without running the models.
 
-    The loss of a question is the mean over its rows of Δ if the draft's step is accepted, and of 0
-    if it is escalated. The prefixes are those of the collecting policy, not of the router, and the
-    correctness of answers is unknown.
+    The loss of a row is Δ if the router accepts the draft's step, and 0 if the router escalates.
+    The loss of a question is the mean over its rows. This calibration is less exact than one on
+    questions: the prefixes come from the policy that collected the rows, not from the router, and
+    it is unknown whether the answers are right.
 
     Args:
         rows: Rows of questions that were not used to train the router.
@@ -74,7 +75,8 @@ def calibrate_rows(
     questions: dict[str, list[tuple[Row, float]]] = {}
     for row, score in zip(rows, scores, strict=True):
         questions.setdefault(question_id(row["question"]), []).append((row, score))
-    # Ordered by hash, so that the pilot does not depend on how hard the questions are.
+    # Sort by question hash: the order of the rows may depend on how hard the questions are, and
+    # the pilot would then not be representative.
     pilot, measured = _split_pilot([questions[key] for key in sorted(questions)], config)
     grid = thresholds([score for group in pilot for _, score in group])
     columns = [[_row_outcome(group, threshold) for group in measured] for threshold in grid]
@@ -82,7 +84,7 @@ def calibrate_rows(
 
 
 def _row_outcome(group: Sequence[tuple[Row, float]], threshold: float) -> Outcome:
-    """The outcome of a question's rows, each with its ŷ, under a threshold."""
+    """Compute the outcome of a question under a threshold from its rows, each with its ŷ."""
     outcome = Outcome(steps=len(group))
     losses = []
     for row, score in group:
@@ -100,7 +102,7 @@ class Calibrator:
 
     Args:
         models: The pair.
-        policy: The router. Only its threshold changes.
+        policy: The router. Its threshold is replaced by each threshold of the table.
         config: Options of the calibration.
         prm: Scores the steps of the answers for the table's score columns. `checker` selects the
             exact checker of the embedded problems; None leaves these columns empty.
@@ -120,7 +122,7 @@ class Calibrator:
     async def calibrate(
         self, questions: Sequence[Question], progress: Callable[[], None] = lambda: None
     ) -> Calibration:
-        """Measure the table, with losses in accuracy, or in step scores without right answers.
+        """Measure the table. Losses are in accuracy, or in step scores if no answers are known.
 
         Args:
             questions: Questions that were not used to train the router.
@@ -128,7 +130,7 @@ class Calibrator:
 
         Raises:
             DataError: There are neither right answers nor a PRM, there are too few questions, or
-                all of them exceed a model's context length.
+                all questions exceed a model's context length.
         """
         answers = all(q.problem or q.answer is not None for q in questions)
         if not answers and self._prm is None:
@@ -142,7 +144,10 @@ class Calibrator:
         grid: list[float] = [1.0]  # accepts every draft step
 
         async def measure(question: Question) -> tuple[list[float], list[Outcome]] | None:
-            """The scores of the draft steps and an outcome per threshold; None if too long."""
+            """Return the scores of the draft steps, and an outcome per threshold.
+
+            Returns None if the question or an answer exceeds a model's context length.
+            """
             grader = None
             if self._prm is not None:
                 scorer = None if self._prm == CHECKER else self._prm
@@ -171,7 +176,8 @@ class Calibrator:
 def thresholds(scores: Sequence[float]) -> list[float]:
     """Choose the table's thresholds: 0, 1, and one for each escalation rate of `RATES`.
 
-    Each lies halfway between two scores, so that rounding does not change a decision.
+    The threshold for a rate lies halfway between two scores, so that rounding does not change a
+    decision.
 
     Args:
         scores: ŷ of the pilot's draft steps.
@@ -188,7 +194,10 @@ def thresholds(scores: Sequence[float]) -> list[float]:
 def _split_pilot(
     groups: Sequence[_T], config: CalibrateConfig
 ) -> tuple[Sequence[_T], Sequence[_T]]:
-    """Split into the pilot, which sets the thresholds, and the questions that are measured."""
+    """Split questions into the pilot, which determines the thresholds, and the measured questions.
+
+    Each group holds one question.
+    """
     count = max(1, round(len(groups) * config.pilot))
     if len(groups) - count < 2:
         raise DataError(
@@ -206,7 +215,7 @@ def _calibration(
     loss_of: Literal["accuracy", "score"],
     pair: tuple[str | None, str | None],
 ) -> Calibration:
-    """Build the table from the outcomes of each threshold, ordered by question."""
+    """Build the calibration from one column per threshold, with one outcome per question."""
     table = [
         _operating_point(threshold, outcomes, config.confidence)
         for threshold, outcomes in zip(grid, columns, strict=True)

@@ -33,10 +33,10 @@ class TrainingRecord:
     role: Literal["router", "prm"]
     head: str
     base: str
-    """The model that reads the steps, or that was fine-tuned."""
+    """The base model: the frozen LM of a surprise head, or the model that was fine-tuned."""
     draft: str | None
     target: str | None
-    """The pair that wrote the training steps. A router fits this pair only."""
+    """The draft and the target that wrote the training steps. A router fits this pair only."""
     prm: str | None
     """The PRM that scored the steps, or `checker`."""
     rows: int
@@ -59,13 +59,15 @@ class TrainingRecord:
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
     def formatted_metrics(self) -> list[tuple[str, str]]:
-        """Labels and formatted values of the metrics."""
+        """Return the labels and formatted values of the metrics."""
         names = [k for k in METRIC_LABELS if k in self.metrics]
         return [(METRIC_LABELS[k], _formatted(k, self.metrics[k])) for k in names]
 
     @staticmethod
     def question_ids(checkpoint: Path) -> set[str]:
-        """Read the ids of a checkpoint's questions; empty without a `training.json`.
+        """Read the ids of the questions that a checkpoint's training used.
+
+        The result is empty if the checkpoint has no `training.json`.
 
         Raises:
             DataError: The file cannot be read.

@@ -27,14 +27,14 @@ __all__ = ["CollectionResult", "Collector"]
 
 @dataclass(frozen=True)
 class CollectionResult:
-    """Numbers of questions after a collection."""
+    """Question counts of a collection."""
 
     questions: int
-    """Questions collected by this run."""
+    """Number of questions collected by this run."""
     skipped: int
-    """Questions already in the file from an earlier run."""
+    """Number of questions already in the file from an earlier run."""
     too_long: int
-    """Questions left out because they exceed a model's context length."""
+    """Number of questions left out because they exceed a model's context length."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Collector:
         return CollectionResult(sum(collected), skipped, collected.count(False))
 
     async def rows(self, question: Question) -> list[Row]:
-        """Collect all rows of a question, at least one.
+        """Collect all rows of a question. There is at least one row.
 
         Raises:
             ContextLengthError: The question or an answer exceeds a model's context length.
@@ -161,7 +161,8 @@ class Collector:
         while not prefix.finished and kept_worse_steps < config.give_up:
             draft, *targets = await self._generate(prefix, temperature)
             context = StepContext(prefix.texts, prefix.tags)
-            # Equal texts share one score, so that rounding does not create an advantage.
+            # Grade identical texts only once: a rounding difference between two grades would look
+            # like an advantage.
             texts = dict.fromkeys(s["text"] for s in (draft, *targets))
             grades = await asyncio.gather(*(grader.grade(context, text) for text in texts))
             score = dict(zip(texts, grades, strict=True))
@@ -178,7 +179,7 @@ class Collector:
         return rows
 
     async def _generate(self, prefix: Prefix, temperature: float) -> list[PendingStep]:
-        """Generate z_d, followed by `config.samples` steps z_t."""
+        """Generate the draft's step z_d, followed by `config.samples` target steps z_t."""
         samples = self.config.samples
         target_temperature = self.config.sampling_temperature if samples > 1 else 0.0
         draft = await prefix.generate("draft", temperature)
@@ -194,7 +195,7 @@ class Collector:
         """Choose the step that continues the trajectory.
 
         Returns:
-            True for the target's step, and the decision of the followed router if there is one.
+            True to take the target's step, and the decision of the followed router, if any.
         """
         if self._policy is not None:
             decision = await prefix.decide(steps.draft)

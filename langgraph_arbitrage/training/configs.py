@@ -33,27 +33,28 @@ class CollectConfig(_Config):
     """PRM that scores the steps: a checkpoint, or `checker` for the exact checker of the embedded
     problems."""
     samples: int = Field(default=1, ge=1)
-    """Number of target steps per prefix, whose scores are averaged. A single step is decoded
-    greedily, several are sampled."""
+    """Number of target steps per prefix. Their scores are averaged. A single step is decoded
+    greedily; several steps are sampled."""
     margin: float = Field(default=0.0, ge=0)
     """Advantage above which the target's step counts as better (y = 1). A margin above the PRM's
     noise level keeps that noise out of the labels."""
     follow: str = "better"
     """How a trajectory continues: `better` appends the better step (the paper's procedure); `draft`
-    appends the draft's step and sometimes replaces it by a better one; a router's checkpoint lets
-    that router choose, which yields the prefixes that it produces in use."""
+    appends the draft's step, or sometimes the target's step if it is better; the checkpoint of a
+    router lets that router choose, so that the rows have the prefixes that it produces in use."""
     replace: float = Field(default=0.5, ge=0, le=1)
-    """With `--follow draft`: probability of replacing a draft step if the target's step is
-    better."""
+    """With `--follow draft`: probability of appending the target's step if it is better."""
     sampled: float = Field(default=0.0, ge=0, le=1)
-    """Share of the trajectories whose draft steps are sampled; all others decode greedily."""
+    """Share of the trajectories whose draft steps are sampled. In all other trajectories, draft
+    steps are decoded greedily."""
     sampling_temperature: float = Field(default=0.7, gt=0)
     """Temperature of sampled draft steps, and of target steps if there are several per prefix."""
     give_up: int = Field(default=4, ge=1)
-    """Maximum number of draft steps kept although the target's step was better. Then the trajectory
-    ends, because later steps teach little."""
+    """Number of kept draft steps worse than the target's step after which a trajectory ends,
+    because its later steps teach little."""
     rollouts: int = Field(default=1, ge=1)
-    """Number of trajectories per question. Equal draft steps after equal prefixes yield one row."""
+    """Number of trajectories per question. If the same draft step follows the same prefix in
+    several trajectories, only the first one yields a row."""
     concurrency: int = Field(default=64, ge=1)
     """Maximum number of questions processed concurrently."""
     seed: int = 0
@@ -64,7 +65,7 @@ class TrainConfig(_Config):
     """Training options that both heads share."""
 
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the questions held out of training, on which the metrics are measured."""
+    """Share of the questions that are held out of training, to measure the metrics on them."""
     seed: int = 0
     """Seed of the train/held-out split, the initial weights and the order of the rows."""
 
@@ -83,8 +84,8 @@ class SurpriseConfig(TrainConfig):
     batch: int = Field(default=256, ge=1)
     """Number of rows per optimizer update."""
     balance: bool = False
-    """Downsample the larger class to the size of the smaller one. Without balancing, no row is
-    dropped and scores stay near the share of better steps."""
+    """Downsample the larger class to the size of the smaller one. Without balancing, all rows are
+    used, but most scores are near the share of class 1."""
 
 
 class TokenConfig(TrainConfig):
@@ -105,19 +106,21 @@ class TokenConfig(TrainConfig):
     balance: bool = True
     """Downsample the larger classes to the size of the smallest one."""
     classes: Literal[2, 4, 10] = 2
-    """Number of advantage classes. Half of them lie above the margin."""
+    """Number of classes into which the advantages are divided. Half of the classes lie above the
+    margin."""
     ordinal: bool = False
     """Use an ordinal loss, which grows with the distance from the correct class. It differs from
     the default loss only with more than two classes."""
     tags: bool = True
     """Prefix each step with its writer, as `Model 0: ` or `Model 1: `. PRMs are never tagged."""
     layers: int | None = Field(default=None, ge=1)
-    """Number of layers to keep from the base, counted from the first. By default all are kept."""
+    """Number of layers of the base model to keep, starting with the first layer. Default: all."""
     lora_rank: int | None = Field(default=None, ge=1)
-    """Train LoRA updates of this rank with peft instead of all weights, and merge them at the
-    end."""
+    """Train LoRA updates of this rank with peft instead of all weights. The updates are merged into
+    the weights at the end."""
     checkpoint_every: int = Field(default=50, ge=1)
-    """Number of updates between checkpoints, from which an interrupted training resumes."""
+    """Number of updates between checkpoints. An interrupted training resumes from the last
+    checkpoint."""
 
 
 class CalibrateConfig(_Config):
@@ -126,7 +129,8 @@ class CalibrateConfig(_Config):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Confidence level of each bound on the loss."""
     pilot: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the questions, taken from the start, used only to choose the table's thresholds.
-    The statistics come from the other questions, because the bounds would not hold otherwise."""
+    """Share of the questions, taken from the start, that are used only to choose the table's
+    thresholds. The statistics are measured on the other questions, because the bounds hold only for
+    thresholds that do not depend on the measured questions."""
     concurrency: int = Field(default=64, ge=1)
     """Maximum number of questions processed concurrently."""

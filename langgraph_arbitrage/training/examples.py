@@ -41,7 +41,7 @@ class Example:
 
     @property
     def past_steps(self) -> tuple[PastStep, ...]:
-        """The history in the form that a scorer takes."""
+        """The history in the form that scorers take as input."""
         return tuple(
             PastStep("target" if tag else "draft", text, 0)
             for text, tag in zip(self.history, self.tags, strict=True)
@@ -56,11 +56,12 @@ class TrainingData:
     examples: tuple[Example, ...]
     draft: str | None = None
     target: str | None = None
-    """The pair that wrote the steps. Always known for a router; None if unknown for a PRM."""
+    """The draft and the target that wrote the steps. Always set for a router; None for a PRM if
+    the pair is unknown."""
     prm: str | None = None
     """The PRM that scored the steps, or `checker`."""
     margin: float = 0.0
-    """A router's label is 1 iff Δ > margin."""
+    """Margin of a router's labels: a label is 1 iff Δ > margin."""
 
 
 def router_examples(rows: Sequence[Row], margin: float | None = None) -> TrainingData:
@@ -70,7 +71,7 @@ def router_examples(rows: Sequence[Row], margin: float | None = None) -> Trainin
 
     Args:
         rows: Collected rows.
-        margin: y = 1 iff Δ > margin. None uses the labels of the rows.
+        margin: Margin for new labels: y = 1 iff Δ > margin. None uses the labels of the rows.
 
     Raises:
         DataError: The rows come from several pairs, or have labels for several margins.
@@ -122,7 +123,7 @@ def prm_examples(rows: Sequence[Mapping[str, Any]], right: float = 0.5) -> Train
 
 
 def _joined(rows: Iterable[Mapping[str, Any]], column: str) -> str | None:
-    """The distinct values of a column, joined by commas; None if no row has one."""
+    """Return the distinct values of a column, joined by commas; None if no row has a value."""
     return ", ".join(sorted({str(row[column]) for row in rows if row.get(column)})) or None
 
 
@@ -171,8 +172,8 @@ def split(
 def class_bounds(advantages: Sequence[float], count: int, margin: float) -> list[float]:
     """Compute the `count` − 1 bounds between classes of the advantage Δ.
 
-    The middle bound is the margin; the others are quantiles. An advantage that exceeds k of the
-    bounds belongs to class k, so y = 1 in the upper half of the classes.
+    The middle bound is the margin; the other bounds are quantiles. An advantage that exceeds k
+    bounds belongs to class k, so the upper half of the classes has y = 1.
 
     Raises:
         DataError: One side of the margin has too few distinct values for its half of the classes.
@@ -193,7 +194,7 @@ def class_bounds(advantages: Sequence[float], count: int, margin: float) -> list
 def _quantiles(values: Sequence[float], parts: int) -> list[float]:
     """Compute bounds that divide sorted values into `parts` nonempty parts.
 
-    The bounds are distinct values below the largest one.
+    The bounds are distinct and lie below the largest value.
     """
     distinct = sorted(set(values))
     bounds: list[float] = []
@@ -206,7 +207,7 @@ def _quantiles(values: Sequence[float], parts: int) -> list[float]:
 
 
 def balanced_indices(labels: Sequence[int], seed: int) -> list[int]:
-    """Select the same number of indices per label, at random from the larger classes."""
+    """Select the same number of indices for each label, at random where a label has more."""
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for i, label in enumerate(labels):
         groups[label].append(i)

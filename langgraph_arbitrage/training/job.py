@@ -18,10 +18,11 @@ from langgraph_arbitrage.training.examples import TrainingData
 __all__ = ["Job", "Progress"]
 
 UNFINISHED_FILE = "unfinished.json"
-"""Marks the output folder of a job that has not finished, and holds the job's fingerprint."""
+"""Name of the file that marks the output folder of an unfinished job. The file holds the job's
+fingerprint."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of finished units and their total."""
+"""Progress callback. Its arguments are the number of finished units and the total number."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Job:
         return "token" if isinstance(self.config, TokenConfig) else "surprise"
 
     def claim(self) -> None:
-        """Claim the output folder: a new one, an empty one, or that of the same unfinished job.
+        """Claim the output folder, which must be new, empty, or that of the same unfinished job.
 
         Raises:
             DataError: The folder holds a finished result, another unfinished job, or other files.
@@ -74,17 +75,18 @@ class Job:
                 "empty folder"
             )
         self.output.mkdir(parents=True, exist_ok=True)
-        # In distributed training every process writes the same file; replacing it is atomic.
+        # In distributed training, every process writes this file with the same content. An atomic
+        # replacement prevents that a process reads a partial file.
         part = self.output.with_name(f"{self.output.name}.{os.getpid()}.part")
         part.write_text(fingerprint, encoding="utf-8")
         part.replace(self.output / UNFINISHED_FILE)
 
     def mark_finished(self) -> None:
-        """Remove the mark of an unfinished job: the folder holds the whole result."""
+        """Remove the mark of an unfinished job, after the complete result was saved."""
         (self.output / UNFINISHED_FILE).unlink()
 
     def _fingerprint(self) -> str:
-        """A text that is equal only for jobs with the same data, base and options."""
+        """Return a text that is identical only for jobs with the same data, base and options."""
         digest = hashlib.blake2b(repr(self.data).encode(), digest_size=16)
         fields = {
             "role": self.role,

@@ -1,4 +1,4 @@
-"""Metrics of a router or a PRM, computed from its scores without other packages."""
+"""Metrics of a router or a PRM, computed from its scores in pure Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each value, starting at 1; equal values share their mean rank."""
+    """Compute the rank of each value, starting at 1. Identical values get their mean rank."""
     order = sorted(range(len(values)), key=values.__getitem__)
     result = [0.0] * len(values)
     before = 0
@@ -30,7 +30,7 @@ def ranks(values: Sequence[float]) -> list[float]:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's ρ, the correlation of the ranks; NaN if one side is constant.
+    """Compute Spearman's ρ, the correlation of the ranks; NaN if one side is constant.
 
     Example:
         >>> spearman([0.1, 0.4, 0.2], [1, 3, 2])
@@ -45,9 +45,10 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def roc_auc(scores: Sequence[float], labels: Sequence[int]) -> float:
-    """Probability that a score of class 1 is above one of class 0; ties count half.
+    """Compute the ROC-AUC; NaN if a class is missing.
 
-    NaN if a class is missing.
+    It is the probability that a random score of class 1 is above a random score of class 0. Ties
+    count half.
 
     Example:
         >>> roc_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
@@ -64,7 +65,10 @@ def roc_auc(scores: Sequence[float], labels: Sequence[int]) -> float:
 def class_accuracy(
     scores: Sequence[float], labels: Sequence[int], cut: float = 0.5
 ) -> tuple[float, float]:
-    """Share of class 0 at or below the cut, and of class 1 above it; NaN for a missing class."""
+    """Compute the accuracy on class 0 and on class 1; NaN for a missing class.
+
+    A score is right for class 1 if it is above the cut, and for class 0 otherwise.
+    """
     zeros = [s <= cut for s, label in zip(scores, labels, strict=True) if not label]
     ones = [s > cut for s, label in zip(scores, labels, strict=True) if label]
     return (
@@ -76,7 +80,9 @@ def class_accuracy(
 def expected_calibration_error(
     scores: Sequence[float], labels: Sequence[int], bins: int = 10
 ) -> float:
-    """Mean distance between score and share of class 1, over score bins of equal width.
+    """Compute the mean distance between the mean score and the share of class 1 in a score bin.
+
+    The bins have equal width. Each bin is weighted by its number of scores.
 
     Source: Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599.
     """
@@ -95,10 +101,10 @@ def scorer_metrics(
     Args:
         scores: ŷ of a router, or a PRM's probability that a step is right, in [0, 1].
         labels: 1 if the target's step is better (router) or if the step is right (PRM), else 0.
-        advantages: Δ of each step, for ρ; None for a PRM.
+        advantages: Δ of each step, for Spearman's ρ; None for a PRM.
 
     Returns:
-        The values by their keys in `training.json`.
+        Metrics by their keys in `training.json`.
     """
     zero, one = class_accuracy(scores, labels)
     metrics = {

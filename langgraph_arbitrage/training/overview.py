@@ -15,7 +15,9 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 def histogram(
     values: Sequence[float], low: float = -1.0, high: float = 1.0, bins: int = 20, width: int = 40
 ) -> list[str]:
-    r"""Draw one line per bin: its range, its count, and a bar as long as the root of the count.
+    r"""Draw one line per bin: its range, its count and a bar.
+
+    The length of the bar is proportional to the square root of the count.
 
     Example:
         >>> print("\n".join(histogram([0.1, 0.2, -0.9], bins=2, width=4)))

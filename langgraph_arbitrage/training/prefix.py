@@ -24,7 +24,7 @@ __all__ = ["Prefix", "greedy_run"]
 class Prefix:
     """A question and the steps so far. Immutable: appending a step returns a new prefix.
 
-    As in the graph, the engines reuse the KV cache of a prefix that they have already computed.
+    The engines reuse the KV cache of prefixes that they have already computed.
     """
 
     run: Run
@@ -74,9 +74,9 @@ class Prefix:
         Args:
             role: The model that writes the step.
             temperature: Sampling temperature; 0 is greedy. Default: the run's temperature.
-            sample: Index of the sample, if several are drawn after one prefix.
-            draft: The draft's step, whose tokens the target verifies. The target's step stays the
-                same and takes less time.
+            sample: Index of the sample, if several steps are sampled after one prefix.
+            draft: The draft's step, whose tokens the target verifies. Verification makes the
+                target faster and does not change its step.
         """
         request = self.run.generation.request(role, {**self.state, "draft_step": draft})
         if temperature is not None:
@@ -111,11 +111,12 @@ class Prefix:
 def greedy_run(models: Models, policy: Policy | None = None) -> Run:
     """Create a run with greedy decoding, outside of the graph.
 
-    The run has no budgets that could end an answer, and no human approval.
+    The run ignores the settings' budgets for the target and for time, and asks for no human
+    approval.
 
     Args:
         models: The models with their settings.
-        policy: Policy that decides about draft steps; None if steps are only generated.
+        policy: Policy that decides about draft steps; None if no decisions are needed.
     """
     router = DraftConfidence() if policy is None else policy
     no_limits = dict.fromkeys(("threshold", "approve", "max_target_tokens", "max_seconds"))

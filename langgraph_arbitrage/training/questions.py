@@ -19,7 +19,7 @@ _EMBEDDED = re.compile(r"embedded:(\d+)(?::(\d+))?")
 
 @dataclass(frozen=True)
 class Question:
-    """A question, with the known right answer if any."""
+    """A question with its right answer, if it is known."""
 
     text: str
     answer: str | None = None
@@ -28,7 +28,7 @@ class Question:
     """The embedded problem, for the exact checker; None for any other question."""
 
     def solved_by(self, text: str) -> bool:
-        r"""True if the last `\boxed{}` of an answer, or else its last number, is right.
+        r"""Return whether the last `\boxed{}` of an answer, or else its last number, is right.
 
         Raises:
             DataError: The right answer is unknown.
@@ -44,7 +44,7 @@ class Question:
 
 
 def question_id(text: str) -> str:
-    """A short hash that identifies a question."""
+    """Return a short hash that identifies a question."""
     return hashlib.blake2b(text.strip().encode(), digest_size=8).hexdigest()
 
 
@@ -62,7 +62,7 @@ def load_questions(
         source: `embedded:N` or `embedded:N:SEED`, a JSONL file, or a dataset on the hub
             (`owner/name` or `owner/name:config`; needs the extra `train`).
         column: Name of the question column.
-        answer_column: Name of the column of right answers; None does not load them.
+        answer_column: Name of the column of right answers; None loads no answers.
         split: Split of a dataset on the hub.
         limit: Maximum number of questions.
 

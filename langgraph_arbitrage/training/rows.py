@@ -1,4 +1,4 @@
-"""Collected rows: the steps of both models after one prefix with their scores, and their files."""
+"""Collected rows and their files. A row holds the scored steps of both models after one prefix."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REQUIRED_COLUMNS = (
 
 
 class Origin(TypedDict):
-    """The models and options of a collection, the same in all of its rows."""
+    """The models and options of a collection, which are identical in all of its rows."""
 
     draft: str
     target: str
@@ -47,16 +47,16 @@ class Row(Origin):
     history: list[str]
     """Texts of the steps so far. Question and history form the prefix x."""
     tags: list[int]
-    """Writer of each of these steps: 0 is the draft, 1 is the target, as in the paper's
+    """Writer of each step in `history`: 0 is the draft, 1 is the target, as in the paper's
     `Model 0: `."""
     z_d: str
     """The draft's step."""
     z_t: str
-    """The target's step; the first one if several were sampled."""
+    """The target's step; the first one if several steps were sampled."""
     s_d: float
     """PRM score of the draft's step, in [0, 1]."""
     s_t: float
-    """PRM score of the target's step, in [0, 1]; the mean if several were sampled."""
+    """PRM score of the target's step, in [0, 1]; the mean score if several steps were sampled."""
     delta: float
     """The advantage Δ = s_t − s_d."""
     y: int
@@ -64,25 +64,25 @@ class Row(Origin):
     taken: int
     """Writer of the step that the trajectory appended: 0 or 1."""
     rows: int
-    """Number of rows of this question, by which an incomplete question is detected."""
+    """Number of rows of this question. A question with fewer rows in the file is incomplete."""
 
 
 class RowFile:
-    """A file of rows that grows by one question at a time and can be resumed.
+    """A file to which a collection appends the rows of one question at a time.
 
     Rows are appended to a `JsonlFile`, which locks the file against other collections. Rows of a
     Parquet file are first written to `NAME.parquet.jsonl` and converted on exit.
 
-    Opening the file repairs the damage of an interrupted collection: it removes an incomplete last
-    line and the rows of an incomplete question.
+    Opening the file repairs the damage of an interrupted collection, so that the collection can
+    resume: it removes an incomplete last line and the rows of an incomplete question.
 
     Args:
         path: A `.jsonl` or `.parquet` file.
         origin: Columns that all rows share. Existing rows must have the same values.
 
     Raises:
-        DataError: The file holds something else or another collection (on entering), or its suffix
-            is not supported.
+        DataError: The suffix of the file is not supported, or (on entering) the file holds rows of
+            another collection or other content.
     """
 
     def __init__(self, path: Path, origin: Origin) -> None:
@@ -126,7 +126,7 @@ class RowFile:
         self._file.repair()
 
     def _validated(self, entry: Entry) -> Row:
-        """The row of a line.
+        """Return the row of a line.
 
         Raises:
             DataError: The line is not a row, or its origin differs.
@@ -199,7 +199,7 @@ def read_labelled_steps(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def model_pair(rows: Iterable[Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """The draft and the target of all rows; None if the rows do not name them.
+    """Return the draft and the target that all rows name; None if the rows do not name them.
 
     Raises:
         DataError: The rows come from several pairs.
@@ -215,12 +215,12 @@ def model_pair(rows: Iterable[Mapping[str, Any]]) -> tuple[str | None, str | Non
 
 
 def _read_records(paths: Iterable[Path], columns: Sequence[str], hint: str) -> list[dict[str, Any]]:
-    """Read the records of JSONL or Parquet files, without an incomplete last line.
+    """Read the records of JSONL or Parquet files. An incomplete last line is ignored.
 
     Args:
         paths: The files.
         columns: Columns that each record must have.
-        hint: Sentence that ends each error message.
+        hint: Text that error messages end with, to tell the user which files are expected.
 
     Raises:
         DataError: A file does not exist, cannot be read, has no records, or lacks a column.
@@ -254,7 +254,7 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line) if line.strip() else None
         except ValueError as error:
             if number == len(lines):
-                break  # incomplete: the last line lacks its newline
+                break  # The last line has no newline, so its writing was interrupted.
             raise DataError(f"{path}, line {number} is not valid JSON: {error}") from None
         if isinstance(record, dict):
             records.append(record)

@@ -37,7 +37,7 @@ class StepContext:
     """Writer of each step: 0 is the draft, 1 is the target."""
 
     def before(self, k: int) -> StepContext:
-        """The context of step k."""
+        """Return the context of step k."""
         return StepContext(self.texts[:k], self.tags[:k])
 
 
@@ -50,7 +50,7 @@ class StepGrader(ABC):
 
 
 def make_grader(question: Question, models: Models, scorer: StepScorer | None) -> StepGrader:
-    """Create the grader of a question: the scorer's, or the exact checker's without a scorer.
+    """Create the grader of a question, which uses the exact checker if there is no scorer.
 
     Raises:
         DataError: There is no scorer and the question is not an embedded problem.
@@ -85,15 +85,15 @@ class ScoredStep:
     """A step's score, with the scorer's inputs and output."""
 
     history: tuple[PastStep, ...]
-    """The steps before, each with the scorer's policy state."""
+    """The steps before this step, each with the scorer's policy state."""
     output: ScoreOutput
     score: StepScore
 
 
 class ScorerGrader(StepGrader):
-    """Grades with a scorer, as the loop would. Each step is scored only once.
+    """Grades with a scorer, on the inputs that it gets in the loop. Each step is scored only once.
 
-    In the loop, a scorer only scores draft steps. A step that the target wrote therefore gets the
+    In the loop, a scorer scores only draft steps. A target step in the history therefore gets the
     policy state of the draft step that it replaced, if that draft step is known.
 
     Args:
@@ -117,9 +117,9 @@ class ScorerGrader(StepGrader):
         self._scored: dict[tuple[StepContext, str], ScoredStep] = {}
 
     async def grade(self, context: StepContext, step: str) -> float:
-        """Return ŷ(x, z) or h(x, z).
+        """Return ŷ(x, z) of a router or h(x, z) of a PRM.
 
-        The first step graded in a context is taken as the draft's step there.
+        The first step graded in a context is assumed to be the draft's step.
         """
         self._draft_steps.setdefault(context, step)
         return (await self.score(context, step)).score.value
@@ -168,10 +168,11 @@ async def score_examples(
 
     async def score_question(question: str) -> None:
         indices = questions[question]
-        # Reversed, so that the first example of a context counts as the draft's step.
+        # The grader keeps the last draft step of a context. In reversed order, that is the step of
+        # the first example, which is the draft's.
         draft_steps = [(contexts[i], examples[i].step) for i in reversed(indices)]
         grader = ScorerGrader(question, models, scorer, draft_steps)
-        # Short contexts first, so that the KV cache grows step by step.
+        # Score short contexts first, so that longer contexts reuse their KV cache.
         for i in sorted(indices, key=lambda i: len(contexts[i].texts)):
             scored[i] = await grader.score(contexts[i], examples[i].step)
 

@@ -27,7 +27,7 @@ __all__ = ["SurpriseTrainer", "fit_head"]
 
 QUESTION_PLACEHOLDER = "\N{BULLET}question\N{BULLET}"
 FEATURES_FILE = "features.jsonl"
-CHUNK = 64  # questions whose features are computed between two writes to the features file
+CHUNK = 64  # number of questions between two writes to the features file
 
 
 class SurpriseTrainer:
@@ -74,7 +74,7 @@ class SurpriseTrainer:
         return [head(f) for f in features[len(training) :]]
 
     async def _features(self, examples: Sequence[Example], progress: Progress) -> list[list[float]]:
-        """Features [N, F] of the examples. Those in the features file are not computed again."""
+        """Compute the features [N, F] of the examples, or read them from the features file."""
         path = self.job.output / FEATURES_FILE
         questions: dict[str, list[int]] = {}
         for i, example in enumerate(examples):
@@ -107,9 +107,9 @@ class SurpriseTrainer:
 
 
 def _load_features(path: Path) -> dict[str, list[list[float]]]:
-    """Features that an interrupted training saved, by question id.
+    """Load the features that an interrupted training saved, by question id.
 
-    An incomplete last line is cut off.
+    An incomplete last line is cut off the file, so that new lines can be appended.
     """
     features: dict[str, list[list[float]]] = {}
     if path.is_file():
@@ -171,9 +171,9 @@ def _array(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 
 def chat_frame(base: str) -> tuple[str, str]:
-    """Text that the LM's chat template puts before and after a question.
+    """Return the text that the LM's chat template puts before and after a question.
 
-    Without a template, the question is followed by a blank line and the steps.
+    Without a template, nothing precedes the question, and a blank line follows it.
     """
     tokenizer = load_tokenizer(ModelSpec(local_path(base)))
     if not tokenizer.chat_template:
@@ -187,6 +187,6 @@ def chat_frame(base: str) -> tuple[str, str]:
         )
     )
     before, _, after = text.partition(QUESTION_PLACEHOLDER)
-    # The tokenizer adds its start tokens by itself; the template must not add them again.
+    # Remove the template's start tokens, because the tokenizer adds its own.
     start = str(tokenizer.hf.decode(tokenizer.start_ids))
     return before.removeprefix(start), after

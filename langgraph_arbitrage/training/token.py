@@ -42,7 +42,7 @@ class TokenTrainer:
     """Trains a token-classification head with cross-entropy on the last token of each step.
 
     Checkpoints are kept in the output folder until the result is saved, so an interrupted training
-    resumes from the last one.
+    resumes from the last checkpoint.
 
     Args:
         job: The training job. Its base is a PRM, a classifier or a causal LM.
@@ -93,7 +93,7 @@ class TokenTrainer:
         return [self.scorer.read((), output).value for output in outputs]
 
     def _labels(self, examples: Sequence[Example]) -> list[int]:
-        """The class of each example: its label, or the class of its advantage."""
+        """Return the class of each example: its label, or with more than 2 classes by its Δ."""
         if self.config.classes == 2:
             return [e.label for e in examples]
         if self.job.role == "prm":
@@ -106,7 +106,7 @@ class TokenTrainer:
         return [bisect.bisect_left(bounds, advantage) for advantage in advantages]
 
     def _row(self, example: Example, label: int) -> dict[str, list[int]]:
-        """The token ids that the loop will score, with the label at the last token."""
+        """Return the token ids that the loop would score, with the label at the last token."""
         request = self.scorer.request(example.question, example.past_steps, example.step)
         ids = [token for piece in piece_ids(self.tokenizer, request.pieces) for token in piece]
         return {"input_ids": ids, "labels": [*[IGNORED] * (len(ids) - 1), label]}
@@ -230,14 +230,14 @@ def _with_lora(model: PreTrainedModel, rank: int) -> Any:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The last complete checkpoint, or None."""
-    # The Trainer writes its state last.
+    """Return the last complete checkpoint, or None."""
+    # The Trainer writes its state last, so a checkpoint with this file is complete.
     complete = [p.parent for p in folder.glob("checkpoint-*/trainer_state.json")]
     return str(max(complete, key=lambda p: int(p.name.rpartition("-")[2]))) if complete else None
 
 
 class _Collator:
-    """Pads rows to one length on the right, which causal attention hides from real tokens."""
+    """Pads rows on the right to the same length. Causal attention ignores padding on the right."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._pad = tokenizer.hf.pad_token_id or 0
@@ -257,12 +257,12 @@ class _Collator:
 
 
 def _labelled_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Select the logits [B, K] at each row's labelled token from [B, L, K]."""
+    """Select the logits [B, K] at each row's labelled token from logits [B, L, K]."""
     return logits[labels != IGNORED]
 
 
 def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Mean cross-entropy over all rows of an update."""
+    """Compute the mean cross-entropy over all rows of an update."""
     logits = _labelled_logits(outputs["logits"], labels).float()  # [B, K]
     loss = torch.nn.functional.cross_entropy(logits, labels[labels != IGNORED], reduction="sum")
     return loss / _row_count(labels, num_items_in_batch)
@@ -271,10 +271,11 @@ def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None 
 def _ordinal_loss(
     outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
-    """Ordinal loss: the sum over k of the binary cross-entropy of "y > k".
+    """Compute the ordinal loss: the sum over k of the binary cross-entropy of "y > k".
 
-    It grows with the distance between the predicted and the correct class. P(y > k) is the softmax
-    probability of the classes above k, so scores are computed as for the plain loss.
+    The loss grows with the distance between the predicted and the correct class. P(y > k) is the
+    sum of the softmax probabilities of the classes above k, so a scorer computes scores from the
+    logits in the same way as after training with `_loss`.
     """
     logits = _labelled_logits(outputs["logits"], labels).float().log_softmax(-1)  # [B, K]
     label = labels[labels != IGNORED]

@@ -26,8 +26,8 @@ def train(job: Job, progress: Progress = lambda done, of: None) -> TrainingRecor
 
     Args:
         job: The data, the base model, the output folder and the options.
-        progress: Called with the finished number and the total of questions (surprise head) or of
-            updates (token head).
+        progress: Called with the number of finished units and the total number. Units are questions
+            for a surprise head, and optimizer updates for a token head.
 
     Raises:
         DataError: The data is not sufficient for training, or the output folder is not usable.
@@ -67,12 +67,15 @@ def train(job: Job, progress: Progress = lambda done, of: None) -> TrainingRecor
 
 
 def is_main_process() -> bool:
-    """True in the process of a distributed training that writes files and prints."""
+    """Return whether this process writes files and prints.
+
+    In distributed training, only the process of rank 0 does so.
+    """
     return os.environ.get("RANK", "0") == "0"  # set by torchrun and accelerate launch
 
 
 def _within_context(examples: Sequence[Example], scorer: StepScorer, base: str) -> list[Example]:
-    """The examples within the base model's context length.
+    """Return the examples that fit into the base model's context length.
 
     Raises:
         DataError: No example is left.

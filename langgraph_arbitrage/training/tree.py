@@ -1,4 +1,4 @@
-"""Answer one question under many thresholds, sharing the steps that they have in common."""
+"""Answer one question under many thresholds. The answers share the steps they have in common."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Outcome:
     wasted: int = 0
     """Number of escalations whose target step does not score better than the draft's."""
     scores: list[float] = field(default_factory=list)
-    """PRM scores of the accepted and regenerated steps; empty without a PRM."""
+    """PRM scores of the steps in the answer; empty without a PRM."""
     right: bool | None = None
     """True if the answer is right; None if unknown."""
     loss: float = 0.0
-    """Gain of the target alone over this answer, in accuracy or in mean step score."""
+    """Accuracy or mean step score of the target alone, minus that of this answer."""
 
 
 class AnswerTree:
     """Answers a question under many thresholds and generates each step only once.
 
-    The answers form a tree. Thresholds share all steps up to their first different decision, so
-    thirty thresholds cost only a few runs.
+    The answers form a tree. Two thresholds share all steps up to the first step on which they
+    decide differently, so thirty thresholds cost only as much as a few runs.
 
     Args:
-        run: The models, with the router as policy. Only its threshold changes.
-        question: The question; with its right answer if `answers`.
+        run: The models, with the router as policy. Its threshold is replaced by each threshold.
+        question: The question. Its right answer must be known if `answers` is True.
         grader: Scores the steps of the answers; None leaves the scores empty.
         answers: True to measure losses in accuracy, False in step scores.
 
@@ -60,7 +60,7 @@ class AnswerTree:
         self._decisions: dict[StepContext, RouteDecision] = {}
 
     def scores(self) -> list[float]:
-        """ŷ of every draft step generated so far."""
+        """Return ŷ of every draft step generated so far."""
         return [d["score"] for d in self._decisions.values() if d["score"] is not None]
 
     async def outcomes(self, thresholds: Sequence[float]) -> list[Outcome]:
@@ -73,7 +73,8 @@ class AnswerTree:
             await self._outcome(self._run.policy.with_threshold(threshold))
             for threshold in thresholds
         ]
-        # Last, because a grader takes the first step graded in a context as the draft's step.
+        # The target alone comes last, because a grader assumes that the first step graded in a
+        # context is the draft's step.
         target_alone = await self._outcome(None)
         for outcome in outcomes:
             if self._answers:
@@ -114,8 +115,8 @@ class AnswerTree:
     async def _step(
         self, role: Writer, prefix: Prefix, draft: PendingStep | None = None
     ) -> PendingStep:
-        # A model's step depends on the tokens so far, not on their writers. Different decisions
-        # often lead to the same tokens.
+        # The key contains the tokens so far but not their writers, because a model's step depends
+        # only on the tokens, and different decisions often lead to the same tokens.
         steps = prefix.state["steps"]
         ids = self._run.models.input_ids(role, prefix.state["prompts"], steps)
         key = role, sum(len(s["ids"]) for s in steps), tuple(ids)

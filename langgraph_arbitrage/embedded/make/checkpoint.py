@@ -18,6 +18,7 @@ def write_checkpoint(
     weights = state["weights"]
     cfg = config(recipe.width, len(weights["q"]), recipe.heads, len(tokenizer))
     to_hugging_face(weights, cfg).half().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # transformers makes it readable for its owner only
+    # transformers makes the file readable for its owner only.
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     shutil.copy(runs / recipe.role / "log.jsonl", folder / "training_log.jsonl")

@@ -16,7 +16,8 @@ FIRST = len(SPECIAL) + len(ADDED)
 """Id of the first token that is neither a special nor an added token."""
 
 SOURCE_LENGTH = (4, 40)
-"""Minimum and maximum length of an easy source in tokens. Others are up to 5 times longer."""
+"""Minimum and maximum length of an easy source in tokens. Other sources are up to 5 times as
+long."""
 
 MAX_SPAN = 40
 """Maximum length of the copied part of a source that is not easy, in tokens."""

@@ -19,13 +19,15 @@ CHAT_EVERY = 4
 
 PROBLEM_ROWS = (11, 288)
 CHAT_ROWS = (4, 768)
-"""Rows and row length of a batch; the two kinds have about the same number of tokens."""
+"""Number of rows in a batch, and number of tokens in a row. Batches of problems and batches of
+chats have about the same number of tokens."""
 
 EASY_COPIES = 40
-"""Number of easy copying texts per batch of the copying phase. All of them come first."""
+"""Number of easy copying texts per batch of the copying phase. The phase starts with all easy
+texts."""
 
 POOL_SIZE = 48
-"""Number of texts from which a row is filled."""
+"""Number of waiting texts, from which the next text of a row is chosen."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def render(
     tools: list[Any] | None = None,
     prompt: bool = False,
 ) -> list[int]:
-    """Token ids of messages in the chat template."""
+    """Return the token ids of messages in the chat template."""
     text = tokenizer.apply_chat_template(
         messages, tools=tools or None, add_generation_prompt=prompt, tokenize=False
     )
@@ -111,7 +113,7 @@ def pack(texts: Iterator[LabelledIds], rows: int, length: int) -> Iterator[Batch
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int, copying: int) -> Iterator[Batch]:
-    """Generate the training batches of a seed; the first ``copying`` ones are copying texts.
+    """Generate the training batches of a seed. The first ``copying`` batches are copying texts.
 
     The same arguments yield the same batches.
     """

@@ -100,7 +100,8 @@ def forward(w: Weights, ids: Tensor, positions: Tensor, mask: Tensor, heads: int
     return _norm(x, w["norm"])
 
 
-# Only the layer is compiled: this takes seconds at any depth; the whole forward takes minutes.
+# Compile only the layer, which takes seconds at any depth. Compiling the whole forward takes
+# minutes.
 @torch.compile(dynamic=False)
 def _layer(
     x: Tensor, weights: tuple[Tensor, ...], cos: Tensor, sin: Tensor, mask: Tensor, heads: int
@@ -112,7 +113,8 @@ def _layer(
         F.linear(h, m).view(b, s, heads, d // heads).transpose(1, 2) for m in (q, k, v)
     )
     query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
-    # On a CPU, this compiles to 0.6 of the time of PyTorch's scaled_dot_product_attention.
+    # On a CPU, these operations take 0.6 times as long, compiled, as PyTorch's
+    # scaled_dot_product_attention.
     scores = query @ key.mT * (d // heads) ** -0.5 + mask  # [B, H, S, S]
     attended = scores.float().softmax(-1).to(x.dtype) @ value
     x = x + F.linear(attended.transpose(1, 2).reshape(b, s, d), o)

@@ -12,7 +12,8 @@ BETAS = (0.9, 0.97)
 def orthogonalise(g: Tensor) -> Tensor:
     """Approximate the nearest orthogonal matrices of ``[L, out, in]``.
 
-    Runs a quintic Newton–Schulz iteration in bf16; its error is larger than the rounding error.
+    Runs a quintic Newton–Schulz iteration in bf16. Higher precision is not needed, because the
+    error of the iteration is larger than the rounding error.
     """
     x: Tensor = (g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[-2] > x.shape[-1]
@@ -43,7 +44,7 @@ class Optimizer:
             if name in MATRICES:
                 first.lerp_(g, 1 - MOMENTUM)
                 update = orthogonalise(g.lerp(first, MOMENTUM))
-                # Scaled to the RMS of an AdamW update, so that both use the same learning rate.
+                # Scale to the RMS of an AdamW update, so that both methods share a learning rate.
                 update = update * (0.2 * max(weight.shape[-2:]) ** 0.5)
                 weight.mul_(1 - lr * WEIGHT_DECAY)
             else:

@@ -43,7 +43,8 @@ SPACE = "Ġ"
 
 # A digit, an operator with its spaces, a word, punctuation, other whitespace.
 WORDS = r"\p{N}| [+\-*/%=] |\p{L}+|[^\s\p{L}\p{N}]+|\s+"
-# The same, but words and punctuation include a space before them, and a space before a digit.
+# The same pieces, but a word or punctuation includes a preceding space, and also a following space
+# if a digit comes next.
 SPACED_PIECES = r"\p{N}| [+\-*/%=] | ?\p{L}+(?: (?=\p{N}))?| ?[^\s\p{L}\p{N}]+(?: (?=\p{N}))?|\s+"
 
 
@@ -67,7 +68,8 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     for left, right in _space_merges(tokenizer, texts):
         merges.append([left, right])
         vocabulary[left + right] = len(vocabulary)
-    # The trainer marks all of them as special, but added tokens must stay in the decoded text.
+    # The trainer marks all tokens in this list as special. Unmark those that must stay in decoded
+    # text.
     for token in data["added_tokens"]:
         token["special"] = token["content"] in SPECIAL
     return PreTrainedTokenizerFast(

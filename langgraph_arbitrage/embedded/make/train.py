@@ -132,7 +132,7 @@ def _dev_calls(tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
 def _dev_batches(
     tokenizer: PreTrainedTokenizerFast, chats: Iterable[Chat], rows: int, length: int
 ) -> list[Batch]:
-    """Pack at least ``DEV_TEXTS`` texts if there are as many."""
+    """Pack chats into batches until these contain at least ``DEV_TEXTS`` texts."""
     packed, texts = [], 0
     for batch in pack((tokenize(tokenizer, chat) for chat in chats), rows, length):
         packed.append(batch)

@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 HELD_OUT_ENDINGS = ("ka", "mo")
-"""Endings of the words made up for held-out chats. Words made up for training have others."""
+"""Endings of words made up for held-out chats. Words made up for training have other endings."""
 
 SYLLABLES = """
     ba be bi bo da de di do fa fe fi fo ga ge gi go ka ke ki ko la le li lo ma me mi mo na ne ni

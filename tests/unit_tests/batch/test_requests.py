@@ -41,6 +41,13 @@ def test_body_fields_override_settings() -> None:
         "max_steps": 4,
         "max_step_tokens": 6,
         "timeout": 9,
+        "min_p": 0.1,
+        "min_step_tokens": 2,
+        "stop_token_ids": [7],
+        "chat_template_kwargs": {"enable_thinking": False},
+        "draft_chat_template_kwargs": {"enable_thinking": True},
+        "continue_final_message": True,
+        "special_tokens_in_text": "refuse",
         "user": "me",
         "stream": False,
         "n": 1,
@@ -53,7 +60,7 @@ def test_body_fields_override_settings() -> None:
     assert request.custom_id == "q1"
     assert request.options == {
         "max_tokens": 5,
-        **{name: body[name] for name in list(body)[1:10]},
+        **{name: body[name] for name in list(body)[1:17]},
     }
 
 
@@ -81,6 +88,10 @@ def test_body_fields_override_settings() -> None:
         (request_line(1, seed=True), "seed must be of type int, not True"),
         (request_line(1, temperature="hot"), "temperature must be of type int or float"),
         (request_line(1, stop=[1]), "stop must contain only strings, not [1]"),
+        (request_line(1, stop_token_ids=["a"]), "stop_token_ids must contain only integers"),
+        (request_line(1, stop_token_ids=[True]), "stop_token_ids must contain only integers"),
+        (request_line(1, chat_template_kwargs=[1]), "chat_template_kwargs must be of type dict"),
+        (request_line(1, continue_final_message=1), "continue_final_message must be of type bool"),
         (request_line(1, n=2), "n=2 is not supported"),
         (request_line(1, tools=[{"type": "function"}]), "tools=[{'type': 'function'}] is not"),
         (request_line(1, response_format={"type": "json_object"}), "response_format="),

@@ -106,7 +106,7 @@ def test_weights_that_do_not_match_the_config_are_reported(folder: Path) -> None
         ({"model_kwargs": {"device_map": "teapot"}}, "'teapot' is not a device"),
         ({"dtype": "int3"}, "'int3' is not one of auto, float32, bfloat16, float16"),
         ({"max_slots": 0}, "max_slots must be at least 1, not 0"),
-        ({"path": ""}, "'' is not a model: give a local folder, a hub id"),
+        ({"path": ""}, "'' is not a model. Give a local folder, a hub id"),
     ],
 )
 def test_an_invalid_spec_is_rejected(settings: dict[str, Any], message: str) -> None:

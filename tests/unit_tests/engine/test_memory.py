@@ -63,7 +63,7 @@ def test_without_memory_for_a_slot_fewer_sequences_run_and_a_warning_suggests_se
     assert max(busy_slots) == 8
     assert cache.max_slots == 64  # reset once all are free
     (warning,) = [r.getMessage() for r in caplog.records if "max_slots" in r.getMessage()]
-    assert "8 sequences at a time" in warning
+    assert "8 sequences concurrently" in warning
     assert "max_slots=8" in warning
 
 

@@ -1,5 +1,7 @@
 """Models quantized at load, and checkpoints that are quantized already."""
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 
 from langgraph_arbitrage import ChatArbitrage, embedded
 from langgraph_arbitrage.engine import Engine, GenerateRequest, ModelSpec
-from langgraph_arbitrage.errors import MissingExtraError, NotEnoughMemoryError
+from langgraph_arbitrage.errors import CheckpointError, MissingExtraError, NotEnoughMemoryError
 from langgraph_arbitrage.models import checkpoint, memory
 from langgraph_arbitrage.models.quantization import bits_per_weight
 from tiny import make, random_ids
@@ -124,6 +126,83 @@ def test_a_missing_package_of_a_quantized_checkpoint_is_reported(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MissingExtraError, match="is quantized by bitsandbytes"):
         Engine(ModelSpec(str(tmp_path)))
+
+
+PUBLISHED = [
+    # Qwen/Qwen2.5-7B-Instruct-AWQ
+    (
+        {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"},
+        MissingExtraError,
+        "awq and needs the package gptqmodel.*pip install gptqmodel",
+    ),
+    # Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4
+    (
+        {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True},
+        MissingExtraError,
+        "gptq and needs the package gptqmodel.*pip install gptqmodel",
+    ),
+    # RedHatAI/Qwen2.5-7B-Instruct-FP8-dynamic
+    (
+        {"quant_method": "compressed-tensors", "format": "float-quantized"},
+        MissingExtraError,
+        "compressed-tensors and needs .*pip install compressed-tensors",
+    ),
+    # Intel/Qwen2.5-7B-Instruct-int4-AutoRound
+    (
+        {"quant_method": "auto-round", "bits": 4, "group_size": 128},
+        MissingExtraError,
+        "auto-round and needs the package auto_round.*pip install auto-round",
+    ),
+    # meta-llama/Llama-3.1-405B-Instruct-FP8
+    ({"quant_method": "fbgemm_fp8"}, CheckpointError, "fbgemm fp8 quantization requires a GPU"),
+    ({"quant_method": "exl2", "bits": 4.0}, CheckpointError, "quantized by exl2, which transform"),
+]
+
+
+@pytest.mark.parametrize(("config", "error", "message"), PUBLISHED)
+def test_a_published_checkpoint_that_cannot_be_loaded_is_refused(
+    config: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    copy_with(config, make("llama"), tmp_path)
+    with pytest.raises(error, match=message):
+        Engine(ModelSpec(str(tmp_path))).submit(GenerateRequest([1, 2], 2)).result()
+
+
+def copy_with(config: dict[str, Any], source: str, folder: Path) -> None:
+    """Copy a checkpoint and declare its weights as quantized."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"quantization_config": config}))
+
+
+def test_an_fp8_checkpoint_is_dequantized_on_a_cpu(
+    tmp_path: Path, fresh: Callable[..., Engine]
+) -> None:
+    """Qwen/Qwen3-8B-FP8 and others: blocks of 128 x 128 weights with one scale each."""
+    from safetensors.torch import load_file, save_file
+
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_key_value_heads": 4}
+    source = make("llama", endless=True, **sizes)
+    config = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
+    copy_with(config | {"activation_scheme": "dynamic"}, source, tmp_path / "fp8")
+    shutil.copytree(source, tmp_path / "plain")
+    stored, rounded = {}, {}
+    for name, weight in load_file(Path(source) / "model.safetensors").items():
+        stored[name] = rounded[name] = weight
+        if "proj" in name:
+            blocks = weight.unflatten(0, (-1, 128)).unflatten(-1, (-1, 128))  # [r, 128, c, 128]
+            scales = blocks.abs().amax(dim=(1, 3), keepdim=True) / 448
+            quantized = (blocks / scales).to(torch.float8_e4m3fn)
+            stored[name] = quantized.reshape(weight.shape)
+            stored[f"{name}_scale_inv"] = scales[:, 0, :, 0].contiguous()
+            rounded[name] = (quantized.float() * scales).reshape(weight.shape)
+    save_file(stored, tmp_path / "fp8" / "model.safetensors", {"format": "pt"})
+    save_file(rounded, tmp_path / "plain" / "model.safetensors", {"format": "pt"})
+    outputs = [
+        fresh(str(tmp_path / name)).submit(GenerateRequest(random_ids(20), 12)).result().ids
+        for name in ("fp8", "plain")
+    ]
+    assert outputs[0] == outputs[1]
 
 
 def test_a_quantized_checkpoint_is_loaded_as_stored(

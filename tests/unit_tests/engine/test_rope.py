@@ -27,6 +27,17 @@ DYNAMIC: dict[str, Any] = {
     "max_position_embeddings": SWITCH,
     "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
 }
+CHUNKED: dict[str, Any] = {
+    "endless": True,
+    "head_dim": 16,
+    "num_key_value_heads": 2,
+    "intermediate_size_mlp": 128,
+    "num_hidden_layers": 4,
+    "num_local_experts": 2,
+    "attention_chunk_size": 32,
+    "layer_types": ["chunked_attention"] * 3 + ["full_attention"],
+    "no_rope_layers": [1, 1, 1, 0],
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,4 +94,15 @@ def test_dynamic_scaling_runs_alone_and_forgets_longer_sequences(engine: Make) -
     for ids in (short, long, short):
         output = model.submit(GenerateRequest(ids, max_tokens=20)).result()
         assert output.ids == (want if ids == short else generate(path, long, 20))
+    assert model.backend == "plain"
+
+
+@pytest.mark.parametrize("length", [10, 30, 33, 100])
+def test_chunked_attention_generates_what_generate_does(length: int, engine: Make) -> None:
+    """Llama 4 attends within chunks, here of 32 tokens. It runs on transformers' own cache."""
+    path = make("llama4_text", **CHUNKED)
+    model, ids, other = engine(path), random_ids(length), random_ids(70)
+    handles = [model.submit(GenerateRequest(i, max_tokens=20)) for i in (ids, other)]
+    for given, handle in zip((ids, other), handles, strict=True):
+        assert handle.result().ids == generate(path, given, 20)
     assert model.backend == "plain"

@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
     "router": Random(0.5, seed=2),
     "max_tokens": 60,
     "max_step_tokens": 6,
+    "min_step_tokens": 1,
 }
 ASK = {"messages": [("user", QUESTIONS[0])]}
 THREAD: Any = {"configurable": {"thread_id": "1"}, "recursion_limit": 1000}

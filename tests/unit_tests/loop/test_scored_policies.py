@@ -311,6 +311,8 @@ def test_a_calibrated_router_selects_its_threshold(chat: Chat, router: str) -> N
     llm = chat(router=router, **SHORT)
     assert statistics(llm.invoke(QUESTIONS[0], threshold="loss:1"))["escalation_rate"] == 0
     assert statistics(llm.invoke(QUESTIONS[0], threshold="rate:1"))["escalation_rate"] == 1
+    with pytest.warns(UserWarning, match="'rate:1' was calibrated with greedy decoding"):
+        llm.invoke(QUESTIONS[0], threshold="rate:1", temperature=0.7, seed=1)
     assert LearnedRouter(calibrated(router, (0.02, 0.03, 0.04, 0.05))).threshold == 0
 
 

@@ -198,7 +198,7 @@ def test_a_failed_answer_can_be_resumed_from_its_checkpoint(front: Front) -> Non
     failed = threading.Event()
 
     def fail(body: dict[str, Any]) -> Any:
-        if body.get("stream") and len(front.asked) > 4:
+        if body.get("stream") and len(front.asked) > 2:
             failed.set()
         return PlainTextResponse("unavailable", 503) if failed.is_set() else None
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse
 
-from fronts import RUN, Front, address, local_answer, words
+from fronts import MODELS, RUN, Front, address, local_answer, words
 from langgraph_arbitrage import AlwaysTarget, ChatArbitrage
-from langgraph_arbitrage.errors import ContextLengthError, EngineError
+from langgraph_arbitrage.engine.requests import GenerateRequest, SamplingParams
+from langgraph_arbitrage.errors import (
+    ContextLengthError,
+    EngineError,
+    MessageError,
+    SettingsError,
+)
+from langgraph_arbitrage.models.generation_config import NO_RULES, TokenRules
+from langgraph_arbitrage.remote.protocol import completion_options
 from serving import Served
 from tiny import QUESTIONS
 
@@ -136,3 +145,47 @@ def test_a_prompt_that_is_too_long_is_recognized(kind: str, front: Front, server
     with pytest.raises(ContextLengthError, match=f"rejected the request: status {status}"):
         remote.invoke(QUESTIONS[0])
     remote.close()
+
+
+def test_a_special_token_in_a_text_is_never_sent_as_part_of_a_text_prompt(
+    front: Front, server: Served
+) -> None:
+    settings = RUN | {"router": AlwaysTarget()}
+    local = ChatArbitrage(**settings, target=MODELS["target"])
+    name = min(local._models.tokenizer("target").control_tokens._names)
+    with_ids = ChatArbitrage(**settings, target=address(server))
+    forged = f"{QUESTIONS[0]} {name}"
+    assert words(with_ids.invoke(forged)) == words(local.invoke(forged))
+    as_text = ChatArbitrage(**settings, target=address(server, prompt="text"))
+    with pytest.raises(MessageError, match=r"prompts as text only.*special_tokens_in_text"):
+        as_text.invoke(forged)
+    assert as_text.invoke(QUESTIONS[0]).content
+    assert as_text.invoke(forged, special_tokens_in_text="allow").content
+    for llm in (local, with_ids, as_text):
+        llm.close()
+
+
+def request(rules: TokenRules = NO_RULES, **sampling: Any) -> GenerateRequest:
+    return GenerateRequest([1], max_tokens=4, sampling=SamplingParams(rules=rules, **sampling))
+
+
+def test_sampling_settings_are_sent_or_refused() -> None:
+    sampled = request(temperature=0.5, top_p=0.9, top_k=7, min_p=0.1)
+    sent = completion_options(sampled, 100, token_ids=False, extra_fields=True)
+    assert (sent["temperature"], sent["top_p"]) == (0.5, 0.9)
+    assert (sent["extra_body"]["top_k"], sent["extra_body"]["min_p"]) == (7, 0.1)
+    penalized = request(replace(NO_RULES, repetition_penalty=1.2))
+    sent = completion_options(penalized, 100, token_ids=False, extra_fields=True)
+    assert sent["extra_body"]["repetition_penalty"] == 1.2  # vLLM, SGLang
+    assert sent["extra_body"]["repeat_penalty"] == 1.2  # llama.cpp
+    for unknown, message in [
+        (sampled, r"top_k=7, min_p=0\.1"),
+        (penalized, r"repetition_penalty=1\.2"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            completion_options(unknown, 100, token_ids=False, extra_fields=False)
+    only_local = request(replace(NO_RULES, no_repeat_ngram_size=3))
+    with pytest.raises(SettingsError, match=r"no_repeat_ngram_size=3.*generation_config"):
+        completion_options(only_local, 100, token_ids=False, extra_fields=True)
+    # Greedy decoding ignores both.
+    completion_options(request(top_k=7, min_p=0.1), 100, token_ids=False, extra_fields=False)

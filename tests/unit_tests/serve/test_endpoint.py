@@ -121,6 +121,35 @@ def test_token_limit_stop_strings_and_seed_of_a_request_apply(client: Any) -> No
     assert one == same != other
 
 
+def test_template_variables_and_token_options_of_a_request_apply(
+    client: Any, llm: ChatArbitrage
+) -> None:
+    def answer(messages: Any = ASK, **extra: Any) -> Any:
+        return client.chat.completions.create(
+            model="target", messages=messages, max_tokens=20, temperature=0, extra_body=extra
+        )
+
+    plain = answer()
+    tokenizer = llm._models.tokenizer("target")
+    ids = tokenizer.encode(plain.choices[0].message.content, begins=True)
+    cut = answer(stop_token_ids=[ids[3]])
+    assert cut.usage.completion_tokens <= 4
+    # The embedded template ignores the variable, so the answer stays the same.
+    assert answer(chat_template_kwargs={"unknown": 1}).choices[0] == plain.choices[0]
+    name = min(tokenizer.control_tokens._names)
+    forged = [{"role": "user", "content": f"{QUESTION} {name}"}]
+    with pytest.raises(openai.BadRequestError, match="special token"):
+        answer(forged, special_tokens_in_text="refuse")
+    assert (
+        answer(forged, special_tokens_in_text="allow").usage.prompt_tokens
+        < answer(forged).usage.prompt_tokens
+    )
+    begun = " ".join(plain.choices[0].message.content.split(" ")[:2])
+    said = [*ASK, {"role": "assistant", "content": begun}]
+    rest = answer(said, continue_final_message=True).choices[0].message.content
+    assert (begun + rest)[:30] == plain.choices[0].message.content[:30]
+
+
 def test_each_model_is_listed_and_can_answer_alone(client: Any, llm: ChatArbitrage) -> None:
     assert [m.id for m in client.models.list()] == ["arbitrage", "draft", "target"]
     assert client.models.retrieve("draft").id == "draft"
@@ -244,6 +273,15 @@ MANY = [{"role": "user", "content": "word " * 9000}]
         ({"messages": ASK, "max_tokens": 0}, 400, "max_tokens: Input should be greater"),
         ({"messages": ASK, "stop": [""]}, 400, "stop string must not be empty"),
         ({"messages": ASK, "threshold": 7}, 400, "from 0 to 1, not 7"),
+        ({"messages": ASK, "min_p": 2}, 400, "min_p: Input should be less"),
+        ({"messages": ASK, "stop_token_ids": [-1]}, 400, "stop_token_ids must be 0 or more"),
+        ({"messages": ASK, "continue_final_message": True}, 400, "ends with an assistant message"),
+        ({"messages": ASK, "special_tokens_in_text": "drop"}, 400, "special_tokens_in_text"),
+        (
+            {"messages": ASK, "chat_template_kwargs": {"tools": []}},
+            400,
+            "chat_template_kwargs must not set tools",
+        ),
         ({"messages": ASK, "tools": [{"type": "x"}]}, 400, "type: Input should be 'function'"),
         ({"messages": ASK, "tool_choice": "pay"}, 400, "invalid tool_choice 'pay'"),
         ({"messages": ASK, "response_format": {"type": "xml"}}, 400, ""),

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import (
+    AIMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    trim_messages,
+)
 from langchain_core.runnables import ConfigurableField
 
 from langgraph_arbitrage import AlwaysTarget, ChatArbitrage, DraftConfidence
@@ -96,6 +102,41 @@ def test_tokens_are_counted_with_the_targets_tokenizer(llm: ChatArbitrage) -> No
     messages = [HumanMessage("Ann has 3")]
     count = llm.get_num_tokens_from_messages(messages)
     assert count == llm.invoke(messages).usage_metadata["input_tokens"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [SystemMessage("Be brief.")],
+        [AIMessage("Seven.")],
+        [ToolMessage("7", tool_call_id="1")],
+        [AIMessage("", tool_calls=[{"id": "1", "name": "add", "args": {"a": 1}}])],
+        [HumanMessage("")],
+        [HumanMessage("Ann"), HumanMessage("has 3")],
+        [SystemMessage("a"), SystemMessage("b")],
+    ],
+)
+def test_any_part_of_a_conversation_can_be_counted(messages: Any, llm: ChatArbitrage) -> None:
+    """langchain-ai/langchain#25762 and others: trim_messages counts partial conversations."""
+    assert llm.get_num_tokens_from_messages(messages) > 0
+
+
+def test_trim_messages_uses_the_models_count(llm: ChatArbitrage) -> None:
+    assert llm.get_num_tokens_from_messages([]) == 0
+    said = [SystemMessage("s"), HumanMessage("a " * 50), AIMessage("b " * 50), HumanMessage("c")]
+    kept = trim_messages(
+        said, max_tokens=60, token_counter=llm, include_system=True, start_on="human"
+    )
+    assert kept == [said[0], said[3]]
+
+
+def test_the_bytes_of_half_characters_are_reported(llm: ChatArbitrage) -> None:
+    """vllm-project/vllm#3640, ggml-org/llama.cpp#9969: tokens that hold part of a character."""
+    answer = llm.invoke("Hi", logprobs=True, max_tokens=60, max_steps=60)
+    content = answer.response_metadata["logprobs"]["content"]
+    assert any("\ufffd" in token["token"] for token in content)
+    joined = bytes(byte for token in content for byte in token["bytes"])
+    assert joined.decode(errors="replace").strip() == answer.text.strip()
 
 
 def test_log_probabilities_are_returned_on_request(llm: ChatArbitrage) -> None:

@@ -23,9 +23,10 @@ __all__ = [
     "TokenListener",
 ]
 
-FinishReason = Literal["separator", "end", "stop", "length", "context"]
+FinishReason = Literal["separator", "end", "stop", "length", "context", "verified"]
 """Why a step ended: a separator (or the closing text of a span), an end-of-answer token (or the end
-of the grammar), a stop string, the request's token limit, or the model's context length."""
+of the grammar), a stop string, the request's token limit, or the model's context length.
+`verified`: the step is incomplete, because the request was `verify_only`."""
 
 TokenListener = Callable[[int], None]
 """Called with each new token id on the engine's thread. It blocks decoding until it returns."""
@@ -95,6 +96,13 @@ class GenerateRequest:
     """Tokens proposed by another model. This model verifies several of them in one forward and
     accepts them up to the first token that differs from its own choice, also when sampling. The
     output is the same as without draft tokens. Ignored under a grammar and by the plain runner."""
+    verify_only: bool = False
+    """Verify and score all draft tokens in one forward, then end. The output contains the accepted
+    draft tokens and the model's own next token. Under a grammar, the draft tokens are only scored,
+    and the output contains no tokens."""
+    begun: GenerateOutput | None = None
+    """Output of a `verify_only` request for the same step. Generation continues after its
+    tokens."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,8 @@ class GenerateOutput:
     """Number of draft tokens that were accepted instead of being decoded one by one."""
     seconds: float
     """Seconds from submission to output, including queueing."""
+    draft_scores: ScoreOutput | None = None
+    """Scores of the draft tokens under this model, if the request was `verify_only`."""
 
 
 @dataclass(frozen=True)

@@ -285,6 +285,7 @@ class Scheduler:
         selected = [row for _, rows in generating for row in rows]
         if len(selected) < len(logits):
             logits = logits.index_select(0, on_device(selected, logits.device))
+        scores = self._draft_scores(generating, logits)
         owners = [s for s, rows in generating for _ in rows]
         raw = None
         if any(s.rules is not None for s in owners):
@@ -303,7 +304,19 @@ class Scheduler:
             finish = sequence.accept(tokens[first:end], logprobs[first:end])
             first = end
             if finish is not None:
-                self._finish(sequence, sequence.generate_output(finish))
+                self._finish(sequence, sequence.generate_output(finish, scores.get(sequence)))
+
+    def _draft_scores(
+        self, generating: list[tuple[Sequence, range]], logits: Tensor
+    ) -> dict[Sequence, ScoreOutput]:
+        """Score the draft tokens of `verify_only` sequences under the unmodified distribution."""
+        scores, first = {}, 0
+        for sequence, rows in generating:
+            if sequence.verify_only:
+                own = logits[first : first + len(rows)]
+                scores[sequence] = self._score_tokens(sequence, sequence.draft_tokens, own)
+            first += len(rows)
+        return scores
 
     def _apply_rules(self, generating: list[tuple[Sequence, range]], logits: Tensor) -> Tensor:
         """Apply token rules. Each row's rules see all tokens before it, including draft tokens."""
@@ -322,7 +335,13 @@ class Scheduler:
             return sequence.score_output(logits=logits[-1].float().tolist())
         if request.choices:
             return sequence.score_output(logits=logits[-1][list(request.choices)].float().tolist())
-        scored = on_device(request.ids[request.start :], logits.device)  # [n]
+        return self._score_tokens(sequence, request.ids[request.start :], logits)
+
+    def _score_tokens(
+        self, sequence: Sequence, ids: abc.Sequence[int], logits: Tensor
+    ) -> ScoreOutput:
+        """Score n tokens by the logits [W, V] of which the last n rows predict them."""
+        scored = on_device(ids, logits.device)  # [n]
         if not len(scored):
             return sequence.score_output()
         distribution = logits[-len(scored) :].float().log_softmax(dim=-1)  # [n, V]
@@ -363,7 +382,7 @@ class Scheduler:
             self.context,
             stop_rule=rule,
             rules=self._rules(request),
-            grammar=self._grammar(request),
+            grammar=None if request.verify_only else self._grammar(request),
             draft_tokens=self._draft_tokens(request),
         )
 
@@ -374,11 +393,13 @@ class Scheduler:
     def _draft_tokens(self, request: GenerateRequest) -> abc.Sequence[int]:
         """Return the draft tokens to verify, up to the applicable length limits.
 
-        Empty under a grammar and on the plain runner.
+        Empty under a grammar and on the plain runner, unless the request is `verify_only`.
         """
-        if request.grammar is not None or not self.runner.verifies_drafts:
-            return ()
-        room = request.max_tokens
+        room = len(request.draft_tokens)
+        if not request.verify_only:
+            if request.grammar is not None or not self.runner.verifies_drafts:
+                return ()
+            room = request.max_tokens
         for length in (self.context, self.runner.rope_switch):
             if length is not None and len(request.ids) <= length:
                 room = min(room, length - len(request.ids))

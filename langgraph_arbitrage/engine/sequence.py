@@ -89,8 +89,21 @@ class Sequence:
         self.computed_tokens = 0
         self.cached_tokens = 0
         self._unverified = tuple(draft_tokens)
+        if isinstance(self.request, GenerateRequest) and self.request.begun is not None:
+            self.tokens += self.request.begun.ids
+            self.logprobs += self.request.begun.logprobs
+            self.accepted_draft_tokens = self.request.begun.accepted_draft_tokens
         self._verify_next()
         self._rewind_random()
+
+    @property
+    def verify_only(self) -> bool:
+        """Whether the request ends after the verification of its draft tokens."""
+        return isinstance(self.request, GenerateRequest) and self.request.verify_only
+
+    @property
+    def _has_grammar(self) -> bool:
+        return isinstance(self.request, GenerateRequest) and self.request.grammar is not None
 
     # --- next tokens to compute ----------------------------------------------------------
 
@@ -143,6 +156,8 @@ class Sequence:
         drafts, self.draft_tokens, self.logit_count = self.draft_tokens, (), 1
         del self.tokens[len(self.tokens) - max(0, len(drafts) - 1) :]
         finish: FinishReason | None = None
+        if self.verify_only and self._has_grammar:
+            return "verified"
         for i, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
             finish = self.append(token, logprob)
             agrees = i < len(drafts) and token == drafts[i]
@@ -150,6 +165,9 @@ class Sequence:
             if finish is not None or not agrees:
                 self._unverified = ()
                 break
+        if self.verify_only:
+            # The slot keeps the rejected draft tokens, since the step may still be accepted.
+            return finish or "verified"
         if drafts:
             del self.slot.tokens[len(self.tokens) - 1 :]  # roll back rejected draft tokens
             self._rewind_random()
@@ -185,11 +203,13 @@ class Sequence:
         """Schedule the next draft tokens for verification.
 
         The first chunk is short. Each later chunk is as long as the number of draft tokens accepted
-        so far. The last draft token of a chunk is not computed: the logits at the token before it
-        verify it.
+        so far. A `verify_only` request verifies all tokens at once. The last draft token of a chunk
+        is not computed: the logits at the token before it verify it.
         """
         if self._unverified:
             length = max(FIRST_CHUNK, self.accepted_draft_tokens)
+            if self.verify_only:
+                length = len(self._unverified)
             self.draft_tokens = self._unverified[:length]
             self._unverified = self._unverified[length:]
             self.tokens += self.draft_tokens[:-1]
@@ -207,7 +227,9 @@ class Sequence:
 
     # --- outputs -------------------------------------------------------------------------
 
-    def generate_output(self, finish: FinishReason) -> GenerateOutput:
+    def generate_output(
+        self, finish: FinishReason, draft_scores: ScoreOutput | None = None
+    ) -> GenerateOutput:
         """Build the output of a `GenerateRequest`."""
         return GenerateOutput(
             ids=self.tokens[self.prompt_length :],
@@ -217,6 +239,7 @@ class Sequence:
             cached_tokens=self.cached_tokens,
             accepted_draft_tokens=self.accepted_draft_tokens,
             seconds=self.handle.seconds,
+            draft_scores=draft_scores,
         )
 
     def score_output(

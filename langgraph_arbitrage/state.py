@@ -8,7 +8,7 @@ state: the engine finds them again by their token ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from langchain_core.messages import AnyMessage
 from langgraph.channels import DeltaChannel
@@ -25,6 +25,7 @@ __all__ = [
     "RouteDecision",
     "StepRecord",
     "StepWriter",
+    "VerifiedTokens",
 ]
 
 STATE_VERSION = 2
@@ -64,6 +65,18 @@ class PendingStep(TypedDict):
     """Seconds from the request to the complete step."""
 
 
+class VerifiedTokens(TypedDict):
+    """The beginning of the target's step, from a forward that verified the draft's step."""
+
+    ids: list[int]
+    """Accepted draft tokens and the target's own next token, in the target's vocabulary."""
+    logprobs: list[float]
+    """Log-probability of each token under the target, in nats."""
+    accepted_draft_tokens: int
+    finish_reason: str
+    """`verified` if the step is incomplete, otherwise as in `PendingStep`."""
+
+
 class RouteDecision(TypedDict):
     """What the policy, or a human, decided about the draft's step."""
 
@@ -78,6 +91,8 @@ class RouteDecision(TypedDict):
     seconds: float
     invalid_call: str | None
     """Why the step's tool call is invalid, if that alone escalates the step."""
+    verified: NotRequired[VerifiedTokens | None]
+    """Beginning of the target's step, if the policy requested a `DraftVerification`."""
 
 
 class StepRecord(TypedDict):

@@ -17,16 +17,25 @@ __all__ = ["regenerate"]
 async def regenerate(state: ArbitrageState, run: Run) -> dict[str, Any]:
     """Write a step z_t after the prefix x, streamed token by token.
 
-    It is not streamed if the policy still has to choose between both steps.
+    If the policy made the target verify the draft's step, the step continues from there. It is not
+    streamed if the policy still has to choose between both steps.
     """
     streams = not (run.policy.needs_target_step or run.context.quiet)
-    call = EngineCall(
-        run.models.engine("target"),
-        run.generation.request("target", state),
-        _streamer(state, run) if streams else None,
-        continues=bool(state["steps"] or state["draft_step"]),
-    )
-    [output] = await run.submit([call])
+    listener = _streamer(state, run) if streams else None
+    begun = run.generation.verified(state)
+    if begun is not None and listener is not None:
+        for token in begun.ids:
+            listener(token)
+    if begun is not None and begun.finish != "verified":
+        output = begun
+    else:
+        call = EngineCall(
+            run.models.engine("target"),
+            run.generation.request("target", state, begun=begun),
+            listener,
+            continues=bool(state["steps"] or state["draft_step"]),
+        )
+        [output] = await run.submit([call])
     return {"target_step": run.generation.pending("target", state, output)}
 
 

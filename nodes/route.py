@@ -6,14 +6,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from langgraph_arbitrage.engine import ScoreOutput
+from langgraph_arbitrage.engine import GenerateOutput, ScoreOutput
 from langgraph_arbitrage.events import StepEvent
 from langgraph_arbitrage.loop.answer_state import step_view
 from langgraph_arbitrage.loop.engine_calls import EngineCall
 from langgraph_arbitrage.loop.runtime import Run
-from langgraph_arbitrage.policies import Decision, ScorerRequest, TargetQuestion
+from langgraph_arbitrage.policies import (
+    Decision,
+    DraftVerification,
+    PolicyRequest,
+    ScorerRequest,
+)
 from langgraph_arbitrage.prompts.messages import last_question
-from langgraph_arbitrage.state import ArbitrageState, RouteDecision
+from langgraph_arbitrage.state import ArbitrageState, RouteDecision, VerifiedTokens
 
 __all__ = ["route"]
 
@@ -35,7 +40,7 @@ async def route(state: ArbitrageState, run: Run) -> dict[str, Any]:
         requests = list(run.policy.scorer_requests(view))
         calls = [_call(request, state, run) for request in requests]
         outputs = await run.submit(calls) if calls else []
-        decision = run.policy.decide(view, outputs)
+        decision = run.policy.decide(view, [_scores(output) for output in outputs])
     routed = RouteDecision(
         score=decision.score,
         escalate=decision.escalate,
@@ -44,6 +49,7 @@ async def route(state: ArbitrageState, run: Run) -> dict[str, Any]:
         computed_tokens=_computed_tokens(requests, outputs),
         seconds=time.perf_counter() - start,
         invalid_call=invalid,
+        verified=_verified_tokens(outputs),
     )
     _emit(state, routed, run)
     return {"decision": routed}
@@ -73,19 +79,45 @@ def _emit(state: ArbitrageState, decision: RouteDecision, run: Run) -> None:
         run.emit({**event, "type": "escalated" if decision["escalate"] else "accepted"})
 
 
-def _call(request: ScorerRequest | TargetQuestion, state: ArbitrageState, run: Run) -> EngineCall:
+def _call(request: PolicyRequest, state: ArbitrageState, run: Run) -> EngineCall:
+    """Build the engine call for a policy's request."""
     if isinstance(request, ScorerRequest):
         return run.models.scorer_call(request, last_question(state["messages"]))
+    if isinstance(request, DraftVerification):
+        return EngineCall(
+            run.models.engine("target"), run.generation.request("target", state, verify_only=True)
+        )
     draft = state["draft_step"]
     assert draft is not None  # noqa: S101 - an edge of the graph leads here
     ids = run.models.convert_ids("target", "draft", draft["ids"], draft["text"])
     return run.models.target_call(request, state["prompts"], state["steps"], ids)
 
 
+def _scores(output: ScoreOutput | GenerateOutput) -> ScoreOutput:
+    """Return the scores that the policy receives."""
+    if isinstance(output, ScoreOutput):
+        return output
+    assert output.draft_scores is not None  # noqa: S101 - the request was `verify_only`
+    return output.draft_scores
+
+
+def _verified_tokens(outputs: Sequence[ScoreOutput | GenerateOutput]) -> VerifiedTokens | None:
+    """Return the beginning of the target's step, if a request verified the draft's step."""
+    for output in outputs:
+        if isinstance(output, GenerateOutput) and output.ids:
+            return VerifiedTokens(
+                ids=output.ids,
+                logprobs=output.logprobs,
+                accepted_draft_tokens=output.accepted_draft_tokens,
+                finish_reason=output.finish,
+            )
+    return None
+
+
 def _computed_tokens(
-    requests: Sequence[ScorerRequest | TargetQuestion], outputs: Sequence[ScoreOutput]
+    requests: Sequence[PolicyRequest], outputs: Sequence[ScoreOutput | GenerateOutput]
 ) -> dict[str, int]:
-    """Tokens that each model computed to score the step."""
+    """Count the tokens that each model computed to score the step."""
     computed = {"router": 0}
     for request, output in zip(requests, outputs, strict=True):
         role = "router" if isinstance(request, ScorerRequest) else "target"

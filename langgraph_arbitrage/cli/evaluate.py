@@ -30,7 +30,9 @@ NO_SCORER = "nobody"
 """Value of --scored-by that disables the scores."""
 LOG_INTERVAL = 30.0
 """Seconds between progress lines if stderr is not an interactive terminal."""
-POLICIES = "router, rsd, judge, confidence, random, oracle, exact, draft, target, assisted"
+POLICIES = (
+    "router, rsd, judge, likelihood, confidence, random, oracle, exact, draft, target, assisted"
+)
 
 
 def add_command(commands: Any) -> None:
@@ -259,7 +261,9 @@ def _write_results(sweep: Sweep, folder: Path, console: Console) -> None:
 
     answers = sweep.answers()
     left_out = [*sweep.dataset.left_out, *sweep.left_out]
-    results = results_of(sweep.points, sweep.tasks, left_out, answers, sweep.config, sweep.header)
+    results = results_of(
+        sweep.points, sweep.tasks, left_out, answers, sweep.config, sweep.header, sweep.draft_scores
+    )
     written = [save_results(results, folder), save_points(results, folder)]
     written += save_plots(results, folder)
     written.append(save_report(results, answers, folder, sweep.config.traces))
@@ -293,18 +297,30 @@ class _ProgressLog:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._last_line = time.monotonic()
         self._start: tuple[float, int] | None = None  # time and number of finished answers
+        self._last_line = time.monotonic()
 
     def __call__(self, now: Progress) -> None:
         time_now = time.monotonic()
         if self._start is None and now.total:
             self._start = time_now, now.done
-        if time_now - self._last_line < LOG_INTERVAL or self._start is None:
+        if time_now - self._last_line < LOG_INTERVAL:
             return
         self._last_line = time_now
+        if self._start is None:
+            self._console.print(f"{now.what} …", soft_wrap=True)
+            return
         start, done_at_start = self._start
-        rate = (now.done - done_at_start) / max(1e-9, time_now - start)
-        left = (now.total - now.done) / rate / 60 if rate else float("inf")
-        line = f"{now.done:,} of {now.total:,} answers, {rate:.1f} answers/s, {left:.0f} min left"
-        self._console.print(line, soft_wrap=True)
+        seconds, done = max(1e-9, time_now - start), now.done - done_at_start
+        line = f"{now.done:,} of {now.total:,} answers, {now.tokens / seconds:.1f} tokens/s"
+        if done:
+            line += f", {seconds / done:.1f} s per answer"
+            line += f", {_duration((now.total - now.done) * seconds / done)} left"
+        self._console.print(f"{line} ({now.what})", soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """Format a duration, such as `40 s`, `12 min` or `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -13,7 +13,7 @@ from langgraph_arbitrage.models.identifiers import local_path, public_name
 __all__ = ["ANSWERS", "FORMAT", "VERSION", "Record", "check_header", "checkpoint_identity"]
 
 ANSWERS = "answers.jsonl"
-FORMAT, VERSION = "langgraph_arbitrage answers", 1
+FORMAT, VERSION = "langgraph_arbitrage answers", 2
 
 Record = dict[str, Any]
 """A line of the file: the header, the points, or an answer at a point."""

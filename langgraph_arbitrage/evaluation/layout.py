@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from langgraph_arbitrage.config.settings import ArbitrageSettings
 from langgraph_arbitrage.errors import ContextLengthError
+from langgraph_arbitrage.evaluation.all_scores import AllScores
 from langgraph_arbitrage.evaluation.configs import EvaluateConfig
 from langgraph_arbitrage.evaluation.dataset import LeftOut, Task
 from langgraph_arbitrage.evaluation.points import (
-    ACCEPTS_ALL,
     ASSISTED,
-    KINDS,
     Lineup,
     Point,
     rates,
@@ -33,10 +32,10 @@ class Layout:
     Args:
         lineup: Models, router and PRM.
         config: Options, such as the number of thresholds per policy and of pilot questions.
-        explicit: Thresholds set by the user, by policy. A pilot runs only for policies without an
-            entry.
+        explicit: Thresholds set by the user, by policy.
         settings: Settings of the sweep.
         tell: Receives progress messages.
+        count_tokens: Receives the number of tokens of each generated step.
     """
 
     lineup: Lineup
@@ -44,6 +43,7 @@ class Layout:
     explicit: dict[str, list[float]]
     settings: ArbitrageSettings
     tell: Callable[[str], None]
+    count_tokens: Callable[[int], None]
 
     async def left_out(self, tasks: Sequence[Task]) -> list[LeftOut]:
         """Return the questions that do not fit into the context of a model."""
@@ -57,37 +57,62 @@ class Layout:
         runner.close()
         return left_out
 
-    async def points(self, kind: str, tasks: Sequence[Task]) -> list[Point]:
-        """Choose the points of a policy. The first tasks are the questions of the pilot run."""
-        default = None if kind == ASSISTED else self.lineup.threshold(kind)
-        if default is None:
-            return [Point(kind)]
-        if kind in self.explicit:
-            thresholds = self.explicit[kind]
-            for threshold in thresholds:
-                _ = self.lineup.policy(Point(kind, threshold))  # raises if it is out of range
-        elif kind == "random":
-            # No rate is marked as the default: a random policy has no sensible default.
-            return [Point(kind, round(rate, 3)) for rate in rates(self.config.points)]
-        else:
-            thresholds = await self._run_pilot(kind, tasks[: self.config.pilot])
-        default = float(f"{default:.6g}")
-        chosen = {*thresholds} if kind in self.explicit else {*thresholds, default}
-        return [Point(kind, threshold, threshold == default) for threshold in sorted(chosen)]
+    async def draft_scores(
+        self, kinds: Sequence[str], tasks: Sequence[Task]
+    ) -> list[dict[str, float | None]]:
+        """Score the draft's answers to the pilot questions with all policies, in one pass.
 
-    async def _run_pilot(self, kind: str, pilot: Sequence[Task]) -> list[float]:
-        """Answer the pilot questions, and choose thresholds by the scores of the draft's steps."""
-        policy = self.lineup.default(kind)
-        self.tell(f"choosing thresholds of {KINDS[kind].title}")
-        answerer = GraphAnswerer(
-            Runner(self.settings.under(policy.with_threshold(ACCEPTS_ALL[kind])))
-        )
+        Args:
+            kinds: Policies of the sweep. Those without a threshold, and random, are skipped.
+            tasks: Questions of the sweep. The first ones are the pilot questions.
+
+        Returns:
+            The scores of each step by policy. Empty if no policy has a score.
+        """
+        policies = {
+            kind: self.lineup.default(kind)
+            for kind in kinds
+            if kind not in (ASSISTED, "random") and self.lineup.threshold(kind) is not None
+        }
+        if not policies:
+            return []
+        self.tell("scoring the draft's steps with all policies")
+        policy = AllScores(policies)
+        answerer = GraphAnswerer(Runner(self.settings.under(policy)), self.count_tokens)
 
         async def answer(task: Task) -> Reply:
             return await answer_async(answerer, task.prompt)
 
-        replies = await map_concurrently(pilot, answer, self.config.concurrency)
-        scores = [row["score"] for reply in replies for row in reply.steps]
+        await map_concurrently(tasks[: self.config.pilot], answer, self.config.concurrency)
         answerer.close()
-        known = [score for score in scores if score is not None]
-        return spread_thresholds(policy, known, self.config.points) if known else []
+        return policy.rows
+
+    def points(self, kind: str, scores: Sequence[Mapping[str, float | None]]) -> list[Point]:
+        """Choose the points of a policy.
+
+        Args:
+            kind: The policy.
+            scores: Scores of the pilot's draft steps, by policy.
+        """
+        default = None if kind == ASSISTED else self.lineup.threshold(kind)
+        if default is None:
+            return [Point(kind)]
+        if kind == "random":
+            if kind not in self.explicit:
+                # No rate is marked as the default: a random policy has no sensible default.
+                return [Point(kind, round(rate, 3)) for rate in rates(self.config.points)]
+            return [Point(kind, rate) for rate in sorted({*self._explicit(kind)})]
+        default = float(f"{default:.6g}")
+        if kind in self.explicit:
+            chosen = {*self._explicit(kind)}
+        else:
+            known = [score for row in scores if (score := row[kind]) is not None]
+            policy = self.lineup.default(kind)
+            chosen = {default, *spread_thresholds(policy, known, self.config.points)}
+        return [Point(kind, threshold, threshold == default) for threshold in sorted(chosen)]
+
+    def _explicit(self, kind: str) -> list[float]:
+        """Return the thresholds set by the user. Raise if one is out of range."""
+        for threshold in self.explicit[kind]:
+            _ = self.lineup.policy(Point(kind, threshold))
+        return self.explicit[kind]

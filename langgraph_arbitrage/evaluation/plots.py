@@ -1,4 +1,4 @@
-"""Plot accuracy against latency and against the acceptance rate.
+"""Plots of accuracy against latency and acceptance rate, and of the policies' scores.
 
 Policies differ in colour, marker and line style, so the plots are readable in black and white too.
 The colours are from the colour-blind-safe palette of Okabe and Ito.
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PLOTS", "inline_svg", "save_plots"]
+__all__ = ["PLOTS", "inline_svg", "plots_of", "save_plots"]
 
 INK = "#1b1b1f"
 STYLES: dict[str, tuple[str, str, Any]] = {
     "router": ("#0072B2", "o", "-"),
     "rsd": ("#D55E00", "s", "--"),
     "judge": ("#CC79A7", "v", "-."),
+    "likelihood": ("#5D3A9B", "h", (0, (6, 2))),
     "confidence": ("#009E73", "^", (0, (4, 1, 1, 1, 1, 1))),
     "random": ("#808080", "X", ":"),
     "oracle": ("#56B4E9", "D", (0, (1, 1))),
@@ -40,20 +41,26 @@ STYLES: dict[str, tuple[str, str, Any]] = {
 PLOTS = {
     "accuracy-latency": "Accuracy vs. mean seconds per question",
     "accuracy-acceptance": "Accuracy vs. acceptance rate",
+    "score-distributions": "Scores of the draft's steps by policy",
 }
 """Titles of the plots by file name without suffix."""
 
 Results = Mapping[str, Any]
 
 
+def plots_of(results: Results) -> list[str]:
+    """Return the names of the plots for which there is data."""
+    return [name for name in PLOTS if name != "score-distributions" or results["draft scores"]]
+
+
 def save_plots(results: Results, folder: Path) -> list[Path]:
-    """Write both plots as PNG and SVG and return their paths.
+    """Write the plots as PNG and SVG and return their paths.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
     paths = []
-    for name in PLOTS:
+    for name in plots_of(results):
         figure = _figure(results, name)
         for suffix in ("png", "svg"):
             path = folder / f"{name}.{suffix}"
@@ -102,7 +109,28 @@ def _figure(results: Results, name: str) -> Figure:
         "legend.frameon": False,
     }
     with mpl.rc_context(style):
+        if name == "score-distributions":
+            return _draw_scores(results["draft scores"])
         return _draw(results, by_seconds=name == "accuracy-latency")
+
+
+def _draw_scores(scores: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw the cumulative distribution of each policy's scores, one plot per policy."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(scores))
+    rows = -(-len(scores) // columns)
+    figure = Figure(figsize=(7.2, 0.4 + 2.1 * rows), layout="constrained")
+    for index, (kind, values) in enumerate(scores.items()):
+        axes: Axes = figure.add_subplot(rows, columns, index + 1)
+        axes.set_title(KINDS[kind].title, fontsize=10)
+        axes.ecdf(values, color=STYLES[kind][0], lw=1.6)
+        axes.set_ylim(0, 1)
+        axes.grid(visible=True, color="#888888", alpha=0.25, lw=0.6)
+        axes.set_xlabel("score τ")
+        if index % columns == 0:
+            axes.set_ylabel("fraction of steps ≤ τ")
+    return figure
 
 
 def _draw(results: Results, *, by_seconds: bool) -> Figure:

@@ -14,7 +14,6 @@ from langgraph_arbitrage.policies import Oracle, Policy
 from langgraph_arbitrage.policies.named import POLICIES, SCORER_ROLES
 
 __all__ = [
-    "ACCEPTS_ALL",
     "ASSISTED",
     "KINDS",
     "Kind",
@@ -42,6 +41,10 @@ KINDS: dict[str, Kind] = {
     "router": Kind("router", "the learned router: escalates iff ŷ > τ"),
     "rsd": Kind("RSD", "reward-guided: escalates iff the PRM's score s_d < τ"),
     "judge": Kind("judge", "SpecReason: escalates iff the target's grade, from 0 to 9, is below τ"),
+    "likelihood": Kind(
+        "likelihood",
+        "escalates iff the step's negative log-likelihood under the target, in nats, > τ",
+    ),
     "confidence": Kind("confidence", "escalates iff the draft's mean token probability is below τ"),
     "random": Kind("random", "escalates at random with probability τ"),
     "oracle": Kind("PRM oracle", "both models write every step; escalates iff the PRM's Δ > τ"),
@@ -56,9 +59,6 @@ KINDS: dict[str, Kind] = {
     ),
 }
 """The policies and baselines that can be evaluated, in the order of the report."""
-
-ACCEPTS_ALL = {"router": 1.0, "rsd": 0.0, "judge": 0.0, "confidence": 0.0, "oracle": 1.0}
-"""Threshold of each kind at which every draft step is accepted."""
 
 FIRST_RATE, LAST_RATE, BEND = 0.08, 0.7, 1.3
 """Escalation rates that the first and the last threshold should reach, and the exponent that spaces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
@@ -62,10 +63,17 @@ class Answerer(Protocol):
 
 
 class GraphAnswerer:
-    """Answers with the loop of draft, route and commit, which the chat model also uses."""
+    """Answers with the loop of draft, route and commit, which the chat model also uses.
 
-    def __init__(self, runner: Runner) -> None:
+    Args:
+        runner: Runs the loop.
+        count_tokens: Called on the answering thread with the number of tokens of each step that a
+            model has generated.
+    """
+
+    def __init__(self, runner: Runner, count_tokens: Callable[[int], None] | None = None) -> None:
         self._runner = runner
+        self._count_tokens = count_tokens
 
     def warm_up(self) -> float:
         """Load the models and clear their caches. Return the seconds it took."""
@@ -73,7 +81,7 @@ class GraphAnswerer:
 
     def answer(self, prompt: str, scope: CancelScope) -> Reply:
         """Answer a question. Cancelling `scope` stops generation."""
-        steps = _StepCollector()
+        steps = _StepCollector(self._count_tokens)
         answer = self._runner.answer(prompt, steps, cancel=scope, quiet=True)
         statistics: dict[str, Any] = answer.statistics
         return Reply(
@@ -104,16 +112,20 @@ async def answer_async(answerer: Answerer, prompt: str) -> Reply:
 class _StepCollector:
     """Collects the committed steps of a run, with the draft steps that the target replaced."""
 
-    def __init__(self) -> None:
+    def __init__(self, count_tokens: Callable[[int], None] | None = None) -> None:
         self.rows: list[StepRow] = []
+        self._count_tokens = count_tokens or (lambda tokens: None)
         self._drafted: str | None = None
 
     def __call__(self, event: StepEvent) -> None:
         match event["type"]:
             case "drafted":
                 self._drafted = event["text"]
+                self._count_tokens(event["tokens"])
             case "committed":
                 replaced = self._drafted if event["writer"] == "target" else None
+                if event["writer"] == "target":
+                    self._count_tokens(event["tokens"])
                 self.rows.append(
                     StepRow(
                         writer=str(event["writer"]),

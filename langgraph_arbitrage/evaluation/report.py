@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from langgraph_arbitrage.evaluation.curves import RATES
-from langgraph_arbitrage.evaluation.plots import PLOTS, inline_svg
+from langgraph_arbitrage.evaluation.plots import PLOTS, inline_svg, plots_of
 from langgraph_arbitrage.evaluation.points import KINDS
 from langgraph_arbitrage.evaluation.tables import headlines, interval, percent
 from langgraph_arbitrage.evaluation.traces import packed
@@ -75,7 +75,7 @@ def _page(results: Results, answers: Sequence[Mapping[str, Any]], traces: int) -
         "confidence": percent(results["confidence"], 0),
         "kinds": _legend(results),
         "traces": escape(f"{part}. {VIEWER}"),
-        "plots": "".join(_plot(results, name, title) for name, title in PLOTS.items()),
+        "plots": "".join(_plot(results, name, PLOTS[name]) for name in plots_of(results)),
         "points": _points(results),
         "equal": _equal(results),
         "paired": _paired(results),
@@ -144,13 +144,14 @@ def _points(results: Results) -> str:
     chosen = set(results["operating points"].values())
     learned = any(p["accuracy, learned"] is not None for p in results["points"])
     heads = ["policy", "accuracy", *(["learned"] if learned else []), "escalated", "by tokens",
-             "wasted", "mean s", "median s", "p95 s", "draft", "target", "discarded"]  # fmt: skip
+             "wasted", "at limit", "mean s", "median s", "p95 s", "draft", "target",
+             "discarded"]  # fmt: skip
 
     def cells(p: Mapping[str, Any]) -> list[Cell]:
         s, tokens = p["seconds"], p["tokens"]
         rates: list[Cell] = [
             (percent(p[name], 0), p[name])
-            for name in ("escalation by steps", "escalation by tokens", "wasted")
+            for name in ("escalation by steps", "escalation by tokens", "wasted", "at limit")
         ]
         on_learned: list[Cell] = [(percent(p["accuracy, learned"]), p["accuracy, learned"])]
         return [
@@ -169,7 +170,8 @@ def _points(results: Results) -> str:
         f"{100 * results['within']:g} percentage points of the target's accuracy, or else its most "
         "accurate point. Escalated: fraction of the steps, and of the tokens, written by the "
         "target. Wasted: fraction of the escalations whose target step does not score higher than "
-        "the draft's step. Draft, target, discarded: tokens per question. "
+        "the draft's step. At limit: fraction of the answers that a limit of tokens or steps cut "
+        "off. Draft, target, discarded: tokens per question. "
     )
     if learned:
         note += "Learned: accuracy on the problems whose steps the models were trained on. "

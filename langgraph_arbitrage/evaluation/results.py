@@ -23,6 +23,8 @@ __all__ = ["RESULTS", "VERSION", "Results", "load_results", "results_of", "save_
 
 RESULTS = "results.json"
 FORMAT, VERSION = "langgraph_arbitrage evaluation", 1
+LIMITS = ("length", "context", "max_steps")
+"""Finish reasons of answers that a limit has cut off."""
 
 Results = dict[str, Any]
 """Content of the results file as plain data, documented in `docs/evaluation/README.md`."""
@@ -35,6 +37,7 @@ def results_of(
     answers: Sequence[Mapping[str, Any]],
     config: EvaluateConfig,
     about: Mapping[str, Any],
+    draft_scores: Sequence[Mapping[str, float | None]] = (),
 ) -> Results:
     """Compute all statistics of a sweep over the questions that every point has answered.
 
@@ -45,6 +48,7 @@ def results_of(
         answers: Records of the answers file.
         config: Options of the sweep.
         about: Header of the answers file: models, dataset, settings.
+        draft_scores: Scores of the pilot's draft steps, by policy.
 
     Raises:
         DataError: No question has been answered at every point.
@@ -79,7 +83,17 @@ def results_of(
         "unanswered": len(tasks) - len(answered),
         "left out": [vars(one) for one in left_out],
         "points": table,
+        "draft scores": _sorted_scores(draft_scores),
         **curves_of(table, boot, config.within),
+    }
+
+
+def _sorted_scores(rows: Sequence[Mapping[str, float | None]]) -> dict[str, list[float]]:
+    """Return each policy's scores in ascending order."""
+    kinds = rows[0] if rows else ()
+    return {
+        kind: sorted(float(f"{score:.5g}") for row in rows if (score := row[kind]) is not None)
+        for kind in kinds
     }
 
 
@@ -135,6 +149,7 @@ def _statistics(
         "tokens": {kind: round(count, 2) for kind, count in tokens.items()},
         "steps": round(len(steps) / n, 3),
         "finish": dict(Counter(a["finish"] for a in timed)),
+        "at limit": sum(a["finish"] in LIMITS for a in timed) / n,
         "graded late": sum(bool(a.get("late")) for a in answers),
         "errors": [a["error"] for a in answers if "error" in a],
         # One value per question, in the order of the questions, as paired comparisons need.

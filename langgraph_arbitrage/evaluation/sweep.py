@@ -43,6 +43,8 @@ class Progress:
     """Total number of answers; 0 until the points are known."""
     done: int = 0
     """Number of finished answers."""
+    tokens: int = 0
+    """Number of tokens that draft and target have generated in this run."""
     what: str = ""
     """Description of the current activity."""
 
@@ -80,6 +82,8 @@ class Sweep:
     tell: Callable[[Progress], None] = lambda progress: None
     points: list[Point] = field(default_factory=list, init=False)
     left_out: list[LeftOut] = field(default_factory=list, init=False)
+    draft_scores: list[dict[str, float | None]] = field(default_factory=list, init=False)
+    """Scores of the draft's steps in the pilot, by policy."""
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +163,7 @@ class Sweep:
             if "points" in record:
                 self.points = [Point(**point) for point in record["points"]]
                 self.left_out = [LeftOut(**question) for question in record["left_out"]]
+                self.draft_scores = record["draft_scores"]
             else:
                 self._done.add((record["point"], record["question"]))
         self.resumed = len(self._done)
@@ -251,7 +256,14 @@ class Sweep:
 
     async def _choose_points(self) -> None:
         """Exclude the questions that do not fit the models, and choose the points."""
-        layout = Layout(self.lineup, self.config, self.explicit, self._settings, self._report)
+        layout = Layout(
+            self.lineup,
+            self.config,
+            self.explicit,
+            self._settings,
+            self._report,
+            self._token_counter(),
+        )
         for kind in self.kinds:
             if kind != ASSISTED:
                 await asyncio.to_thread(self._models.scorer_engines, self.lineup.default(kind))
@@ -261,12 +273,14 @@ class Sweep:
                 f"no question of {self.dataset.name} fits the context of the models: "
                 f"{self.left_out[0].reason}"
             )
+        self.draft_scores = await layout.draft_scores(self.kinds, self.tasks)
         for kind in self.kinds:
-            self.points += await layout.points(kind, self.tasks)
+            self.points += layout.points(kind, self.draft_scores)
         self._file.append(
             {
                 "points": [vars(point) for point in self.points],
                 "left_out": [vars(question) for question in self.left_out],
+                "draft_scores": self.draft_scores,
             }
         )
 
@@ -277,11 +291,26 @@ class Sweep:
 
             answerer: Answerer = AssistedAnswerer(self._settings)
         else:
-            answerer = GraphAnswerer(Runner(self._settings.under(self.lineup.policy(point))))
+            answerer = GraphAnswerer(
+                Runner(self._settings.under(self.lineup.policy(point))), self._token_counter()
+            )
         self._report(f"loading {point.title}")
         await asyncio.to_thread(answerer.warm_up)
         await answer_async(answerer, task.prompt)
         self._answerers[point.key] = answerer
+
+    def _token_counter(self) -> Callable[[int], None]:
+        """Return a function that other threads call with a number of generated tokens."""
+        loop = asyncio.get_running_loop()
+
+        def add(tokens: int) -> None:
+            self._progress.tokens += tokens
+            self.tell(self._progress)
+
+        def count(tokens: int) -> None:
+            loop.call_soon_threadsafe(add, tokens)
+
+        return count
 
     def _report(self, what: str) -> None:
         self._progress.what = what

@@ -17,6 +17,8 @@ __all__ = ["POINTS", "headlines", "points_table", "save_points"]
 POINTS = "points.csv"
 MIN_ACCURACY = 0.05
 """Accuracy below which speed-ups at equal accuracy are meaningless."""
+MAX_AT_LIMIT = 0.05
+"""Fraction of answers at a limit above which the summary warns."""
 
 Results = Mapping[str, Any]
 
@@ -41,6 +43,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "target_tokens": lambda p: p["tokens"]["target"],
     "discarded_tokens": lambda p: p["tokens"]["discarded"],
     "steps": lambda p: p["steps"],
+    "at_limit": lambda p: p["at limit"],
     "errors": lambda p: len(p["errors"]),
     "graded_late": lambda p: p["graded late"],
 }
@@ -75,7 +78,21 @@ def interval(values: Any, scale: float = 1, digits: int = 2, unit: str = "") -> 
 
 
 def headlines(results: Results) -> list[str]:
-    """Summarize the sweep in one sentence; an empty list without the target as a reference."""
+    """Summarize the sweep in a sentence or two; without the target as a reference, in none."""
+    cut = [p for p in results["points"] if p["at limit"] > MAX_AT_LIMIT]
+    if cut:
+        worst = max(cut, key=lambda p: p["at limit"])
+        warning = (
+            f"{percent(worst['at limit'])} of the answers of {worst['title']} reach a limit of "
+            "tokens or steps, and most of them count as wrong: repeat the evaluation with a "
+            "larger --max-tokens."
+        )
+        return [warning, *_speed_ups(results)]
+    return _speed_ups(results)
+
+
+def _speed_ups(results: Results) -> list[str]:
+    """Summarize the speed-ups over the target alone."""
     if all(p["accuracy"][0] < MIN_ACCURACY for p in results["points"]):
         accuracy = f"Accuracy is below {MIN_ACCURACY:.0%} at every point"
         return [f"{accuracy}: these models cannot solve this task."]
@@ -104,13 +121,14 @@ def points_table(results: Results) -> Table:
         box=SIMPLE_HEAD,
         title=f"{n:,} questions of {results['about']['dataset']}",
         caption=f"accuracy with {level:.0%} interval; * default threshold of the policy; "
-        "escalated: fraction of the steps; mean, median and p95: seconds per question",
+        "escalated: fraction of the steps; at limit: fraction of the answers that a limit cut off; "
+        "mean, median and p95: seconds per question",
         caption_justify="left",
         padding=(0, 0, 0, 1),
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    heads = ("accuracy", "interval", "escalated", "wasted", "mean s", "median", "p95")
+    heads = ("accuracy", "interval", "escalated", "wasted", "at limit", "mean s", "median", "p95")
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for p in results["points"]:
@@ -121,6 +139,7 @@ def points_table(results: Results) -> Table:
             f"{100 * low:.0f}–{100 * high:.0f}",
             percent(p["escalation by steps"], 0),
             percent(p["wasted"], 0),
+            percent(p["at limit"], 0),
             f"{seconds['mean'][0]:.3f}",
             f"{seconds['median']:.3f}",
             f"{seconds['p95']:.3f}",

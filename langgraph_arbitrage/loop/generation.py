@@ -104,8 +104,22 @@ class Generation:
             bad_words_ids=own.bad_words_ids,
         )
 
-    def request(self, role: Writer, state: ArbitrageState) -> GenerateRequest:
-        """The request for the next step after the state's prefix."""
+    def request(
+        self,
+        role: Writer,
+        state: ArbitrageState,
+        *,
+        verify_only: bool = False,
+        begun: GenerateOutput | None = None,
+    ) -> GenerateRequest:
+        """Build the request for the next step after the state's prefix.
+
+        Args:
+            role: The writer.
+            state: The state.
+            verify_only: Only verify and score the draft's step.
+            begun: Output of the `verify_only` request for this step.
+        """
         from langgraph_arbitrage.engine import GenerateRequest, Grammar
 
         settings, steps, constraints = self.settings, state["steps"], state["constraints"]
@@ -135,7 +149,28 @@ class Generation:
             answer_start=len(state["prompts"][role]),
             spans=tuple((opening, close) for opening, close in constraints["spans"]),
             grammar=Grammar(grammar, len(state["prompts"][role]), left) if grammar else None,
-            draft_tokens=self._draft_tokens(role, state),
+            draft_tokens=() if begun else self._draft_tokens(role, state),
+            verify_only=verify_only,
+            begun=begun,
+        )
+
+    @staticmethod
+    def verified(state: ArbitrageState) -> GenerateOutput | None:
+        """Return the beginning of the target's step, if the policy made the target verify it."""
+        from langgraph_arbitrage.engine import GenerateOutput
+
+        decision = state.get("decision")
+        tokens = decision.get("verified") if decision else None
+        if not tokens:
+            return None
+        return GenerateOutput(
+            ids=tokens["ids"],
+            logprobs=tokens["logprobs"],
+            finish=tokens["finish_reason"],  # type: ignore[arg-type]
+            computed_tokens=0,  # counted in the decision
+            cached_tokens=0,
+            accepted_draft_tokens=tokens["accepted_draft_tokens"],
+            seconds=0.0,
         )
 
     def _stop_token_ids(self, role: Writer) -> tuple[int, ...]:
@@ -157,7 +192,11 @@ class Generation:
         draft = state.get("draft_step")
         if role != "target" or draft is None:
             return ()
-        return self.models.convert_ids(role, "draft", draft["ids"], draft["text"])
+        ids = self.models.convert_ids(role, "draft", draft["ids"], draft["text"])
+        end = self.models.tokenizer(role).hf.eos_token_id
+        if ids is not draft["ids"] and draft["finish_reason"] == "end" and end is not None:
+            return [*ids, end]  # the text does not contain the draft's end token
+        return ids
 
     def pending(self, role: Writer, state: ArbitrageState, output: GenerateOutput) -> PendingStep:
         """A generated step as state."""

@@ -53,7 +53,8 @@ def run_bench(
     if not (policy.needs_draft and policy.needs_target) or policy.needs_target_step:
         raise SettingsError(
             f"{type(policy).__name__} cannot be benchmarked, because it does not choose between "
-            "accepting and escalating a draft step. Use router, rsd, judge, confidence or random"
+            "accepting and escalating a draft step. Use router, rsd, judge, likelihood, "
+            "confidence or random"
         )
     if not questions:
         raise SettingsError("a benchmark needs at least one question")

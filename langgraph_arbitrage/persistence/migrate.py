@@ -50,6 +50,8 @@ def migrate(state: ArbitrageState, run: Run) -> dict[str, Any]:
             pending: PendingStep | None = state.get(key)  # type: ignore[assignment]
             if pending is not None:
                 update[key] = {**pending, "ids": _ids(pending, models)}
+        if decision := state.get("decision"):
+            update["decision"] = {**decision, "verified": None}  # tokens of the other target
     elif steps and not steps[-1]["ids"]:
         update["steps"] = Overwrite([*steps[:-1], _encoded(steps[-1], models)])
     return update

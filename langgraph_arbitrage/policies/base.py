@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decision",
+    "DraftVerification",
     "PastStep",
     "Policy",
+    "PolicyRequest",
     "ScorerRequest",
     "StepText",
     "StepView",
@@ -118,6 +121,20 @@ class TargetQuestion:
 
 
 @dataclass(frozen=True)
+class DraftVerification:
+    """A request that the target verifies and scores the draft's step in one forward.
+
+    `ScoreOutput.logprobs`, `entropies` and `ranks` describe the step's tokens under the target. A
+    target with another vocabulary scores the step's text in its own tokens. If the policy
+    escalates, the target continues from this forward and computes no token twice.
+    """
+
+
+PolicyRequest = ScorerRequest | TargetQuestion | DraftVerification
+"""A request whose `ScoreOutput` a policy receives."""
+
+
+@dataclass(frozen=True)
 class Decision:
     """A policy's decision on a draft step."""
 
@@ -176,7 +193,7 @@ class Policy(ABC):
             target: Target checkpoint, as in the settings.
         """
 
-    def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest | TargetQuestion]:
+    def scorer_requests(self, view: StepView) -> Sequence[PolicyRequest]:
         """Return the requests whose outputs `score` receives, in order."""
         return ()
 
@@ -229,7 +246,7 @@ def check_range(policy: Policy, field: str, low: float = 0, high: float = 1) -> 
     """Raise `SettingsError` unless the field is a number in [low, high]."""
     value = getattr(policy, field)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        allowed = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
         raise SettingsError(
-            f"{field} of {type(policy).__name__} must be a number from {low} to {high}, "
-            f"not {value!r}"
+            f"{field} of {type(policy).__name__} must be a number {allowed}, not {value!r}"
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies.base import Policy, StepView, check_range
@@ -13,12 +13,22 @@ from langgraph_arbitrage.policies.base import Policy, StepView, check_range
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
 
-__all__ = ["DraftConfidence"]
+__all__ = ["DraftConfidence", "Signal"]
+
+Signal = Literal["mean", "lowest", "product"]
+"""How the probabilities of a step's tokens become one score: their mean, the lowest one, or their
+product, which is the probability of the step."""
+
+_SIGNALS: dict[Signal, Callable[[Sequence[float]], float]] = {
+    "mean": lambda logprobs: sum(map(math.exp, logprobs)) / len(logprobs),
+    "lowest": lambda logprobs: math.exp(min(logprobs)),
+    "product": lambda logprobs: math.exp(sum(logprobs)),
+}
 
 
 @dataclass(frozen=True)
 class DraftConfidence(Policy):
-    """Escalates if the mean token probability of the draft step is below `threshold`.
+    """Escalates if the draft's token probabilities, combined by `signal`, are below `threshold`.
 
     It needs no scorer and adds no compute: the draft's probabilities are available after
     generation. They measure the draft's uncertainty, not whether the target would do better, so
@@ -35,20 +45,26 @@ class DraftConfidence(Policy):
     between the draft's and the target's accuracy. Confidence differs between model pairs: choose
     the threshold for your pair on your own questions.
     """
+    signal: Signal = "mean"
+    """`mean`, `lowest` or `product` of the probabilities of the step's tokens."""
 
     def __post_init__(self) -> None:
         check_range(self, "threshold")
+        if self.signal not in _SIGNALS:
+            allowed = ", ".join(map(repr, get_args(Signal)))
+            raise SettingsError(
+                f"signal of DraftConfidence must be one of {allowed}, not {self.signal!r}"
+            )
 
     def score(self, view: StepView, outputs: Sequence[ScoreOutput]) -> float:
-        """Compute the mean of exp(log-probability) over the step's tokens, in [0, 1]."""
+        """Combine the probabilities of the step's tokens, in [0, 1]."""
         assert view.draft is not None  # noqa: S101 - the route node runs after the draft
-        logprobs = view.draft.logprobs
-        if not logprobs:
+        if not view.draft.logprobs:
             raise SettingsError(
                 "DraftConfidence requires the log-probabilities of the draft's tokens, but the "
                 "draft's server returns none. Use another policy or a local draft"
             )
-        return sum(map(math.exp, logprobs)) / len(logprobs)
+        return _SIGNALS[self.signal](view.draft.logprobs)
 
     def escalates(self, score: float | None) -> bool:
         """Return True if score < threshold."""

@@ -10,6 +10,7 @@ from langgraph_arbitrage.policies.learned_router import LearnedRouter
 from langgraph_arbitrage.policies.oracle import Oracle
 from langgraph_arbitrage.policies.random_rate import Random
 from langgraph_arbitrage.policies.rsd import RSD
+from langgraph_arbitrage.policies.target_likelihood import TargetLikelihood
 
 __all__ = ["POLICIES", "SCORER_ROLES"]
 
@@ -18,6 +19,7 @@ POLICIES: dict[str, type[Policy]] = {
     "rsd": RSD,
     "oracle": Oracle,
     "judge": Judge,
+    "likelihood": TargetLikelihood,
     "confidence": DraftConfidence,
     "random": Random,
     "draft": AlwaysDraft,

@@ -5,13 +5,13 @@ Wrappers can be nested. The outermost wrapper takes precedence.
 Example:
     >>> from langgraph_arbitrage import Budget, DraftConfidence, FirstSteps
     >>> Budget(FirstSteps(DraftConfidence(0.9), steps=1), share=0.5).with_threshold(0.8).policy
-    FirstSteps(policy=DraftConfidence(threshold=0.8), steps=1)
+    FirstSteps(policy=DraftConfidence(threshold=0.8, signal='mean'), steps=1)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 from langgraph_arbitrage.errors import SettingsError
@@ -19,16 +19,16 @@ from langgraph_arbitrage.policies.base import (
     Decision,
     Kind,
     Policy,
-    ScorerRequest,
+    PolicyRequest,
+    StepText,
     StepView,
-    TargetQuestion,
     check_range,
 )
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
 
-__all__ = ["Budget", "EscalateRepeats", "FirstSteps", "PolicyOption", "check_count"]
+__all__ = ["Budget", "Cascade", "EscalateRepeats", "FirstSteps", "PolicyOption", "check_count"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class PolicyOption(Policy):
         """Delegate to the wrapped policy."""
         self.policy.validate_pair(draft, target)
 
-    def scorer_requests(self, view: StepView) -> Sequence[ScorerRequest | TargetQuestion]:
+    def scorer_requests(self, view: StepView) -> Sequence[PolicyRequest]:
         """Return the wrapped policy's requests; none if the wrapper decides without a score."""
         return () if self._override(view) else self.policy.scorer_requests(view)
 
@@ -137,6 +137,37 @@ class EscalateRepeats(PolicyOption):
         if any(past.text.split() == step for past in view.history):
             return Decision(None, escalate=True)
         return None
+
+
+@dataclass(frozen=True)
+class Cascade(PolicyOption):
+    """Accepts the draft steps that `first` accepts; the wrapped policy decides the others.
+
+    `first` should cost little, such as `DraftConfidence`. The wrapped policy, such as
+    `TargetLikelihood`, then runs only on unclear steps. `with_threshold` sets the threshold of the
+    wrapped policy.
+
+    Example:
+        >>> from langgraph_arbitrage import Cascade, DraftConfidence, TargetLikelihood
+        >>> Cascade(TargetLikelihood(10), first=DraftConfidence(0.5, signal="lowest")).first.signal
+        'lowest'
+    """
+
+    first: Policy = field(kw_only=True)
+    """Policy that decides without models: one with no `scorer_requests`."""
+
+    def __post_init__(self) -> None:
+        first, sample = self.first, StepView("", (), 0, draft=StepText("", 0))
+        runs_models = first.scorers() or first.scorer_requests(sample) or first.needs_target_step
+        if runs_models or not first.needs_draft:
+            raise SettingsError(
+                f"first={self.first!r} of Cascade must decide by the draft's step alone. Use "
+                "DraftConfidence, or a policy of your own without scorers"
+            )
+
+    def _override(self, view: StepView) -> Decision | None:
+        decision = self.first.decide(view, ())
+        return None if decision.escalate else decision
 
 
 @dataclass(frozen=True)

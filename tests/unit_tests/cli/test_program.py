@@ -94,7 +94,7 @@ def test_a_missing_device_package_or_memory_is_reported_before_loading(arbitrage
         (["ask", "--draft-kwargs", "4bit", "Hi"], "'4bit': it is not valid JSON"),
         (["ask", "--target-kwargs", "[1]", "Hi"], "'[1]': it must be a JSON object"),
         (["answer"], "invalid choice: 'answer' (choose from"),
-        (["ask", "--policy", "oracel", "Hi"], "'oracle', 'judge', 'confidence', 'random', 'draft'"),
+        (["ask", "--policy", "oracel", "Hi"], "'judge', 'likelihood', 'confidence', 'random'"),
         (["ask", "--threshold", "much", "Hi"], "invalid threshold 'much': set a number"),
         (
             ["ask", "--policy", "confidence", "--threshold", "rate:0.3", "Hi"],

@@ -104,6 +104,8 @@ def made() -> Callable[..., Made]:
             "concurrency": 1,
         }
         config = EvaluateConfig(resamples=300)
-        return results_of(points, questions, left_out, answers, config, header | about), answers
+        scores = [{"router": i / n, "rsd": 1 - i / n} for i in range(n)]
+        results = results_of(points, questions, left_out, answers, config, header | about, scores)
+        return results, answers
 
     return make

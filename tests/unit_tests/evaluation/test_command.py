@@ -10,6 +10,7 @@ import pytest
 
 from langgraph_arbitrage.cli import main
 from langgraph_arbitrage.evaluation import dataset, load_results
+from langgraph_arbitrage.evaluation.plots import PLOTS
 from tiny import pair
 
 
@@ -39,9 +40,10 @@ def test_all_files_are_written_and_a_second_run_reuses_the_answers(
     assert "$t(0,4]$" in output.err
     assert "3 questions of" in output.out
     names = {path.name for path in out.iterdir()}
-    plots = {f"accuracy-{n}.{e}" for n in ("latency", "acceptance") for e in ("png", "svg")}
+    plots = {f"{name}.{suffix}" for name in PLOTS for suffix in ("png", "svg")}
     assert names == plots | {"answers.jsonl", "results.json", "points.csv", "report.html"}
     results = load_results(out)
+    assert len(results["draft scores"]["confidence"]) > 1
     assert [p["kind"] for p in results["points"]].count("target") == 1
     assert len(results["left out"]) == 1
     answers = (out / "answers.jsonl").read_bytes()

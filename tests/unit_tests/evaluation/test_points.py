@@ -35,7 +35,7 @@ def test_thresholds_of_an_oracle_never_choose_the_worse_step() -> None:
 def test_only_the_embedded_pair_has_a_default_router_and_prm() -> None:
     assert Lineup.of(ArbitrageSettings()).kinds(None) == [k for k in KINDS if k != "exact"]
     other = Lineup.of(ArbitrageSettings(**pair()))
-    wanted = ["judge", "confidence", "random", "draft", "target", "assisted"]
+    wanted = ["judge", "likelihood", "confidence", "random", "draft", "target", "assisted"]
     assert other.kinds(None) == wanted
     with pytest.raises(SettingsError, match="policy 'rsd' needs a checkpoint: --prm CHECKPOINT"):
         other.kinds("draft, rsd")

@@ -150,6 +150,9 @@ def test_plots_contain_every_policy_and_are_reproducible(
             assert path.read_bytes().startswith(b"\x89PNG")
             continue
         words = [t.text for t in ElementTree.parse(path).iter(f"{SVG}text")]
+        if path.stem == "score-distributions":
+            assert {"router", "RSD"} <= set(words)
+            continue
         assert {"router", "RSD", "draft alone", "target alone"} <= set(words)
         assert ("token speculation" in words) == ("latency" in path.name)  # it accepts no steps
     before = [path.read_bytes() for path in paths]
@@ -163,6 +166,16 @@ def test_the_csv_has_one_row_per_point(made: Callable[..., Any], tmp_path: Path)
     assert [row["policy"] for row in rows] == [p["kind"] for p in results["points"]]
     assert float(rows[0]["accuracy"]) == pytest.approx(results["points"][0]["accuracy"][0], 1e-5)
     assert rows[-1]["escalation_by_steps"] == ""  # token speculation has none
+
+
+def test_the_summary_warns_of_answers_that_a_limit_cut_off(made: Callable[..., Any]) -> None:
+    results, _ = made()
+    assert results["points"][0]["at limit"] == 0
+    results["points"][0]["at limit"] = 0.06
+    warning = headlines(results)[0]
+    assert warning.startswith("6.0 % of the answers of router 0.2 reach a limit")
+    assert "--max-tokens" in warning
+    assert len(headlines(results)) == 2
 
 
 def test_headlines_report_speed_ups_at_equal_accuracy(made: Callable[..., Any]) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         StepView,
         TargetLikelihood,
         TargetQuestion,
+        WhileThinking,
     )
     from langgraph_arbitrage.state import ArbitrageState, StepRecord
 
@@ -75,6 +76,7 @@ __all__ = [
     "StepView",
     "TargetLikelihood",
     "TargetQuestion",
+    "WhileThinking",
     "create_arbitrage_graph",
     "embedded",
 ]
@@ -93,6 +95,7 @@ _HOMES = {
             "ScorerRequest",
             "TargetLikelihood",
             "TargetQuestion",
+            "WhileThinking",
             "Budget",
             "Cascade",
             "Decision",

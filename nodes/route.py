@@ -8,7 +8,6 @@ from typing import Any
 
 from langgraph_arbitrage.engine import GenerateOutput, ScoreOutput
 from langgraph_arbitrage.events import StepEvent
-from langgraph_arbitrage.loop.answer_state import step_view
 from langgraph_arbitrage.loop.engine_calls import EngineCall
 from langgraph_arbitrage.loop.runtime import Run
 from langgraph_arbitrage.policies import (
@@ -30,7 +29,7 @@ async def route(state: ArbitrageState, run: Run) -> dict[str, Any]:
     tool call is always escalated.
     """
     start = time.perf_counter()
-    view = step_view(state)
+    view = run.generation.view(state)
     alone = run.draft_alone(state)
     invalid = None if alone or not run.policy.needs_target else run.generation.invalid_call(state)
     if alone or invalid is not None:

@@ -44,6 +44,9 @@ class RunOptions(CheckedSettings):
     """Threshold of the policy, in the policy's own range and direction. Calibrated routers also
     accept rate:R (escalate about this share of the steps) and loss:E (lose at most E against the
     target alone). Default: the policy's own."""
+    thinking_threshold: Annotated[Threshold | None, Flag("policy", "X", read_threshold)] = None
+    """Threshold of the policy for steps inside the thinking (`<think>`). Default: the same as for
+    other steps."""
     first_steps: Annotated[int, Flag("policy", "K")] = 0
     """Number of steps at the start of an answer that the target writes without a draft."""
     escalate_repeats: Annotated[bool, Flag("policy")] = False

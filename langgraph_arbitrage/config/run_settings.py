@@ -19,6 +19,7 @@ from langgraph_arbitrage.policies import (
     FirstSteps,
     LearnedRouter,
     Policy,
+    WhileThinking,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ class RunSettings(RunOptions):
         policy: Policy = self.router
         if self.threshold is not None:
             policy = policy.with_threshold(self.threshold)
+        if self.thinking_threshold is not None:
+            thinking = policy.with_threshold(self.thinking_threshold)
+            policy = WhileThinking(policy, thinking=thinking)
         if self.escalate_repeats:
             policy = EscalateRepeats(policy)
         if self.first_steps:

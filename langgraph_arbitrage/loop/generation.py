@@ -15,7 +15,7 @@ from langgraph_arbitrage.loop.answer_state import joined_text, step_seed, step_v
 from langgraph_arbitrage.loop.models import Models, vocabulary_owner
 from langgraph_arbitrage.loop.thinking import ThinkingBudget
 from langgraph_arbitrage.models.generation_config import GenerationDefaults, TokenRules
-from langgraph_arbitrage.policies import Writer
+from langgraph_arbitrage.policies import StepView, Writer
 from langgraph_arbitrage.state import ArbitrageState, PendingStep, StepRecord
 from langgraph_arbitrage.tools.formats import ParsedCall, Tool
 from langgraph_arbitrage.tools.parser import Parser, Piece
@@ -126,7 +126,7 @@ class Generation:
         left = self.max_tokens - sum(len(s["ids"]) for s in steps)
         bounds = [left, settings.max_step_tokens, self.thinking.tokens_left(steps)]
         if role == "target":
-            bounds.append(self.policy.tokens_left(step_view(state)))
+            bounds.append(self.policy.tokens_left(self.view(state)))
             if settings.max_target_tokens:
                 budget = settings.max_target_tokens - target_tokens(steps)
                 bounds.append(budget if budget > 0 else None)  # a human has approved of more
@@ -153,6 +153,12 @@ class Generation:
             verify_only=verify_only,
             begun=begun,
         )
+
+    def view(self, state: ArbitrageState) -> StepView:
+        """Return what the policy receives of the state."""
+        view = step_view(state)
+        steps = state["steps"] if view.history else []
+        return replace(view, thinking=True) if self.thinking.is_open(steps) else view
 
     @staticmethod
     def verified(state: ArbitrageState) -> GenerateOutput | None:

@@ -23,7 +23,6 @@ from langgraph_arbitrage.loop.answer_state import (
     answer_id,
     begins_answer,
     joined_text,
-    step_view,
     target_tokens,
 )
 from langgraph_arbitrage.loop.approval import needs_approval
@@ -197,7 +196,7 @@ class Run:
 
         A draft whose context is full is skipped too: the target continues alone.
         """
-        skips = self.policy.skips_draft(step_view(state)) or self.draft_is_full(state)
+        skips = self.policy.skips_draft(self.generation.view(state)) or self.draft_is_full(state)
         if self.draft_alone(state) or not skips:
             return "draft"
         return "approve" if self.needs_approval(state, escalate=True) else "regenerate"

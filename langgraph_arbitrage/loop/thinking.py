@@ -30,6 +30,10 @@ class ThinkingBudget:
         self._settings = settings
         self._limit = settings.max_thinking_tokens
 
+    def is_open(self, steps: Sequence[StepRecord]) -> bool:
+        """Return True if the next step begins inside the thinking."""
+        return self._open_mark(steps) is not None
+
     def tokens_left(self, steps: Sequence[StepRecord]) -> int | None:
         """Maximum tokens of the next step, if it may be thinking; else None."""
         if self._limit is None:

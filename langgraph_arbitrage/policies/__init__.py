@@ -16,7 +16,13 @@ from langgraph_arbitrage.policies.base import (
 from langgraph_arbitrage.policies.draft_confidence import DraftConfidence
 from langgraph_arbitrage.policies.judge import Judge
 from langgraph_arbitrage.policies.learned_router import LearnedRouter
-from langgraph_arbitrage.policies.options import Budget, Cascade, EscalateRepeats, FirstSteps
+from langgraph_arbitrage.policies.options import (
+    Budget,
+    Cascade,
+    EscalateRepeats,
+    FirstSteps,
+    WhileThinking,
+)
 from langgraph_arbitrage.policies.oracle import Oracle
 from langgraph_arbitrage.policies.random_rate import Random
 from langgraph_arbitrage.policies.rsd import RSD
@@ -45,5 +51,6 @@ __all__ = [
     "StepView",
     "TargetLikelihood",
     "TargetQuestion",
+    "WhileThinking",
     "Writer",
 ]

@@ -78,6 +78,8 @@ class StepView:
     """The draft's step; None before it is generated."""
     target: StepText | None = None
     """The target's step from the same prefix. Set only if `Policy.needs_target_step` is True."""
+    thinking: bool = False
+    """True if the step begins inside the thinking of the answer (`<think>`)."""
 
     @property
     def index(self) -> int:

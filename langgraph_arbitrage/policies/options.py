@@ -28,7 +28,15 @@ from langgraph_arbitrage.policies.base import (
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
 
-__all__ = ["Budget", "Cascade", "EscalateRepeats", "FirstSteps", "PolicyOption", "check_count"]
+__all__ = [
+    "Budget",
+    "Cascade",
+    "EscalateRepeats",
+    "FirstSteps",
+    "PolicyOption",
+    "WhileThinking",
+    "check_count",
+]
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,63 @@ class Cascade(PolicyOption):
     def _override(self, view: StepView) -> Decision | None:
         decision = self.first.decide(view, ())
         return None if decision.escalate else decision
+
+
+@dataclass(frozen=True)
+class WhileThinking(PolicyOption):
+    """Applies another policy to the steps inside the thinking of an answer (`<think>`).
+
+    Example:
+        >>> from langgraph_arbitrage import TargetLikelihood, WhileThinking
+        >>> WhileThinking(TargetLikelihood(10), thinking=TargetLikelihood(20)).thinking.threshold
+        20
+    """
+
+    thinking: Policy = field(kw_only=True)
+    """Policy for steps that begin inside the thinking."""
+
+    def _of(self, view: StepView) -> Policy:
+        return self.thinking if view.thinking else self.policy
+
+    @property
+    def needs_draft(self) -> bool:  # type: ignore[override]
+        """True if either policy needs the draft."""
+        return self.policy.needs_draft or self.thinking.needs_draft
+
+    @property
+    def needs_target(self) -> bool:  # type: ignore[override]
+        """True if either policy needs the target."""
+        return self.policy.needs_target or self.thinking.needs_target
+
+    @property
+    def needs_target_step(self) -> bool:  # type: ignore[override]
+        """True if either policy needs the target's step."""
+        return self.policy.needs_target_step or self.thinking.needs_target_step
+
+    def skips_draft(self, view: StepView) -> bool:
+        """Delegate to the policy for the step."""
+        return self._of(view).skips_draft(view)
+
+    def scorers(self) -> Sequence[tuple[str, Kind]]:
+        """Return the scorers of both policies."""
+        return [*dict.fromkeys([*self.policy.scorers(), *self.thinking.scorers()])]
+
+    def validate_pair(self, draft: str, target: str) -> None:
+        """Delegate to both policies."""
+        self.policy.validate_pair(draft, target)
+        self.thinking.validate_pair(draft, target)
+
+    def scorer_requests(self, view: StepView) -> Sequence[PolicyRequest]:
+        """Return the requests of the policy for the step."""
+        return self._of(view).scorer_requests(view)
+
+    def decide(self, view: StepView, outputs: Sequence[ScoreOutput]) -> Decision:
+        """Return the decision of the policy for the step."""
+        return self._of(view).decide(view, outputs)
+
+    def tokens_left(self, view: StepView) -> int | None:
+        """Delegate to the policy for the step."""
+        return self._of(view).tokens_left(view)
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,37 @@
 """A process is warned once that the embedded models are a demo."""
 
-import subprocess
-import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-CODE = """
-import warnings
 from langgraph_arbitrage import ChatArbitrage, create_arbitrage_graph
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    {use}
-print(sum("demo" in str(w.message) for w in caught))
-"""
+from langgraph_arbitrage.embedded.notice import DemoModelsWarning, warn_once
+from tiny import pair
 
 
+@pytest.fixture
+def new_process() -> Iterator[None]:
+    """Forget earlier warnings, as in a new process."""
+    warn_once.cache_clear()
+    yield
+    warn_once.cache_clear()
+
+
+@pytest.mark.usefixtures("new_process")
 @pytest.mark.parametrize(
-    ("use", "warnings"),
+    ("use", "expected"),
     [
-        ("create_arbitrage_graph(); create_arbitrage_graph(max_tokens=3)", 1),
-        ("ChatArbitrage()._models; ChatArbitrage()._models", 1),
-        ("create_arbitrage_graph(draft='a', target='b')", 0),
+        (lambda: (create_arbitrage_graph(), create_arbitrage_graph(max_tokens=3)), 1),
+        (lambda: (ChatArbitrage()._models, ChatArbitrage()._models), 1),
+        (lambda: create_arbitrage_graph(**pair()), 0),
     ],
+    ids=["graph", "chat model", "other models"],
 )
-def test_the_demo_pair_is_announced_once(use: str, warnings: int) -> None:
-    code = CODE.format(use=use)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(run.stdout) == warnings
+def test_the_demo_pair_is_announced_once(use: Callable[[], Any], expected: int) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        use()
+    found = [w for w in caught if issubclass(w.category, DemoModelsWarning)]
+    assert len(found) == expected

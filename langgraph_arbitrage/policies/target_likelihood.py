@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from langgraph_arbitrage.errors import SettingsError
 from langgraph_arbitrage.policies.base import DraftVerification, Policy, StepView, check_range
-from langgraph_arbitrage.remote.address import parse_address
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.engine import ScoreOutput
@@ -27,7 +25,11 @@ class TargetLikelihood(Policy):
 
     The target reads each draft step in one forward from its cached prefix. An escalation continues
     from that forward: the target keeps the draft tokens that equal its own choice and decodes the
-    rest. The policy needs no scorer and no training. It needs a local target.
+    rest. The policy needs no scorer and no training.
+
+    A target on a server must return `prompt_logprobs`, as vLLM and `arbitrage serve` do. vLLM then
+    computes the whole prompt again for each step, and an escalation is a second request. So the
+    policy is meant for local targets.
 
     With sampling, the score is still the likelihood at temperature 1, before penalties. An
     escalated step is the step that the target alone would sample with the same seed.
@@ -40,19 +42,6 @@ class TargetLikelihood(Policy):
 
     def __post_init__(self) -> None:
         check_range(self, "threshold", 0, math.inf)
-
-    def validate_pair(self, draft: str, target: str) -> None:
-        """Check that the target runs in this process.
-
-        Raises:
-            SettingsError: The target runs on a server.
-        """
-        if address := parse_address(target):
-            raise SettingsError(
-                f"TargetLikelihood needs the target's log-probabilities of the draft's tokens, "
-                f"which {address} does not return. Use DraftConfidence, a LearnedRouter or a local "
-                "target"
-            )
 
     def scorer_requests(self, view: StepView) -> Sequence[DraftVerification]:
         """Return the request to verify and score the draft step."""

@@ -24,10 +24,12 @@ __all__ = ["RemoteEngine"]
 
 
 class RemoteEngine(Engine):
-    """Generates steps with a server's completions endpoint. Scoring and grammars are not supported.
+    """Generates steps with a server's completions endpoint. Grammars are not supported.
 
     Draft tokens are not verified in one forward, since servers have no endpoint for it. The output
-    is the same as without draft tokens; it only takes longer than on a local target.
+    is the same as without draft tokens; it only takes longer than on a local target. Of the scores,
+    only those of draft tokens are supported (`verify_only`), on servers that return
+    `prompt_logprobs`.
 
     Args:
         spec: The model. Its `path` is the server address.

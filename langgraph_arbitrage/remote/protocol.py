@@ -16,11 +16,13 @@ __all__ = [
     "NEUTRAL_SAMPLING",
     "TOKEN_ID_OPTIONS",
     "Chunk",
+    "PromptScores",
     "RejectedError",
     "TransientError",
     "completion_options",
     "error_text",
     "parse_chunk",
+    "parse_prompt_scores",
 ]
 
 TOKEN_ID_OPTIONS: dict[str, Any] = {
@@ -162,6 +164,44 @@ def parse_chunk(part: Any) -> Chunk:
         logprobs=getattr(logprobs, "token_logprobs", None),
         finish_reason=getattr(choice, "finish_reason", None),
         cached_tokens=getattr(details, "cached_tokens", None),
+    )
+
+
+@dataclass(frozen=True)
+class PromptScores:
+    """Scores of the last tokens of a prompt."""
+
+    logprobs: list[float]
+    """Log-probability of each token in nats."""
+    ranks: list[int]
+    """Number of tokens more probable than each token."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Number of prompt tokens in the server's cache; 0 if the server does not report it."""
+
+
+def parse_prompt_scores(completion: Any, ids: Sequence[int], start: int) -> PromptScores | None:
+    """Read the scores of `ids[start:]` from a completion with `prompt_logprobs`.
+
+    Returns:
+        The scores; None if the completion does not contain them.
+    """
+    rows = getattr(completion.choices[0], "prompt_logprobs", None)
+    if not isinstance(rows, list) or len(rows) != len(ids):
+        return None
+    entries = [
+        row.get(str(token)) if isinstance(row, dict) else None
+        for row, token in zip(rows[start:], ids[start:], strict=True)
+    ]
+    if not all(isinstance(entry, dict) and "logprob" in entry for entry in entries):
+        return None
+    usage = getattr(completion, "usage", None)
+    details = getattr(usage, "prompt_tokens_details", None)
+    return PromptScores(
+        logprobs=[float(entry["logprob"]) for entry in entries if entry],
+        ranks=[int(entry.get("rank") or 1) - 1 for entry in entries if entry],
+        prompt_tokens=len(ids),
+        cached_tokens=getattr(details, "cached_tokens", None) or 0,
     )
 
 

@@ -11,18 +11,20 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from langgraph_arbitrage.engine.requests import GenerateRequest
-from langgraph_arbitrage.errors import CheckpointError, EngineError, MessageError
+from langgraph_arbitrage.errors import CheckpointError, EngineError, MessageError, SettingsError
 from langgraph_arbitrage.models.tokenizer import Tokenizer
 from langgraph_arbitrage.remote.address import ServerAddress
 from langgraph_arbitrage.remote.protocol import (
     NEUTRAL_SAMPLING,
     TOKEN_ID_OPTIONS,
     Chunk,
+    PromptScores,
     RejectedError,
     TransientError,
     completion_options,
     error_text,
     parse_chunk,
+    parse_prompt_scores,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ class RemoteServer:
         ids = self._tokenizer.encode(PROBE, begins=True)
         extra = NEUTRAL_SAMPLING | TOKEN_ID_OPTIONS["extra_body"]
         try:
-            await self._send_probe(prompt=ids, **TOKEN_ID_OPTIONS | {"extra_body": extra})
+            await self._request_token(prompt=ids, **TOKEN_ID_OPTIONS | {"extra_body": extra})
         except RejectedError as rejected:
             if self.address.prompt == "ids" or not rejected.is_format_error:
                 raise rejected.error from None
@@ -110,7 +112,7 @@ class RemoteServer:
     async def _check_tokenizer(self) -> None:
         """Compare token counts of the probe text, and detect whether extra fields are accepted."""
         try:
-            completion = await self._send_probe(prompt=PROBE, extra_body=NEUTRAL_SAMPLING)
+            completion = await self._request_token(prompt=PROBE, extra_body=NEUTRAL_SAMPLING)
             self._accepts_extra_fields = True
         except RejectedError as rejected:
             if not rejected.is_format_error:
@@ -129,12 +131,12 @@ class RemoteServer:
 
     async def _send_plain_probe(self) -> Any:
         try:
-            return await self._send_probe(prompt=PROBE)
+            return await self._request_token(prompt=PROBE)
         except RejectedError as rejected:
             raise rejected.error from None
 
-    async def _send_probe(self, **options: Any) -> Any:
-        """Request a completion of one token, with retries."""
+    async def _request_token(self, **options: Any) -> Any:
+        """Request a greedy completion of one token, with retries."""
         backoff = Backoff(self.address)
         while True:
             try:
@@ -195,6 +197,35 @@ class RemoteServer:
                         yield parse_chunk(part)
         except RejectedError as rejected:
             raise rejected.error from None
+
+    async def score(self, ids: Sequence[int], start: int) -> PromptScores:
+        """Score the tokens `ids[start:]` of a prompt by the `prompt_logprobs` of vLLM.
+
+        vLLM computes the whole prompt for it. A server of this package computes only the tokens
+        that are not cached.
+
+        Raises:
+            EngineError: All retries failed, or the server rejects the request.
+            SettingsError: The server does not return `prompt_logprobs`.
+        """
+        completion = None
+        if self.accepts_token_ids:
+            extra = {"prompt_logprobs": 1, "prompt_logprobs_start": start}
+            extra |= TOKEN_ID_OPTIONS["extra_body"] | NEUTRAL_SAMPLING
+            try:
+                completion = await self._request_token(prompt=list(ids), extra_body=extra)
+            except RejectedError as rejected:
+                if not rejected.is_format_error:
+                    raise rejected.error from None
+        scores = completion and parse_prompt_scores(completion, ids, start)
+        if not scores:
+            raise SettingsError(
+                f"{self.address} does not return log-probabilities of prompt tokens "
+                "(`prompt_logprobs` for token ids), which the policy needs to score the draft's "
+                "step. Use DraftConfidence, a LearnedRouter, a local target, or a server such as "
+                "vLLM"
+            )
+        return scores
 
     def _prompt_text(self, ids: Sequence[int]) -> str:
         """The prompt as text, without the start tokens that the server's tokenizer adds."""

@@ -70,7 +70,10 @@ class RemoteStep:
 
         Raises:
             EngineError: All retries failed, or the server generated nothing.
+            SettingsError: The request is `verify_only`, and the server scores no prompts.
         """
+        if self._request.verify_only:
+            return await self._score_draft(server)
         backoff, finish, sequence = Backoff(server.address), None, self._sequence
         while finish is None:
             before = len(sequence.tokens)
@@ -90,6 +93,17 @@ class RemoteStep:
         uncached = sequence.prompt_length - sequence.cached_tokens
         sequence.computed_tokens = uncached + generated
         return sequence.generate_output(finish)
+
+    async def _score_draft(self, server: RemoteServer) -> GenerateOutput:
+        """Score the draft tokens. Servers do not verify them, so the output has no tokens."""
+        prompt, draft = list(self._request.ids), list(self._request.draft_tokens)
+        scores = await server.score([*prompt, *draft], len(prompt))
+        sequence = self._sequence
+        sequence.cached_tokens = min(scores.cached_tokens, len(prompt))
+        sequence.computed_tokens = scores.prompt_tokens - scores.cached_tokens
+        return sequence.generate_output(
+            "verified", sequence.score_output(logprobs=scores.logprobs, ranks=scores.ranks)
+        )
 
     async def _read_stream(self, server: RemoteServer) -> FinishReason:
         sequence = self._sequence

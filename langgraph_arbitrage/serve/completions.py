@@ -5,9 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from langgraph_arbitrage.engine import Engine, GenerateOutput, GenerateRequest, SamplingParams
+from langgraph_arbitrage.engine import (
+    Engine,
+    GenerateOutput,
+    GenerateRequest,
+    SamplingParams,
+    ScoreOutput,
+    ScoreRequest,
+)
 from langgraph_arbitrage.errors import MessageError
 from langgraph_arbitrage.loop.answer_text import TextRelease, answer_text
 from langgraph_arbitrage.loop.engine_calls import EngineCall, submit_async
@@ -47,13 +55,37 @@ class TextCompletion:
 
     async def run(self) -> dict[str, Any]:
         """Generate the complete response."""
+        scores = None if self._body.prompt_logprobs is None else await self._score_prompt()
         output = await self._generate(None)
         text = answer_text(self._decode(output.ids), self._body.stop_strings, ())
-        return {
-            **self._header,
-            "choices": [self._choice(text, output.ids, output)],
-            "usage": self._usage(output),
-        }
+        choice = self._choice(text, output.ids, output)
+        if scores is not None:
+            choice["prompt_logprobs"] = self._prompt_logprobs(scores)
+            # The generation finds the whole prompt in the cache; the scoring did not.
+            output = replace(output, cached_tokens=scores.cached_tokens)
+        return {**self._header, "choices": [choice], "usage": self._usage(output)}
+
+    async def _score_prompt(self) -> ScoreOutput:
+        start = min(self._body.prompt_logprobs_start or 1, len(self._prompt))
+        call = EngineCall(self._engine, ScoreRequest(self._prompt, start=start), continues=False)
+        [output] = await submit_async([call])
+        return output  # type: ignore[no-any-return]
+
+    def _prompt_logprobs(self, scores: ScoreOutput) -> list[dict[str, Any] | None]:
+        """The scores of the prompt tokens in the format of vLLM; None for unscored tokens."""
+        unscored = len(self._prompt) - len(scores.logprobs)
+        return [None] * unscored + [
+            {
+                str(token): {
+                    "logprob": logprob,
+                    "rank": rank + 1,
+                    "decoded_token": self._engine.tokenizer.token_text(token),
+                }
+            }
+            for token, logprob, rank in zip(
+                self._prompt[unscored:], scores.logprobs, scores.ranks, strict=True
+            )
+        ]
 
     async def stream(self, send: SendChunk) -> None:
         """Generate the response and send it in chunks."""

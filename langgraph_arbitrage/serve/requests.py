@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from langgraph_arbitrage.batch.request import UNSUPPORTED, parse_options
-from langgraph_arbitrage.errors import SettingsError
+from langgraph_arbitrage.errors import DataError, SettingsError
 from langgraph_arbitrage.prompts.user_text import SpecialTokensInText
 
 __all__ = ["ChatCompletionRequest", "CompletionRequest"]
@@ -179,6 +179,12 @@ class CompletionRequest(_Body):
     """Text, or token ids of the model."""
     logprobs: Literal[0, 1] | None = None
     """Return the log-probability of each token."""
+    prompt_logprobs: Literal[0, 1] | None = None
+    """Return the log-probability and rank of each prompt token, in the format of vLLM. Not
+    available with `stream`."""
+    prompt_logprobs_start: int | None = Field(default=None, ge=1)
+    """Index of the first prompt token that `prompt_logprobs` scores. Tokens before it may come from
+    the cache. Default: 1, since token 0 has no context."""
     return_token_ids: bool | None = False
     """Also return the token ids of the answer."""
     add_special_tokens: bool | None = True
@@ -187,6 +193,8 @@ class CompletionRequest(_Body):
     def check(self) -> None:
         """Raise `DataError` if a field is not supported."""
         parse_options(self.fields | {"timeout": None, "threshold": None}, COMPLETION_UNSUPPORTED)
+        if self.stream and self.prompt_logprobs is not None:
+            raise DataError("prompt_logprobs is not available with stream: set stream to false")
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -26,10 +26,13 @@ def wrong(ids: Sequence[int], at: int | None) -> list[int]:
     return [(t + 1) % 50 + 3 if i == at else t for i, t in enumerate(ids)]
 
 
-@pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize(
-    ("kind", "wrong_at"),
-    [*(("llama", at) for at in (0, 1, 7, 69, None)), ("qwen2-sliding", 7), ("mamba", 7)],
+    ("kind", "wrong_at", "sampling"),
+    [
+        *(("llama", at, SAMPLING[0]) for at in (0, 1, 69, None)),
+        *(("llama", 7, sampling) for sampling in SAMPLING),
+        *((kind, 7, s) for kind in ("qwen2-sliding", "mamba") for s in SAMPLING[:2]),
+    ],
 )
 def test_verification_then_continuation_equals_the_model_alone(
     kind: str, wrong_at: int | None, sampling: SamplingParams, engine: Make

@@ -47,8 +47,8 @@ def test_escalating_every_step_writes_what_the_target_writes_alone(
 ) -> None:
     settings = {**SETTINGS, **draft, "temperature": temperature, "top_k": 3, "seed": 2}
     alone, llm = (chat(**{**settings, "router": r}) for r in (AlwaysTarget(), ALL))
-    messages = [llm.invoke(q) for q in QUESTIONS[:4]]
-    assert [m.text for m in messages] == [alone.invoke(q).text for q in QUESTIONS[:4]]
+    messages = [llm.invoke(q) for q in QUESTIONS[:2]]
+    assert [m.text for m in messages] == [alone.invoke(q).text for q in QUESTIONS[:2]]
     assert {s["writer"] for m in messages for s in figures(m)["steps"]} == {"target"}
     if draft.get("draft") == SETTINGS["target"] and not temperature:
         for message in messages:
@@ -57,7 +57,7 @@ def test_escalating_every_step_writes_what_the_target_writes_alone(
 
 def test_accepting_every_step_writes_what_the_draft_writes_alone(chat: Chat) -> None:
     alone, llm = (chat(**{**SETTINGS, "router": r}) for r in (AlwaysDraft(), NONE))
-    for question in QUESTIONS[:4]:
+    for question in QUESTIONS[:2]:
         assert llm.invoke(question).text == alone.invoke(question).text
 
 
@@ -191,13 +191,6 @@ def test_a_cascade_starts_with_a_policy_that_runs_no_model(first: Any) -> None:
 def test_a_threshold_that_is_no_number_of_nats_is_refused(value: Any) -> None:
     with pytest.raises(SettingsError, match=r"must be a number of at least 0, not"):
         TargetLikelihood(value)
-
-
-def test_a_target_on_a_server_is_refused_with_an_alternative(chat: Chat) -> None:
-    server = f"openai:http://127.0.0.1:9/v1#m?tokenizer={SETTINGS['target']}"
-    llm = chat(**{**SETTINGS, "target": server, "router": TargetLikelihood()})
-    with pytest.raises(SettingsError, match=r"127\.0\.0\.1:9.*Use DraftConfidence"):
-        llm.invoke("Tell me.")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from langgraph_arbitrage import (
     ChatArbitrage,
     DraftConfidence,
     Judge,
+    TargetLikelihood,
     create_arbitrage_graph,
     embedded,
 )
@@ -327,6 +328,56 @@ def test_draft_confidence_needs_a_server_that_reports_log_probabilities(server: 
     with pytest.raises(SettingsError, match="the draft's server returns none"):
         remote.invoke(QUESTIONS[0])
     remote.close()
+
+
+# --- the target's likelihood -------------------------------------------------------------
+
+LIKELIHOOD = RUN | {"router": TargetLikelihood(30.0)}
+
+
+def test_the_targets_likelihood_equals_that_of_a_local_target(front: Front, server: Served) -> None:
+    remote = ChatArbitrage(**LIKELIHOOD, target=address(server))
+    for question in QUESTIONS[:2]:
+        message, local = remote.invoke(question), local_answer(question, **LIKELIHOOD)
+        assert words(message) == words(local)
+        steps, others = (m.response_metadata["arbitrage"]["steps"] for m in (message, local))
+        assert {step["writer"] for step in steps} == {"draft", "target"}
+        scores = [step["score"] for step in steps]
+        assert scores == pytest.approx([step["score"] for step in others], abs=1e-3)
+    remote.close()
+
+
+def test_computed_tokens_include_those_that_the_server_computes_again(
+    front: Front, server: Served
+) -> None:
+    """vLLM computes the whole prompt for `prompt_logprobs`; this server, only what is new."""
+    accepting = LIKELIHOOD | {"router": TargetLikelihood(1e9)}
+
+    def whole_prompt(body: dict[str, Any]) -> None:
+        body.pop("prompt_logprobs_start", None)
+
+    computed = []
+    for way in (lambda body: None, whole_prompt):
+        front.way = way
+        remote = ChatArbitrage(**accepting, target=address(server))
+        message = remote.invoke(QUESTIONS[3])
+        computed.append(message.response_metadata["arbitrage"]["computed_tokens"]["target"])
+        total = message.usage_metadata["total_tokens"]
+        remote.close()
+    assert computed[0] <= 1.2 * total
+    assert computed[1] > 2 * total
+
+
+def test_a_server_without_prompt_logprobs_is_refused_with_alternatives(
+    front: Front, server: Served
+) -> None:
+    text = ChatArbitrage(**LIKELIHOOD, target=address(server, prompt="text"))
+    front.way = lambda body: body.pop("prompt_logprobs", None) and None
+    ids = ChatArbitrage(**LIKELIHOOD, target=address(server))
+    for remote in (text, ids):
+        with pytest.raises(SettingsError, match=r"does not return log-prob.*Use DraftConfidence"):
+            remote.invoke(QUESTIONS[0])
+        remote.close()
 
 
 # --- unsupported requests and invalid addresses ------------------------------------------

@@ -17,7 +17,7 @@ import httpx  # noqa: E402
 import uvicorn  # noqa: E402
 
 from langgraph_arbitrage import ChatArbitrage, embedded  # noqa: E402
-from langgraph_arbitrage.engine import GenerateRequest  # noqa: E402
+from langgraph_arbitrage.engine import GenerateRequest, ScoreRequest  # noqa: E402
 from langgraph_arbitrage.loop.models import Models  # noqa: E402
 from langgraph_arbitrage.serve import ServeSettings  # noqa: E402
 from langgraph_arbitrage.serve.server import serve  # noqa: E402
@@ -246,6 +246,29 @@ def test_a_raw_prompt_is_continued_by_one_model(client: Any, llm: ChatArbitrage)
     cut_stream = list(client.completions.create(prompt=ids, stop=["+"], stream=True, **options))
     assert "".join(c.choices[0].text for c in cut_stream) == cut.choices[0].text
     assert cut_stream[-1].choices[0].finish_reason == "stop"
+    models.close()
+
+
+def test_prompt_tokens_are_scored_in_the_format_of_vllm(client: Any, llm: ChatArbitrage) -> None:
+    models = Models(llm)
+    engine = models.engine("target")
+    ids = engine.tokenizer.render([{"role": "user", "content": QUESTION}])
+    expected = engine.submit(ScoreRequest(ids)).result()
+    options = {"model": "target", "max_tokens": 3, "temperature": 0, "prompt": ids}
+    for start in (None, 5):
+        extra = {"prompt_logprobs": 1, "prompt_logprobs_start": start}
+        completion = client.completions.create(extra_body=extra, **options)
+        scores = completion.choices[0].prompt_logprobs
+        first = start or 1
+        assert scores[:first] == [None] * first
+        entries = [row[str(token)] for row, token in zip(scores[first:], ids[first:], strict=True)]
+        logprobs = [entry["logprob"] for entry in entries]
+        assert logprobs == pytest.approx(expected.logprobs[first - 1 :], abs=1e-4)
+        assert [entry["rank"] - 1 for entry in entries] == expected.ranks[first - 1 :]
+        assert "".join(e["decoded_token"] for e in entries) == engine.tokenizer.decode(ids[first:])
+        assert completion.usage.prompt_tokens_details.cached_tokens <= first
+    with pytest.raises(openai.BadRequestError, match="prompt_logprobs is not available with strea"):
+        client.completions.create(stream=True, extra_body={"prompt_logprobs": 1}, **options)
     models.close()
 
 

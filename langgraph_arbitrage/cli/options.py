@@ -40,7 +40,8 @@ _POLICY_OPTIONS: dict[str, dict[str, Any]] = {
         "choices": list(POLICIES),
         "dest": "policy_name",
         "help": f"Policy that decides which steps are escalated. {_POLICY_LIST}. (default: router "
-        "if --router names one and for the embedded pair, else confidence)",
+        "if --router names one and for the embedded pair, confidence for a target on a server, "
+        "else likelihood)",
     },
     "router": {
         "metavar": "CHECKPOINT",

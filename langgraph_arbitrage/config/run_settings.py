@@ -19,8 +19,10 @@ from langgraph_arbitrage.policies import (
     FirstSteps,
     LearnedRouter,
     Policy,
+    TargetLikelihood,
     WhileThinking,
 )
+from langgraph_arbitrage.remote.address import parse_address
 
 if TYPE_CHECKING:
     from langgraph_arbitrage.config.settings import ArbitrageSettings
@@ -29,9 +31,14 @@ __all__ = ["RunSettings", "default_policy"]
 
 
 def default_policy(draft: str, target: str) -> Policy:
-    """The embedded router for the embedded pair, which it was trained for; else DraftConfidence."""
-    is_embedded = (draft, target) == (embedded.DRAFT, embedded.TARGET)
-    return _embedded_router() if is_embedded else DraftConfidence()
+    """Return the policy of a pair for which none is set.
+
+    The embedded pair has a router that was trained for it. Other pairs use the target's likelihood
+    of the draft's steps, or the draft's confidence if the target runs on a server.
+    """
+    if (draft, target) == (embedded.DRAFT, embedded.TARGET):
+        return _embedded_router()
+    return DraftConfidence() if parse_address(target) else TargetLikelihood()
 
 
 @cache

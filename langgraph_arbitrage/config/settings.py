@@ -46,7 +46,8 @@ class ModelSettings(CheckedSettings):
     OpenAI-compatible server, openai:http://host:port/v1#model (extra `remote`)."""
     router: Router | None = None
     """Policy that decides which steps are escalated, or the checkpoint of a trained router.
-    Default: the embedded router for the embedded pair, else DraftConfidence."""
+    Default: the embedded router for the embedded pair, DraftConfidence for a target on a server,
+    else TargetLikelihood."""
     separator: Annotated[
         Texts,
         Flag("sampling", "TEXT", unescape, " Escapes such as \\n are understood.", repeat=True),

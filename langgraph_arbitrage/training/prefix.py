@@ -119,6 +119,8 @@ def greedy_run(models: Models, policy: Policy | None = None) -> Run:
         policy: Policy that decides about draft steps; None if no decisions are needed.
     """
     router = DraftConfidence() if policy is None else policy
-    no_limits = dict.fromkeys(("threshold", "approve", "max_target_tokens", "max_seconds"))
+    no_limits = dict.fromkeys(
+        ("threshold", "thinking_threshold", "approve", "max_target_tokens", "max_seconds")
+    )
     changes = {"temperature": 0.0, "router": router} | no_limits
     return Run(models, RunSettings.of(models.settings.model_copy(update=changes)))

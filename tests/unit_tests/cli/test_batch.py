@@ -96,7 +96,7 @@ def test_every_batch_setting_is_an_option_with_its_description(arbitrage: Any) -
         (["--shard", "5/4"], "shard must be I/N"),
         (["--max-time", "-1"], "max_time must be above 0 seconds"),
         (["--timeout", "0"], "timeout must be above 0 seconds"),
-        (["--threshold", "2"], "must be a number from 0 to 1, not 2.0"),
+        (["--threshold", "-2"], "must be a number of at least 0, not -2.0"),
     ],
 )
 def test_invalid_options_are_refused_in_one_line(

@@ -167,7 +167,7 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch, arbitrage):
 def test_a_closed_stdout_pipe_prints_no_error():
     code = (
         "import sys, time; time.sleep(0.5); from langgraph_arbitrage.cli import main;"
-        "sys.exit(main(['ask', '--help']))"
+        "sys.exit(main(['--help']))"
     )
     command = f'{sys.executable} -c "{code}" | true; echo ${{PIPESTATUS[0]}}'
     run = _run("bash", "-c", command)

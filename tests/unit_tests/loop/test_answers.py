@@ -232,7 +232,7 @@ def test_confidence_is_the_mean_probability_of_the_drafts_tokens(chat: Chat) -> 
     from tiny import loaded
 
     models = pair(endless=True)
-    message = chat(threshold=0.0, max_tokens=30).invoke(QUESTIONS[0])
+    message = chat(router=DraftConfidence(0.0), max_tokens=30).invoke(QUESTIONS[0])
     ids = prompt(QUESTIONS[0])
     whole = ids + generate(models["draft"], ids, 30)
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_confidence_is_the_mean_probability_of_the_drafts_tokens(chat: Chat) -> 
 
 
 def test_one_call_may_change_its_limits_and_the_next_has_the_old_ones(chat: Chat) -> None:
-    llm = chat(max_tokens=30)
+    llm = chat(router=DraftConfidence(), max_tokens=30)
     usual = llm.invoke(QUESTIONS[0])
     assert llm.invoke(QUESTIONS[0], max_tokens=5).usage_metadata["output_tokens"] == 5
     assert len(figures(llm.invoke(QUESTIONS[0], max_steps=2))["steps"]) == 2

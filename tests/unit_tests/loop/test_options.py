@@ -23,6 +23,7 @@ from langgraph_arbitrage import (
     Random,
     StepText,
     StepView,
+    TargetLikelihood,
     create_arbitrage_graph,
 )
 from langgraph_arbitrage.errors import SettingsError
@@ -197,7 +198,7 @@ def test_settings_wrap_the_policy() -> None:
         max_target_share=0.3,
     )
     assert llm.policy == Budget(FirstSteps(EscalateRepeats(Random(0.4)), 1), 0.3)
-    assert ChatArbitrage(**pair()).policy == DraftConfidence()
+    assert ChatArbitrage(**pair()).policy == TargetLikelihood()
 
 
 def test_wrapper_settings_can_be_set_for_one_run(chat: Chat) -> None:

@@ -333,7 +333,7 @@ def test_a_rule_without_a_threshold_is_rejected(rule: str, message: str, router:
 def test_without_a_calibration_the_error_contains_the_command(router: str) -> None:
     with pytest.raises(SettingsError, match=r"has no calibration.json.*`arbitrage calibrate .*my-"):
         ChatArbitrage(**pair(endless=True), router=router, threshold="rate:0.3")
-    with pytest.raises(SettingsError, match="DraftConfidence does not use one"):
+    with pytest.raises(SettingsError, match="TargetLikelihood does not use one"):
         ChatArbitrage(**pair(endless=True), threshold="rate:0.3")
     (Path(router) / "calibration.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"calibration.json is not a valid calibration table"):

@@ -15,6 +15,7 @@ from langgraph_arbitrage import (
     DraftConfidence,
     LearnedRouter,
     Random,
+    TargetLikelihood,
     create_arbitrage_graph,
     embedded,
 )
@@ -35,9 +36,8 @@ LIMITS = [
     ({"top_p": 1.5}, r"top_p must be above 0 and at most 1, not 1\.5"),
     ({"top_p": float("nan")}, "top_p must be above 0 and at most 1, not nan"),
     ({"top_k": -1}, r"top_k must be 0 \(all tokens\) or more, not -1"),
-    ({"threshold": 1.2}, r"threshold of \w+ must be a number from 0 to 1, not 1\.2"),
-    ({"threshold": -0.1}, r"threshold of \w+ must be a number from 0 to 1"),
-    ({"threshold": float("nan")}, r"threshold of \w+ must be a number from 0 to 1"),
+    ({"threshold": -0.1}, r"threshold of \w+ must be a number of at least 0, not -0\.1"),
+    ({"threshold": float("nan")}, r"threshold of \w+ must be a number of at least 0, not nan"),
     ({"threshold": "much"}, "invalid threshold 'much': set a number"),
     ({"first_steps": -1}, "first_steps must be 0 or more, not -1"),
     ({"max_target_share": 1.1}, r"max_target_share must be a number from 0 to 1, not 1\.1"),
@@ -55,6 +55,7 @@ SETTINGS = [
     ({"max_slots": 0}, "max_slots must be at least 1, not 0"),
     ({"max_queue": -1}, "max_queue must be at least 0, not -1"),
     ({"router": AlwaysDraft(), "threshold": 0.5}, r"threshold=0\.5 .* AlwaysDraft has no thresh"),
+    ({"router": DraftConfidence(), "threshold": 1.2}, r"a number from 0 to 1, not 1\.2"),
     ({"router": Random(0.5), "threshold": 2}, "rate of Random must be a number from 0 to 1, not 2"),
     ({"router": 7}, "router"),
     ({"max_tokens": "many"}, "max_tokens"),
@@ -107,7 +108,7 @@ def test_a_policy_refuses_what_is_outside_its_range(policy: type, field: str, va
 
 @pytest.mark.parametrize("threshold", [0, 0.25, 1])
 def test_threshold_sets_the_field_that_the_policy_names(threshold: float) -> None:
-    assert ChatArbitrage(**pair(), threshold=threshold).policy == DraftConfidence(threshold)
+    assert ChatArbitrage(**pair(), threshold=threshold).policy == TargetLikelihood(threshold)
     random = ChatArbitrage(**pair(), router=Random(0.9, seed=4), threshold=threshold).policy
     assert random == Random(threshold, seed=4)
 
@@ -152,11 +153,17 @@ def test_the_embedded_pair_has_its_router_and_no_other_pair_has() -> None:
     embedded_pair = ChatArbitrage()
     assert embedded_pair.policy == LearnedRouter("embedded:router")
     assert embedded_pair.policy.threshold == Calibration.load(embedded.ROUTER).default
-    assert ChatArbitrage(draft=embedded.TARGET).policy == DraftConfidence()
-    assert ChatArbitrage(target=embedded.DRAFT).policy == DraftConfidence()
+    assert ChatArbitrage(draft=embedded.TARGET).policy == TargetLikelihood()
+    assert ChatArbitrage(target=embedded.DRAFT).policy == TargetLikelihood()
     assert ChatArbitrage(threshold=0.3).policy == LearnedRouter("embedded:router", 0.3)
     rate = ChatArbitrage(threshold="rate:0.2").policy
     assert rate == LearnedRouter("embedded:router", "rate:0.2")
+
+
+def test_the_likelihood_is_never_the_default_for_a_target_on_a_server() -> None:
+    server = f"openai:http://127.0.0.1:9/v1?tokenizer={embedded.TARGET}#m"
+    assert ChatArbitrage(target=server).policy == DraftConfidence()
+    assert ChatArbitrage(draft=server, target=embedded.TARGET).policy == TargetLikelihood()
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 A step spoils the answer if the target's completion is right from the prefix before the step and
 wrong from the prefix after it. For each signal this program prints
 
-- the AUC for spoiling steps, with a bootstrap interval over the questions,
-- the share of the spoiling steps among the 20, 30 and 40 % of the steps that the signal ranks
-  highest, which is what a policy would escalate,
-- the difference of its AUC to that of the reference signal, paired by question.
+- the AUC for spoiling steps, with a bootstrap interval over the questions, and its difference to
+  the AUC of the reference signal, paired by question,
+- the share of the spoiling steps that a policy catches if it escalates the 20, 30 and 40 % of the
+  steps that the signal ranks highest,
+- the same if the escalated steps contain 20, 30 and 40 % of the tokens, and at 30 % the difference
+  to the reference signal. The cost of an escalation grows with its tokens, and some signals
+  prefer long steps, so this is the comparison at equal cost.
 
     python benchmarks/real_pair/signals.py [RESULTS.jsonl] [--reference "target: sum"]
 
@@ -21,6 +24,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +55,7 @@ SIGNALS: dict[str, Callable[[Step], float]] = {
     "draft: highest entropy": lambda s: max(s["draft_entropies"]),
     "draft: sum of entropies": lambda s: sum(s["draft_entropies"]),
     "draft: entropy of the first token": lambda s: s["draft_entropies"][0],
+    "random": lambda s: crc32(s["text"].encode()),
     "length in tokens": lambda s: len(s["draft_logprobs"]),
     "target: sum of −log p": lambda s: -sum(s["target_logprobs"]),
     "target: −log p per token": lambda s: -float(np.mean(s["target_logprobs"])),
@@ -102,25 +107,47 @@ def report(questions: Sequence[dict[str, Any]], reference: str) -> str:
         name: np.array([auc(value[rows], spoils[rows]) for rows in samples])
         for name, value in values.items()
     }
-    lines = [
-        summary(questions, steps, spoils, mends),
-        "",
-        f"| signal | AUC ({LEVEL:.0%} interval) | caught at "
-        + " / ".join(f"{rate:.0%}" for rate in RATES)
-        + f" | AUC − that of “{reference}” | value at 30 % |",
-        "|---|---|---|---|---|",
-    ]
-    for name, value in values.items():
-        difference = "–"
-        if name != reference:
-            difference = interval(
-                auc(value, spoils) - auc(values[reference], spoils), drawn[name] - drawn[reference]
-            )
-        caught = " / ".join(f"{share_caught(value, spoils, rate):.0%}" for rate in RATES)
-        lines.append(
-            f"| {name} | {interval(auc(value, spoils), drawn[name])} | {caught} | {difference} | "
-            f"{np.quantile(value, 0.7):.3g} |"
+    tokens = np.array([float(len(s["draft_logprobs"])) for s in steps])
+    drawn_caught = {
+        name: np.array(
+            [share_caught(value[rows], spoils[rows], 0.3, tokens[rows]) for rows in samples]
         )
+        for name, value in values.items()
+    }
+    rates = " / ".join(f"{rate:.0%}" for rate in RATES)
+    heads = [
+        "signal",
+        f"AUC ({LEVEL:.0%} interval)",
+        "AUC − reference",
+        f"caught at {rates} of the steps",
+        f"caught at {rates} of the tokens",
+        "at 30% of the tokens − reference",
+        "value at 30%",
+    ]
+    lines = [summary(questions, steps, spoils, mends), ""]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, value in values.items():
+        caught = [share_caught(value, spoils, rate) for rate in RATES]
+        at_cost = [share_caught(value, spoils, rate, tokens) for rate in RATES]
+        cells = [name, interval(auc(value, spoils), drawn[name])]
+        if name == reference:
+            differences = ["reference", "reference"]
+        else:
+            gap = auc(value, spoils) - auc(values[reference], spoils)
+            gap_at_cost = at_cost[1] - share_caught(values[reference], spoils, 0.3, tokens)
+            differences = [
+                interval(gap, drawn[name] - drawn[reference]),
+                interval(gap_at_cost, drawn_caught[name] - drawn_caught[reference]),
+            ]
+        cells += [
+            differences[0],
+            " / ".join(f"{share:.0%}" for share in caught),
+            " / ".join(f"{share:.0%}" for share in at_cost),
+            differences[1],
+            f"{np.quantile(value, 0.7):.3g}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"Reference: {reference}. Value at 30 %: 30 % of the steps have a higher value."]
     return "\n".join(lines)
 
 
@@ -147,10 +174,21 @@ def auc(value: Vector, positive: NDArray[np.bool_]) -> float:
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(value) - n)))
 
 
-def share_caught(value: Vector, positive: NDArray[np.bool_], rate: float) -> float:
-    """Share of the positives among the fraction `rate` of highest values."""
-    highest = np.argsort(-value, kind="stable")[: round(rate * len(value))]
-    return float(positive[highest].sum() / positive.sum())
+def share_caught(
+    value: Vector, positive: NDArray[np.bool_], rate: float, weight: Vector | None = None
+) -> float:
+    """Share of the positives among the steps with the highest values.
+
+    Args:
+        value: Signal of each step.
+        positive: Whether a step is to be caught.
+        rate: Fraction of the total weight of the steps that are selected.
+        weight: Weight of each step. Default: 1.
+    """
+    order = np.argsort(-value, kind="stable")
+    weight = np.ones(len(value)) if weight is None else weight
+    selected = order[np.cumsum(weight[order]) <= rate * weight.sum() + 0.5]
+    return float(positive[selected].sum() / positive.sum())
 
 
 def interval(value: float, drawn: Vector) -> str:

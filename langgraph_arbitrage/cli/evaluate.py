@@ -297,22 +297,24 @@ class _ProgressLog:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._start: tuple[float, int] | None = None  # time and number of finished answers
+        # Time, number of finished answers and number of tokens when the first answer began.
+        self._start: tuple[float, int, int] | None = None
         self._last_line = time.monotonic()
 
     def __call__(self, now: Progress) -> None:
         time_now = time.monotonic()
         if self._start is None and now.total:
-            self._start = time_now, now.done
+            self._start = time_now, now.done, now.tokens
         if time_now - self._last_line < LOG_INTERVAL:
             return
         self._last_line = time_now
         if self._start is None:
             self._console.print(f"{now.what} …", soft_wrap=True)
             return
-        start, done_at_start = self._start
-        seconds, done = max(1e-9, time_now - start), now.done - done_at_start
-        line = f"{now.done:,} of {now.total:,} answers, {now.tokens / seconds:.1f} tokens/s"
+        start, done_before, tokens_before = self._start
+        seconds, done = max(1e-9, time_now - start), now.done - done_before
+        rate = (now.tokens - tokens_before) / seconds
+        line = f"{now.done:,} of {now.total:,} answers, {rate:.1f} tokens/s"
         if done:
             line += f", {seconds / done:.1f} s per answer"
             line += f", {_duration((now.total - now.done) * seconds / done)} left"

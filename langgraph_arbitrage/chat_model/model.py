@@ -41,7 +41,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
     """A chat model that reasons with two models: a draft writes, a target rewrites what pays.
 
     Without arguments it runs the embedded demo models, which solve generated word problems. With
-    your own two models and no router, a step is escalated if the draft was unsure of it.
+    your own two models and no router, a step is escalated if the target finds it improbable.
 
     Models load at the first answer. They are shared by all users in the process with the same
     checkpoints and settings; `close()` releases them.

@@ -41,9 +41,9 @@ class Trace(TypedDict):
 
     index: int
     answer: str
-    r"""Its final answer: the content of the last `\boxed{}`, else the last number."""
+    r"""Final answer: the content of the last `\boxed{}`, else the last number."""
     score: float | None
-    """The PRM's score of its worst step; None without a PRM."""
+    """PRM score of the answer's worst step; None without a PRM."""
     message: AIMessage
 
 

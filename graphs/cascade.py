@@ -36,7 +36,7 @@ class CascadeState(TypedDict, total=False):
     tried: list[AIMessage]
     """All answers to the last question; only the last one was accepted."""
     confidences: list[float]
-    """The confidence of each of them, in [0, 1]."""
+    """Confidence of each answer, in [0, 1]."""
 
 
 def create_cascade_graph(
@@ -61,7 +61,7 @@ def create_cascade_graph(
         threshold: Confidence in [0, 1] from which an answer is accepted; 0 accepts every answer of
             the first level. A good value depends on the models: find it on your own questions.
         prm: Process reward model that scores the steps instead of their writers.
-        routers: Policy or router checkpoint of each level. Default: DraftConfidence.
+        routers: Policy or router checkpoint of each level. Default: the default policy of its pair.
         settings: Further fields of `ArbitrageSettings`.
 
     Example:

@@ -30,7 +30,7 @@ Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 @cache
 def arbitrage() -> Graph:
-    """The reasoning loop. All runs share its models.
+    """Create the graph of the reasoning loop. All runs share its models.
 
     Raises:
         SettingsError: The environment variable holds invalid settings.
@@ -42,7 +42,7 @@ def arbitrage() -> Graph:
 
 @cache
 def best_of_n() -> Graph:
-    """Best of n: samples several answers and chooses one.
+    """Create the best-of-n graph, which samples several answers and chooses one.
 
     Raises:
         SettingsError: The environment variable holds invalid settings.

@@ -51,9 +51,9 @@ class Attempt(TypedDict):
 
     message: AIMessage
     fault: str | None
-    """What is wrong with it; None if the check passed."""
+    """Description of the error; None if the check passed."""
     score: float | None
-    """The PRM's score of its worst step; None without a PRM."""
+    """PRM score of the solution's worst step; None without a PRM."""
 
 
 class PlanSolveVerifyState(TypedDict, total=False):
@@ -179,7 +179,7 @@ def create_plan_solve_verify_graph(
 
 
 def _with_notes(messages: list[AnyMessage], notes: list[str]) -> list[AnyMessage]:
-    """The conversation with notes appended to its last message."""
+    """Return the conversation with notes appended to its last message."""
     if not notes:
         return messages
     *before, last = messages
@@ -193,7 +193,7 @@ def _bad_step(scores: list[float], message: AIMessage) -> str:
 
 
 def _fault_of(verdict: str) -> str | None:
-    """What the verdict finds wrong; a verdict cut off by a limit counts as a failure."""
+    """Return the error that a verdict names. A verdict cut off by a limit counts as an error."""
     try:
         found = json.loads(verdict)
     except ValueError:

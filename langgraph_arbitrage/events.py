@@ -1,6 +1,6 @@
 """Events of a run: plain dicts on LangGraph's custom stream.
 
-The chat model forwards them to the custom stream of the graph that it is used in.
+The chat model forwards them to the custom stream of the calling graph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["StepEvent"]
 
 
 class StepEvent(TypedDict, total=False):
-    """Something that happened to a step. Every event has all fields except the last four.
+    """An event of a step. Every event has all fields except the last four.
 
     | event | when | fields |
     |---|---|---|
@@ -21,7 +21,7 @@ class StepEvent(TypedDict, total=False):
     | `scored` | the policy scored it | text, tokens, score, seconds, `escalate`, `invalid_call` |
     | `accepted` | the step, or a human's replacement, is accepted | writer, text, score, tokens |
     | `approval_requested` | a human is asked; the run stops | text, score, tokens |
-    | `escalated` | the target is going to rewrite the step | discarded text, its score, tokens |
+    | `escalated` | the target will rewrite the step | discarded text, its score, tokens |
     | `target_delta` | the target has written more of its step | new text, tokens so far |
     | `committed` | the step is part of the answer | writer, text, score, tokens, seconds, |
     | | | `accepted_draft_tokens` |
@@ -46,7 +46,7 @@ class StepEvent(TypedDict, total=False):
     step: int
     """Index of the step, from 0."""
     writer: StepWriter | None
-    """Who wrote `text`; None for a whole answer."""
+    """Writer of `text`; None for a whole answer."""
     text: str
     score: float | None
     """The policy's score; None before scoring and for policies without a number."""

@@ -45,11 +45,11 @@ class Answer:
     """`response_metadata["arbitrage"]` of the answer's message."""
     usage: dict[str, Any]
     seconds: float
-    """From the question to the last token, without loading."""
+    """Seconds from the question to the last token, without the loading of the models."""
 
     @property
     def record(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return the answer as plain data for JSON."""
         return {
             "question": self.question,
             "answer": self.text,
@@ -63,7 +63,8 @@ class Answer:
 class Runner:
     """Answers questions with a pair of models and a policy.
 
-    Runners with the same models share them. With a checkpointer, each answer is stored in a thread.
+    Runners with equal model settings share the loaded models. With a checkpointer, each answer is
+    stored in a thread.
     """
 
     def __init__(self, settings: ArbitrageSettings, checkpointer: Any = None) -> None:
@@ -72,7 +73,7 @@ class Runner:
         self.graph = create_arbitrage_graph(self._models).compile(checkpointer=checkpointer)
 
     def with_policy(self, policy: Policy) -> Runner:
-        """A runner of the same models with another policy."""
+        """Return a runner with the same models and another policy."""
         return Runner(self.settings.under(policy))
 
     def close(self) -> None:
@@ -81,11 +82,11 @@ class Runner:
 
     @property
     def policy(self) -> Policy:
-        """The policy in force."""
+        """The policy with its threshold and options applied."""
         return self.settings.policy
 
     def check(self, question: str) -> None:
-        """Raise if a model cannot be used or cannot read the question; loads no weights.
+        """Raise if a model cannot be used or the question does not fit it. Loads no weights.
 
         Raises:
             ChatTemplateError: A model has no chat template.
@@ -96,10 +97,10 @@ class Runner:
         self._models.render_prompts([HumanMessage(question)], self._models.run_settings)
 
     def warm_up(self) -> float:
-        """Have each model of the policy compute one short request; return the seconds it took.
+        """Run one short request on each model of the policy; return the seconds it took.
 
-        The first call loads the models. With one slot it also leaves nothing of the previous answer
-        in the KV caches.
+        The first call loads the models. With one slot, it also replaces the previous answer in the
+        KV caches.
         """
         start = time.perf_counter()
         models = self._models
@@ -176,7 +177,7 @@ class Runner:
 
 
 def committed_event(index: int, step: StepRecord) -> StepEvent:
-    """The `committed` event of a stored step."""
+    """Build the `committed` event of a stored step."""
     return StepEvent(
         type="committed",
         step=index,
@@ -190,7 +191,7 @@ def committed_event(index: int, step: StepRecord) -> StepEvent:
 
 
 def answer_of(state: dict[str, Any], seconds: float) -> Answer:
-    """The answer in a finished run's state.
+    """Return the answer in the state of a finished run.
 
     Raises:
         ThreadError: The run waits for a human.
@@ -212,13 +213,12 @@ def answer_of(state: dict[str, Any], seconds: float) -> Answer:
 
 @contextmanager
 def _ctrl_c_cancels(cancel: CancelScope) -> Iterator[None]:
-    """Ctrl-C cancels the run within a token; a second Ctrl-C does not wait for it.
+    """Cancel the run within one token on Ctrl-C. A second Ctrl-C raises KeyboardInterrupt.
 
-    An exception from the handler would take longer: the graph waits for the running node while it
-    unwinds.
+    If the handler raised at the first Ctrl-C, the graph would wait for the running node to end.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
+        yield  # only the main thread receives signals
         return
 
     def handler(number: int, frame: Any) -> None:

@@ -1,8 +1,8 @@
 """The state of a run: plain, serializable data only.
 
 It holds no tensors, no dataclasses and no pydantic objects other than messages, so that any
-checkpointer can store it and strict msgpack can load it. Keys and values of the models are never
-state: the engine finds them again by their token ids.
+checkpointer can store it and strict msgpack can load it. KV caches are not part of the state: the
+engine finds cached prefixes by their token ids.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STATE_VERSION = 2
 """Version of this schema, stored with each answer. Answers of other versions are refused."""
 
 StepWriter = Literal["draft", "target", "human"]
-"""Who wrote a step. A human's step has token ids of the target's vocabulary."""
+"""Writer of a step. A human's step has token ids of the target's vocabulary."""
 
 
 class ModelIdentity(TypedDict):
@@ -41,7 +41,7 @@ class ModelIdentity(TypedDict):
     path: str
     """Local folder or hub id."""
     digest: str
-    """Digest of its files, which tells apart models of one name; empty if they are not local."""
+    """Digest of its files, which distinguishes models of the same name. Empty if not local."""
 
 
 class PendingStep(TypedDict):
@@ -56,11 +56,11 @@ class PendingStep(TypedDict):
     finish_reason: str
     """Why generation ended: `separator`, `end`, `stop`, `length` or `context`."""
     computed_tokens: int
-    """Tokens computed for the step: those of the prefix that were not cached, and its own."""
+    """Number of tokens computed for the step: uncached tokens of the prefix, and its own."""
     cached_tokens: int
-    """Tokens of the prefix found in the KV cache."""
+    """Number of tokens of the prefix found in the KV cache."""
     accepted_draft_tokens: int
-    """Tokens of the draft's step that the target verified and accepted."""
+    """Number of tokens of the draft's step that the target verified and accepted."""
     seconds: float
     """Seconds from the request to the complete step."""
 
@@ -78,14 +78,14 @@ class VerifiedTokens(TypedDict):
 
 
 class RouteDecision(TypedDict):
-    """What the policy, or a human, decided about the draft's step."""
+    """Decision of the policy, or of a human, about the draft's step."""
 
     score: float | None
     escalate: bool
     needs_approval: bool
-    """A human is to be asked before the decision takes effect."""
+    """Whether a human must approve before the decision takes effect."""
     policy_state: list[float]
-    """Numbers that the policy keeps for later steps."""
+    """Numbers that the policy stores for later steps."""
     computed_tokens: dict[str, int]
     """Tokens computed to score the step, by role: `router` or `target`."""
     seconds: float
@@ -104,19 +104,19 @@ class StepRecord(TypedDict):
     """Token ids in the writer's vocabulary."""
     score: float | None
     policy_state: list[float]
-    """Numbers that the policy kept when it scored the step."""
+    """Numbers that the policy stored when it scored the step."""
     seconds: float
-    """Seconds of all models on this step."""
+    """Seconds that all models spent on this step."""
     writer_seconds: float
-    """Seconds of its writer alone."""
+    """Seconds that its writer spent on it."""
     discarded_tokens: int
-    """Tokens of the other model's step, if that was discarded."""
+    """Number of tokens of the other model's step, if that was discarded."""
     computed_tokens: dict[str, int]
     """Tokens computed for this step, by role."""
     cached_tokens: int
-    """Tokens of the prefix that the writer found in its KV cache."""
+    """Number of tokens of the prefix that the writer found in its KV cache."""
     accepted_draft_tokens: int
-    """Tokens of a target step accepted from the draft's step instead of being decoded."""
+    """Number of tokens of a target step that were accepted from the draft's step."""
     logprobs: list[float]
     """Log-probability of each token, if requested."""
 
@@ -132,10 +132,10 @@ class MessagesInput(TypedDict):
 
 
 class ArbitrageState(TypedDict, total=False):
-    """Everything a run knows between two nodes."""
+    """The state between two nodes."""
 
     version: int
-    """`STATE_VERSION` of the package that opened the answer."""
+    """`STATE_VERSION` of the package that began the answer."""
     messages: Annotated[list[AnyMessage], add_messages]
     """The conversation. The answer is appended when it is complete."""
     question_id: str | None
@@ -143,10 +143,10 @@ class ArbitrageState(TypedDict, total=False):
     prompts: dict[str, list[int]]
     """Token ids of the conversation for each model, by its own chat template."""
     models: dict[str, ModelIdentity]
-    """The models that write the answer. Other models refuse to continue it unless allowed to."""
+    """The models that write the answer. By default, other models refuse to continue it."""
     constraints: OutputConstraints
     """Tools that may be called and grammars that the answer must follow."""
-    # A delta channel's checkpoints hold only what a node adds, not all steps so far.
+    # A delta channel stores only the added steps in each checkpoint.
     steps: Annotated[list[StepRecord], DeltaChannel(_append)]
     """The steps of the answer so far."""
     draft_step: PendingStep | None
@@ -155,6 +155,6 @@ class ArbitrageState(TypedDict, total=False):
     next_node: str | None
     """Successor of the nodes that choose it: `prepare`, `draft` and `commit`."""
     seed: int
-    """Seed of this answer; drawn when the answer begins if none was given."""
+    """Seed of this answer. Drawn when the answer begins, unless the settings contain one."""
     finish_reason: str | None
     """Set with the last step; None while the answer is in progress."""

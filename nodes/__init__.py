@@ -1,4 +1,4 @@
-"""The nodes of the reasoning graph, one file each; `binding` makes graph nodes of their bodies."""
+"""The nodes of the reasoning graph, one per file. `binding` converts them for LangGraph."""
 
 from langgraph_arbitrage.nodes.approve import approve
 from langgraph_arbitrage.nodes.commit import commit

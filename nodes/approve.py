@@ -1,4 +1,4 @@
-"""A human decides about a step."""
+"""The node `approve`: a human decides about a step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNSCORED = RouteDecision(
 
 
 async def approve(state: ArbitrageState, run: Run) -> dict[str, Any]:
-    """Stop until a human accepts the draft's step, escalates it, or replaces it with a text."""
+    """Wait until a human accepts the draft's step, escalates it, or replaces it with a text."""
     draft = state["draft_step"]
     answer = wait_for_approval(approval_request(state))
     step = None if isinstance(answer, str) else human_step(answer["text"], draft, run.models)

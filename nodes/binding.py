@@ -1,7 +1,8 @@
-"""Turns node bodies into graph nodes for `invoke` and `ainvoke` alike.
+"""Converts node bodies to graph nodes for both `invoke` and `ainvoke`.
 
-A body is one coroutine for both. LangGraph runs plain synchronous functions of an asynchronous run
-on a small thread pool, which would bound the answers in progress. So a node has two functions.
+A body is one coroutine. In an asynchronous run, LangGraph would run a synchronous function on a
+small thread pool, which would limit the number of concurrent answers. So a node has a synchronous
+and an asynchronous function.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ LoopBody = Callable[[ArbitrageState, Run], Coroutine[Any, Any, Update]]
 class Node(Runnable[Any, Update]):
     """A synchronous and an asynchronous function as one node.
 
-    langchain-core's `RunnableLambda` does the same, but starts a traced run of its own inside of
-    the node's run: 0.16 ms a node, a quarter of the graph's time, and every node twice in a trace.
+    langchain-core's `RunnableLambda` does the same, but adds a second traced run to each node. This
+    costs 0.16 ms per node, and every node appears twice in a trace.
     """
 
     def __init__(self, name: str, function: NodeFunction, async_function: NodeFunction) -> None:
@@ -61,9 +62,9 @@ class Node(Runnable[Any, Update]):
 
 
 def loop_node(body: LoopBody, models: Models) -> Node:
-    """A node of the reasoning graph.
+    """Create a node of the reasoning graph.
 
-    The body receives a state that the run's models can continue: a run may be resumed at any node.
+    Since a run may be resumed at any node, each node first adapts the state to the run's models.
     """
 
     async def complete(state: ArbitrageState, run: Run) -> Update:
@@ -89,22 +90,22 @@ def loop_node(body: LoopBody, models: Models) -> Node:
 
 
 class Chat:
-    """What nodes around the chat model use: questions to it, and requests to engines."""
+    """Calls of the chat model and the engines from nodes of a graph around the chat model."""
 
     def __init__(self, config: RunnableConfig, *, blocking: bool) -> None:
-        # Intermediate answers do not belong on the graph's message stream.
+        # Keeps intermediate answers off the graph's message stream.
         self._config = merge_configs(config, {"tags": [TAG_NOSTREAM]})
         self._blocking = blocking
 
     async def ask(
         self, llm: BaseChatModel, messages: Sequence[BaseMessage], **options: Any
     ) -> AIMessage:
-        """The chat model's answer, under the settings of the run's context.
+        """Return the chat model's answer, under the settings of the run's context.
 
         Args:
             llm: The chat model.
             messages: The conversation.
-            options: Settings of this call, over those of the context.
+            options: Settings of this call. They override those of the context.
         """
         context: Any = get_runtime(Context).context
         options = (context.overrides if isinstance(context, Context) else {}) | options
@@ -121,7 +122,7 @@ ChatBody = Callable[[Any, Chat], Coroutine[Any, Any, Update]]
 
 
 def chat_node(body: ChatBody, name: str) -> Node:
-    """A node of a graph around the chat model."""
+    """Create a node of a graph around the chat model."""
 
     def sync_node(state: Mapping[str, Any], config: RunnableConfig) -> Update:
         return run_blocking(body(state, Chat(config, blocking=True)))

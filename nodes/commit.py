@@ -1,4 +1,4 @@
-"""The chosen step becomes part of the answer, which may be complete then."""
+"""The node `commit`: the chosen step becomes part of the answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PENDING = ("draft_step", "target_step", "decision")
 
 
 async def commit(state: ArbitrageState, run: Run) -> dict[str, Any]:
-    """Append the accepted draft step, or the target's in its place; end the answer if it ends."""
+    """Append the draft's step or the target's step, and end the answer if it is complete."""
     record, step_finish = _choose(state, run)
     steps = [*state["steps"], record]
     run.emit(
@@ -38,7 +38,7 @@ async def commit(state: ArbitrageState, run: Run) -> dict[str, Any]:
     assembler = run.assembler(state, record["text"])
     run.push(state, assembler.feed(text[len(assembler.text) :]))
     update: dict[str, Any] = {"steps": [record]}
-    # Each key that is written costs LangGraph time, so only what changes is written.
+    # LangGraph needs time for each written key, so only changed keys are written.
     update |= {key: None for key in PENDING if state.get(key) is not None}
     reason = _finish_reason(step_finish, steps, state, run)
     if reason is None:
@@ -51,9 +51,9 @@ async def commit(state: ArbitrageState, run: Run) -> dict[str, Any]:
 
 
 def _choose(state: ArbitrageState, run: Run) -> tuple[StepRecord, str]:
-    """The step that is taken, and why its generation ended.
+    """Return the record of the chosen step, and why its generation ended.
 
-    The rule of the method: z_t replaces z_d iff the policy escalates.
+    Rule of the method: z_t replaces z_d iff the policy escalates.
     """
     draft, target, decision = state["draft_step"], state["target_step"], state["decision"]
     escalated = draft is None or (decision is not None and decision["escalate"])
@@ -79,7 +79,7 @@ def _choose(state: ArbitrageState, run: Run) -> tuple[StepRecord, str]:
 def _finish_reason(
     step_finish: str, steps: list[StepRecord], state: ArbitrageState, run: Run
 ) -> str | None:
-    """Why the answer ends here; None if it continues."""
+    """Return why the answer ends after this step; None if it continues."""
     if step_finish in ("end", "stop"):
         return "stop"
     if sum(len(s["ids"]) for s in steps) >= run.generation.max_tokens:
@@ -103,7 +103,7 @@ def _finish(
     state: ArbitrageState,
     run: Run,
 ) -> AIMessage:
-    """Stream the rest of the answer; return its message."""
+    """Stream the rest of the answer and return its message."""
     models, generation = run.models, run.generation
     final = answer_text(text, run.settings.stop, models.settings.separator)
     run.emit(

@@ -1,4 +1,4 @@
-"""The draft model writes the next step."""
+"""The node `draft`: the draft model writes the next step."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ async def draft(state: ArbitrageState, run: Run) -> dict[str, Any]:
         )
     )
     update: dict[str, Any] = {"draft_step": step}
-    if run.policy.needs_target_step:  # it compares both steps, unless the draft finishes alone
+    if (
+        run.policy.needs_target_step
+    ):  # the policy compares both steps, unless the draft finishes alone
         update["next_node"] = "route" if run.draft_alone(state) else "regenerate"
     return update

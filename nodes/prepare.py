@@ -1,4 +1,4 @@
-"""Opens an answer, or adapts one that is resumed."""
+"""The node `prepare`: begins an answer, or adapts a resumed one to this run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["prepare"]
 
 
 async def prepare(state: ArbitrageState, run: Run) -> dict[str, Any]:
-    """Open an answer to a new last message, or continue the answer in progress."""
+    """Begin an answer to a new last message, or continue the answer in progress."""
     update = run.open_answer(state) if begins_answer(state) else migrate(state, run)
     return {**update, "next_node": _next_node(apply_update(state, update), run)}
 
 
 def _next_node(state: ArbitrageState, run: Run) -> str:
-    """Where the answer continues; a resumed one may hold pending steps."""
+    """Return the node at which the answer continues. A resumed answer may have pending steps."""
     draft, target, decision = state["draft_step"], state["target_step"], state["decision"]
     if decision is not None:
         if decision["needs_approval"]:

@@ -1,4 +1,4 @@
-"""The target model writes a step after the same prefix as the draft."""
+"""The node `regenerate`: the target model writes a step after the same prefix as the draft."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["regenerate"]
 async def regenerate(state: ArbitrageState, run: Run) -> dict[str, Any]:
     """Write a step z_t after the prefix x, streamed token by token.
 
-    If the policy made the target verify the draft's step, the step continues from there. It is not
-    streamed if the policy still has to choose between both steps.
+    If the target has verified the draft's step for the policy, it continues from that forward. The
+    step is not streamed if the policy still has to choose between both steps.
     """
     streams = not (run.policy.needs_target_step or run.context.quiet)
     listener = _streamer(state, run) if streams else None
@@ -40,7 +40,7 @@ async def regenerate(state: ArbitrageState, run: Run) -> dict[str, Any]:
 
 
 def _streamer(state: ArbitrageState, run: Run) -> Callable[[int], None]:
-    """Listener that streams the text of each token."""
+    """Return a listener that streams the text of each token."""
     committed = joined_text(state["steps"])
     ids: list[int] = []
     streamed = ""

@@ -1,4 +1,4 @@
-"""The policy scores the draft's step and decides."""
+"""The node `route`: the policy scores the draft's step and decides."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def route(state: ArbitrageState, run: Run) -> dict[str, Any]:
 
 
 def _emit(state: ArbitrageState, decision: RouteDecision, run: Run) -> None:
-    """Report the score and its consequence."""
+    """Emit the events of the score and the decision."""
     step = state["draft_step"]
     assert step is not None  # noqa: S101 - an edge of the graph leads here
     event = StepEvent(

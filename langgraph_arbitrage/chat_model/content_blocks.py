@@ -17,7 +17,7 @@ class BlockIndexer:
         self._index = -1
 
     def convert(self, chunk: AIMessageChunk) -> AIMessageChunk:
-        """The chunk with content blocks."""
+        """Return the chunk with content blocks."""
         blocks: list[Any] = [self._indexed(dict(call)) for call in chunk.tool_call_chunks]
         blocks += [self._indexed(dict(call)) for call in chunk.invalid_tool_calls]
         if thought := chunk.additional_kwargs.get("reasoning_content"):
@@ -34,7 +34,7 @@ class BlockIndexer:
         )
 
     def _indexed(self, block: dict[str, Any]) -> dict[str, Any]:
-        """The block with its index; each call is a block of its own."""
+        """Return the block with its index. Each call gets its own block."""
         if block["type"] != self._type or "name" in block:
             self._type, self._index = block["type"], self._index + 1
         return {**block, "index": self._index}

@@ -36,7 +36,7 @@ __all__ = ["Invocation"]
 
 FORMAT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 CALL_OPTIONS = ("model", *RunOptions.model_fields, *FORMAT_OPTIONS)
-"""Options of a single call."""
+"""Options that apply to a single call only."""
 IGNORED = ("ls_structured_output_format", "stream", "strict")
 """Options that LangChain and its agents pass to every model."""
 READ_KEYS = ["messages", "steps", "finish_reason"]
@@ -59,7 +59,7 @@ class Invocation:
     messages: list[BaseMessage]
     context: Context
     settings: RunSettings
-    """Those in force: the chat model's, overridden by the call's."""
+    """The run's settings: those of the chat model, overridden by those of the call."""
     models: Models
     variables: Variables
     forward: Callable[[StepEvent], None] | None
@@ -82,7 +82,7 @@ class Invocation:
             messages: The conversation.
             stop: Stop strings of this call; None for the chat model's.
             overrides: Further options of this call.
-            streams: The caller reads the answer while it is generated.
+            streams: Whether the caller reads the answer while it is generated.
 
         Raises:
             SettingsError: An option is unknown or outside its range.
@@ -109,22 +109,22 @@ class Invocation:
     # --- the run -------------------------------------------------------------------------
 
     def stream(self, graph: Graph, modes: list[StreamMode]) -> Generator[Part]:
-        """The parts of the run."""
+        """Yield the parts of the run."""
         yield from graph.stream(self._input, **self._options, stream_mode=modes)
 
     async def astream(self, graph: Graph, modes: list[StreamMode]) -> AsyncGenerator[Part]:
-        """`stream`, async."""
+        """Yield the parts of the run on the event loop."""
         async for part in graph.astream(self._input, **self._options, stream_mode=modes):
             yield part
 
     @property
     def answer_modes(self) -> list[StreamMode]:
-        """Stream modes for a complete answer."""
+        """Return the stream modes for a complete answer."""
         return ["values"] if self.forward is None else ["custom", "values"]
 
     @property
     def chunk_modes(self) -> list[StreamMode]:
-        """Stream modes for a streamed answer."""
+        """Return the stream modes for a streamed answer."""
         resumable: list[StreamMode] = ["values"] if self.settings.approve else []
         return ["custom", "messages", *resumable]
 
@@ -140,14 +140,14 @@ class Invocation:
     # --- its output ----------------------------------------------------------------------
 
     def answer(self, parts: Iterable[Part]) -> AIMessage:
-        """The complete answer of a run; forwards the run's events."""
+        """Return the complete answer of a run and forward the run's events."""
         state: Any = None
         for part in parts:
             state = self._last_state(part, state)
         return self._message(state)
 
     async def aanswer(self, parts: AsyncIterator[Part]) -> AIMessage:
-        """`answer`, async."""
+        """Return the complete answer of a run, on the event loop."""
         state: Any = None
         async for part in parts:
             state = self._last_state(part, state)
@@ -166,10 +166,11 @@ class Invocation:
         return message.model_copy(update={"id": None})  # LangChain sets its own
 
     def chunk_converter(self, *, blocks: bool) -> Callable[[Part], list[ChatGenerationChunk]]:
-        """A function from each part of the run to chunks of the answer; it forwards events.
+        """Return a function that converts each part of the run to chunks and forwards its events.
 
         Args:
-            blocks: Content is a list of standard content blocks (LangChain's output version v1).
+            blocks: Whether the content is a list of standard content blocks (LangChain's output
+                version v1).
         """
         indexer = BlockIndexer() if blocks else None
         began = False
@@ -185,7 +186,7 @@ class Invocation:
                 found = [data[0]]
                 began = True
             elif not began:
-                # A resumed run continues a message whose first steps are committed already.
+                # The first steps of a resumed run are already committed.
                 found = self._chunks_of(data.get("steps") or [])
                 began = True
             messages = [message.model_copy(update={"id": None}) for message in found]
@@ -196,7 +197,7 @@ class Invocation:
         return convert
 
     def _chunks_of(self, steps: Sequence[StepRecord]) -> list[AIMessageChunk]:
-        """The chunks of committed steps."""
+        """Return the chunks of committed steps."""
         if not steps:
             return []
         tools = ResponseFormat.of(self.context.tools, self.context.tool_choice).tools
@@ -206,14 +207,14 @@ class Invocation:
 
 
 def _parent_listener() -> Callable[[StepEvent], None] | None:
-    """Writes events to the custom stream of the graph whose node makes this call, if any."""
+    """Return a function that writes events to the custom stream of the calling graph, if any."""
     try:
         runtime = get_runtime()
         write, info = runtime.stream_writer, runtime.execution_info
-    except (RuntimeError, KeyError, AttributeError):  # no graph node makes this call
+    except (RuntimeError, KeyError, AttributeError):  # the call does not come from a graph node
         return None
     thread = info.thread_id if info else None
-    variables = copy_context()  # the writer looks up there which node it writes for
+    variables = copy_context()  # the stream writer reads the node's name from it
 
     def forward(event: StepEvent) -> None:
         variables.copy().run(write, {**event, "thread": thread})

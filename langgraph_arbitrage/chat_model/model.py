@@ -62,7 +62,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         ContextLengthError: The conversation does not fit a model's context.
     """
 
-    model_config = ConfigDict(extra="forbid")  # LangChain's own models ignore unknown settings
+    model_config = ConfigDict(extra="forbid")
 
     streaming: bool = False
     """Let `invoke` stream too, so that callbacks receive each token."""
@@ -93,7 +93,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
             other.close()
         self._other_targets.clear()
 
-    # Copies are made to be changed, and engines cannot be copied: a copy acquires them anew.
+    # Engines cannot be copied, so the copy acquires them again.
     def __copy__(self) -> Self:
         copied = super().__copy__()
         for name in CACHED:
@@ -137,13 +137,13 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         return params
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Token ids of a text by the target's tokenizer."""
+        """Return the token ids of a text in the target's vocabulary."""
         return self._models.tokenizer("target").encode(text)
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
-        """Prompt tokens of these messages for the target, including its chat template.
+        """Count the target's prompt tokens of these messages, including its chat template.
 
         Any part of a conversation can be counted, as `trim_messages` does.
         """
@@ -169,7 +169,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """A model that may call tools.
+        """Return a model that may call tools.
 
         Args:
             tools: Functions, tools, pydantic classes or JSON schemas.
@@ -205,7 +205,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """A model whose answers fit a schema, decoded under its grammar.
+        """Return a model whose answers fit a schema. They are decoded under its grammar.
 
         Args:
             schema: A pydantic class, a typed dict, a JSON schema or an OpenAI function.
@@ -234,7 +234,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
 
     @cached_property
     def _other_targets(self) -> dict[str, Self]:
-        """Copies of this chat model for calls that name another target."""
+        """Copies of this chat model, by target, for calls that name another target."""
         return {}
 
     def _with_target(self, target: str | None) -> Self:
@@ -246,7 +246,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
 
     @cached_property
     def _graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
-        # A calling graph's checkpointer would otherwise record every inner step.
+        # Otherwise a calling graph's checkpointer would store every inner step.
         return create_arbitrage_graph(self._models).compile(checkpointer=False)
 
     @cached_property
@@ -262,7 +262,7 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
         *,
         streams: bool,
     ) -> tuple[Invocation, CompiledStateGraph[Any, Any, Any, Any]]:
-        """A call, and the graph that serves it."""
+        """Return the call and the graph that runs it."""
         call = Invocation.of(self._models, messages, stop, overrides, streams=streams)
         return call, self._graph if call.settings.approve is None else self._resumable_graph
 
@@ -332,11 +332,11 @@ class ChatArbitrage(ArbitrageSettings, BaseChatModel):
 
 
 def _run(call: Invocation, parts: Iterator[Any]) -> Iterator[Any]:
-    """The parts of a run, produced in its own context variables; closing it cancels the run.
+    """Yield the parts of a run, which has its own context variables. Closing it cancels the run.
 
-    An interrupted LangGraph stream waits for the node that is running. In a thread of its own it is
-    not interrupted: Ctrl-C reaches the thread that waits here, which cancels the run. A run that
-    nobody listens to has its nodes in this thread, where they are interrupted themselves.
+    On Ctrl-C, a LangGraph stream waits for the running node. So a run with listeners has its own
+    thread: Ctrl-C interrupts the thread that waits for it, which then cancels the run. Without
+    listeners, the nodes run in the caller's thread and are interrupted directly.
     """
     step = partial(call.variables.run, partial(next, parts, None))
     thread = ThreadPoolExecutor(1) if not call.context.quiet else None
@@ -351,7 +351,7 @@ def _run(call: Invocation, parts: Iterator[Any]) -> Iterator[Any]:
 
 
 async def _arun(call: Invocation, parts: AsyncIterator[Any]) -> AsyncGenerator[Any]:
-    """The same on the event loop."""
+    """Yield the parts of a run on the event loop."""
     try:
         while True:
             step = anext(parts, None)

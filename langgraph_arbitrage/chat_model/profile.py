@@ -17,7 +17,7 @@ PROVIDER = "langgraph_arbitrage"
 
 
 def profile_of(target: str, max_tokens: int) -> ModelProfile:
-    """The profile. It has the context length if the target's config is a local file."""
+    """Return the profile. It has the context length if the target's config is a local file."""
     profile = ModelProfile(
         max_output_tokens=max_tokens,
         text_inputs=True,
@@ -30,7 +30,7 @@ def profile_of(target: str, max_tokens: int) -> ModelProfile:
         video_outputs=False,
         tool_calling=True,
         tool_call_streaming=True,
-        # Both need a grammar, which an extra provides.
+        # Both need a grammar, for which the extra `structured` must be installed.
         tool_choice=find_spec("llguidance") is not None,
         structured_output=find_spec("llguidance") is not None,
     )
@@ -40,9 +40,9 @@ def profile_of(target: str, max_tokens: int) -> ModelProfile:
 
 
 def _context(config: Path) -> int | None:
-    """The context length that a config file declares."""
+    """Return the context length in a config file."""
     try:
         found: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # on the hub, or not a checkpoint, which loading reports
+        return None  # on the hub, or not a checkpoint; loading reports that
     return declared_context(found.get("text_config") or found)

@@ -26,7 +26,7 @@ SYNONYMS = {
     "stop_sequences": "stop",
     "request_timeout": "timeout",
 }
-"""Names that other libraries use, and the setting that means the same here."""
+"""Maps setting names of other libraries to the setting with the same meaning."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Flag:
     """
 
     group: str
-    """Options are added to a command by group."""
+    """Group of the option. Commands add options by group."""
     metavar: str | None = None
     parse: Callable[[str], Any] | None = None
-    """Converts the option's text; by default the annotation's type."""
+    """Converts the option's text. Default: the annotation's type."""
     note: str = ""
     """Appended to the help text."""
     repeat: bool = False
-    """The option may be given several times."""
+    """Whether the option may be given several times."""
 
 
 def unknown_setting(names: Iterable[str], known: Iterable[str]) -> SettingsError:
-    """Error for settings that do not exist; suggests the nearest names.
+    """Return the error for unknown settings, with the nearest names.
 
     Example:
         >>> str(unknown_setting(["temprature"], ["temperature", "top_p"]))
@@ -91,13 +91,13 @@ class CheckedSettings(BaseModel):
 
     @classmethod
     def _accepted_names(cls) -> set[str]:
-        """Names that the constructor takes: fields and their aliases."""
+        """Return the arguments of the constructor: fields and their aliases."""
         aliases = {f.alias for f in cls.model_fields.values() if f.alias}
         return {*cls.model_fields, *aliases}
 
 
 def _settings_error(error: ValidationError) -> ArbitrageError:
-    """Converts pydantic's first complaint."""
+    """Convert the first error of a `ValidationError`."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ArbitrageError):

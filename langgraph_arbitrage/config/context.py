@@ -15,7 +15,7 @@ __all__ = ["Context"]
 class Context(RunOptions):
     """Overrides settings of the graph or chat model for one run.
 
-    Only what is set takes effect. None leaves the graph's own value.
+    A value of None does not override the graph's value.
 
     Example:
         `graph.invoke({"messages": [...]}, context=Context(threshold=0.7, max_tokens=256))`
@@ -24,7 +24,7 @@ class Context(RunOptions):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     other_models: bool = False
-    """Continue a checkpoint that other models wrote. Its steps pass to these models as text."""
+    """Continue an answer that other models began. These models read its steps as text."""
     tools: Sequence[Any] | None = None
     """Tools that the model may call: functions, tools, pydantic classes or JSON schemas."""
     tool_choice: Any = None
@@ -36,10 +36,10 @@ class Context(RunOptions):
     cancel: Any = None
     """A `CancelScope`. Cancelling it stops the run's model work within a token."""
     quiet: bool = False
-    """Do not report the target's tokens one by one, because nobody reads the run's stream."""
+    """Do not report the target's tokens one by one. For runs whose stream is not read."""
 
     _in_force: Any = PrivateAttr(default=None)
-    """The run's settings, cached: the nodes of a run share its context."""
+    """Cached settings of the run, shared by its nodes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -50,5 +50,5 @@ class Context(RunOptions):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The run options that are set."""
+        """Return the run options that are set."""
         return {n: getattr(self, n) for n in self.model_fields_set & RunOptions.model_fields.keys()}

@@ -31,10 +31,10 @@ RESERVED = {
     "tokenize",
     "chat_template",
 }
-"""Variables of a chat template that the conversation sets."""
+"""Chat template variables that the conversation sets, so `chat_template_kwargs` may not."""
 
 POLICY_OPTIONS = ("first_steps", "escalate_repeats", "max_target_share")
-"""Options that wrap the policy in another one."""
+"""Options that wrap the policy in another policy."""
 
 
 class RunOptions(CheckedSettings):
@@ -80,8 +80,8 @@ class RunOptions(CheckedSettings):
     have a mean draft probability below a value ("below:0.8"). Needs a checkpointer. Default: never
     ask."""
     temperature: Annotated[float | None, Flag("sampling", "T")] = None
-    """Sampling temperature; 0 is greedy. Default: as the target's generation_config.json says:
-    its temperature if it says do_sample, else greedy."""
+    """Sampling temperature; 0 is greedy. Default: the temperature in the target's
+    generation_config.json if do_sample is true there, else 0."""
     top_p: Annotated[float | None, Flag("sampling", "P")] = None
     """Sample from the smallest set of tokens whose probabilities add up to this value. Default: the
     checkpoint's, else 1."""
@@ -113,12 +113,13 @@ class RunOptions(CheckedSettings):
     """Token ids, in the target's vocabulary, that end an answer besides its end tokens."""
     timeout: Annotated[float | None, Flag("service", "SECONDS")] = None
     """Maximum seconds until an answer is complete, loading and queueing included; then
-    AnswerTimeoutError is raised. (max_seconds returns what there is instead.) Default: no limit."""
+    AnswerTimeoutError is raised. (max_seconds returns the unfinished answer instead.) Default: no
+    limit."""
     logprobs: bool = False
     """Report each token's log-probability under the model that wrote it."""
 
     def template_kwargs(self, role: str) -> dict[str, Any]:
-        """Variables for the chat template of the draft or the target."""
+        """Return the chat template variables of the draft or the target."""
         own: dict[str, Any] = getattr(self, f"{role}_chat_template_kwargs")
         return self.chat_template_kwargs | own
 

@@ -126,16 +126,16 @@ class ArbitrageSettings(ModelSettings, RunOptions):
 
     @property
     def policy(self) -> Policy:
-        """The policy in force, with threshold and options applied."""
+        """The policy with its threshold and options applied."""
         return RunSettings.of(self).policy
 
     @property
     def given(self) -> dict[str, Any]:
-        """The settings that were passed, to construct an equal object elsewhere."""
+        """Return the settings that were passed, to construct an equal object in another process."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
     def under(self, policy: Policy) -> Self:
-        """A copy with another policy and nothing that restricts the target.
+        """Return a copy with another policy and without limits on the target.
 
         Threshold, policy options, target budget and approval return to their defaults.
         """

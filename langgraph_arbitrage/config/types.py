@@ -1,4 +1,4 @@
-"""Field types of settings: what a caller may pass, and the value it becomes."""
+"""Field types of settings: accepted values and their conversion."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a graph node needs of a run: models, requests, settings in force, events, approval."""
+"""Objects that the nodes share in a run: models, settings, requests, events, approval."""

@@ -17,7 +17,7 @@ __all__ = ["AnswerAssembler", "answer_message"]
 
 
 class AnswerAssembler:
-    """Parses a growing answer once, into message chunks and into the final message.
+    """Parses a growing answer once, for the message chunks and for the final message.
 
     Text is released as soon as no stop string or separator can still remove it. A tool call is
     released when it is complete.
@@ -36,18 +36,18 @@ class AnswerAssembler:
         return self._release.text
 
     def feed(self, text: str) -> list[AIMessageChunk]:
-        """Append text; return the chunks that are certain now."""
+        """Append text; return the chunks that later text cannot change."""
         released = self._release.push(text)
         return self._chunks(self._parser.feed(released) if released else [])
 
     def finish(self, answer: str) -> list[AIMessageChunk]:
-        """Return the chunks of what was held back of the complete answer."""
+        """Return the chunks of the text that was held back, given the complete answer."""
         released = self._release.finish(answer)
         pieces = self._parser.feed(released) if released else []
         return self._chunks([*pieces, *self._parser.finish()])
 
     def last_chunk(self, message: AIMessage) -> AIMessageChunk:
-        """The chunk that carries the metadata of the complete message."""
+        """Return the chunk with the metadata of the complete message."""
         return self._writer.last(
             usage_metadata=message.usage_metadata, response_metadata=message.response_metadata
         )
@@ -72,20 +72,20 @@ def answer_message(
     draft_context_full: bool = False,
     logprobs: Sequence[Mapping[str, Any]] | None = None,
 ) -> AIMessage:
-    """The final message of an answer, with usage and the statistics of every step.
+    """Build the final message of an answer, with usage and the statistics of every step.
 
     Args:
         steps: The step records, in order.
         text: The final text. The texts of the steps are trimmed to it.
-        pieces: The same text, parsed into text, reasoning and tool calls.
+        pieces: The final text, parsed into text, reasoning and tool calls.
         model_name: The target's name.
         prompt_tokens: Input tokens, by the target's tokenizer.
         answer_tokens: Output tokens, by the target's tokenizer.
         thinking_tokens: Output tokens that are reasoning.
-        engines: How each model that was used ran.
+        engines: Backend of each model that was used: `slot`, `plain` or `remote`.
         finish_reason: Why the answer ended.
-        limit: The budget that was spent, if any; the draft may have continued alone.
-        draft_context_full: The draft's context was full before the answer ended.
+        limit: Name of the spent budget, if any.
+        draft_context_full: Whether the draft's context was full before the answer ended.
         logprobs: Log-probability of each token, if requested.
     """
     shown, rest = [], len(text)
@@ -125,7 +125,7 @@ def answer_message(
         input_tokens=prompt_tokens,
         output_tokens=answer_tokens,
         total_tokens=prompt_tokens + answer_tokens,
-        # The writer counts by its own tokenizer, which may count more than the target's.
+        # The writer's tokenizer may count more tokens than the target's.
         input_token_details=InputTokenDetails(
             cache_read=min(steps[0]["cached_tokens"], prompt_tokens) if steps else 0
         ),

@@ -24,31 +24,31 @@ __all__ = [
 
 
 def begins_answer(state: ArbitrageState) -> bool:
-    """True if the next node opens a new answer."""
+    """Return True if the next node begins a new answer."""
     if not state.get("prompts") or state.get("finish_reason") is not None:
         return True
     return state["messages"][-1].id != state.get("question_id")
 
 
 def is_finished(values: Mapping[str, Any]) -> bool:
-    """True if the last message of a state is a complete answer."""
+    """Return True if the last message of a state is a complete answer."""
     return values.get("finish_reason") is not None and values["messages"][-1].type == "ai"
 
 
 def steps_of(values: Mapping[str, Any]) -> list[StepRecord]:
-    """Steps of the last answer in a state; empty before the answer begins."""
+    """Return the steps of the last answer in a state; empty before the answer begins."""
     messages = values.get("messages") or []
     in_progress = messages and messages[-1].id == values.get("question_id")
     return list(values.get("steps") or []) if in_progress or is_finished(values) else []
 
 
 def joined_text(steps: Sequence[StepRecord]) -> str:
-    """The text of steps, with their separators."""
+    """Return the text of steps, with their separators."""
     return "".join(step["text"] for step in steps)
 
 
 def step_view(state: ArbitrageState) -> StepView:
-    """What a policy sees of the state. A human's step counts as one of the target's."""
+    """Return the policy's view of the state. A human's step counts as a step of the target."""
     steps = [] if begins_answer(state) else state["steps"]
     return StepView(
         question=last_question(state["messages"]) if state.get("messages") else "",
@@ -72,7 +72,7 @@ def _step_text(step: PendingStep | None) -> StepText | None:
 
 
 def step_seed(seed: int, role: str, index: int) -> int:
-    """Seed of one writer's step, so that a resumed run draws what an unbroken run would draw."""
+    """Return the seed of a step. It is the same in a resumed run and an uninterrupted one."""
     digest = hashlib.blake2b(f"{seed}/{role}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
@@ -80,7 +80,7 @@ def step_seed(seed: int, role: str, index: int) -> int:
 def computed_tokens(
     draft: PendingStep | None, target: PendingStep | None, decision: RouteDecision | None
 ) -> dict[str, int]:
-    """Tokens computed for a step, by role."""
+    """Count the tokens computed for a step, by role."""
     computed = dict(decision["computed_tokens"]) if decision else {}
     for step in (draft, target):
         if step is not None and step["writer"] != "human":
@@ -90,7 +90,7 @@ def computed_tokens(
 
 
 def target_tokens(steps: Sequence[StepRecord]) -> int:
-    """Tokens that the target wrote, discarded steps included."""
+    """Count the tokens that the target wrote, discarded steps included."""
     return sum(
         len(s["ids"]) if s["writer"] == "target" else s["discarded_tokens"]
         for s in steps
@@ -99,5 +99,5 @@ def target_tokens(steps: Sequence[StepRecord]) -> int:
 
 
 def answer_id(state: ArbitrageState) -> str:
-    """Message id of the answer, the same after a resumption."""
+    """Return the message id of the answer. It is the same after a resumption."""
     return f"answer-{state['question_id']}"

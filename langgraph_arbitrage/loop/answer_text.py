@@ -1,4 +1,4 @@
-"""The text of an answer: where it ends, and how much of a growing one is already certain."""
+"""The text of an answer: its end, and the part of a growing answer that cannot change."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["TextRelease", "answer_text", "trim_separators"]
 
 
 def answer_text(text: str, stop: Sequence[str], separators: Sequence[str]) -> str:
-    """The joined text of all steps, up to the first stop string and without trailing separators."""
+    """Return the joined text up to the first stop string, without trailing separators."""
     return trim_separators(text[: _first_stop(stop, text)], separators)
 
 
 def trim_separators(text: str, separators: Sequence[str]) -> str:
-    """`text` without trailing separators."""
+    """Return the text without trailing separators."""
     while found := next((s for s in separators if text.endswith(s)), None):
         text = text[: -len(found)]
     return text
@@ -22,8 +22,8 @@ def trim_separators(text: str, separators: Sequence[str]) -> str:
 class TextRelease:
     """Releases a growing text as early as possible.
 
-    Held back are a stop string and everything after it, trailing separators, and any suffix that
-    may turn out to begin a stop string or a separator.
+    It holds back a stop string and everything after it, trailing separators, and any suffix that
+    may be the beginning of a stop string or a separator.
 
     Example:
         >>> release = TextRelease(stop=(), separators=("|",))
@@ -40,12 +40,12 @@ class TextRelease:
         self._released = 0
 
     def push(self, text: str) -> str:
-        """Append text; return what is certain now."""
+        """Append text; return the newly released text."""
         self.text += text
         return self._take(self._certain())
 
     def finish(self, answer: str) -> str:
-        """Return what was held back of the complete answer."""
+        """Return the text that was held back, given the complete answer."""
         self.text = answer
         return self._take(len(answer))
 
@@ -55,7 +55,7 @@ class TextRelease:
         return new
 
     def _certain(self) -> int:
-        """Number of leading characters that belong to the answer whatever follows."""
+        """Count the leading characters that belong to the answer whatever follows."""
         # A stop string may end inside a token, but it does not begin in released text.
         end = _first_stop(self._stop, self.text, max(0, self._released - self._reach))
         while True:
@@ -74,5 +74,5 @@ class TextRelease:
 
 
 def _first_stop(stop: Sequence[str], text: str, start: int = 0) -> int:
-    """Index of the first stop string; the length of a text without one."""
+    """Return the index of the first stop string, or the length of a text without one."""
     return min((i for s in stop if (i := text.find(s, start)) >= 0), default=len(text))

@@ -1,4 +1,4 @@
-"""Human approval of a step: when it is requested, what is shown, what may be answered."""
+"""Human approval of a step: the rule, the request and its valid answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ValidationError
-from typing_extensions import TypedDict  # pydantic needs this one on Python 3.11
+from typing_extensions import TypedDict  # pydantic requires this TypedDict on Python 3.11
 
 from langgraph_arbitrage.config.run_options import below_threshold
 from langgraph_arbitrage.config.run_settings import RunSettings
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class ApprovalRequest(TypedDict):
-    """The value of the interrupt: what a human decides on."""
+    """The value of the interrupt: the step that a human decides on."""
 
     step: int
     """Index of the step, from 0."""
@@ -35,14 +35,14 @@ class ApprovalRequest(TypedDict):
     confidence: float | None
     """Mean probability of its tokens under the draft."""
     escalate: bool
-    """The policy's decision: whether the target rewrites the step."""
+    """The policy's decision: True if the target would rewrite the step."""
     target_tokens: int
-    """Tokens that the target has written for this answer."""
+    """Number of tokens that the target has written for this answer."""
     expected_tokens: float
-    """Estimated target tokens of an escalation: the mean of its steps in this answer so far, or
-    before the first one the length of the draft's step (0 without one)."""
+    """Estimated target tokens of an escalation: the mean of the target's steps in this answer, or
+    the length of the draft's step before the target's first step (0 without a draft's step)."""
     expected_seconds: float | None
-    """The same in seconds; None before the target's first step."""
+    """Estimated seconds of an escalation; None before the target's first step."""
 
 
 class Replacement(TypedDict):
@@ -73,7 +73,7 @@ ALLOWED = (
 
 
 def needs_approval(state: ArbitrageState, settings: RunSettings, *, escalate: bool) -> bool:
-    """True if a human is asked about the pending step.
+    """Return True if a human must approve the pending step.
 
     Args:
         state: The state, with the draft's step if there is one.
@@ -93,7 +93,7 @@ def needs_approval(state: ArbitrageState, settings: RunSettings, *, escalate: bo
 
 
 def wait_for_approval(request: ApprovalRequest) -> Answer:
-    """A human's answer. The run stops here until there is one.
+    """Return a human's answer. The run stops until there is one.
 
     Raises:
         ApprovalError: The answer has another shape. The run keeps waiting for a valid one.
@@ -114,7 +114,7 @@ def wait_for_approval(request: ApprovalRequest) -> Answer:
 
 
 def approval_request(state: ArbitrageState) -> ApprovalRequest:
-    """What a human decides on, from the state before the step is committed."""
+    """Build the request for approval from the state before the step is committed."""
     steps, draft, decision = state["steps"], state.get("draft_step"), state.get("decision")
     own = [s for s in steps if s["writer"] == "target"]
     draft_tokens = float(len(draft["ids"])) if draft else 0.0
@@ -131,7 +131,7 @@ def approval_request(state: ArbitrageState) -> ApprovalRequest:
 
 
 def mean_probability(step: PendingStep | None) -> float | None:
-    """Mean probability of a step's tokens under its writer; None if unknown."""
+    """Compute the mean probability of a step's tokens under its writer; None if unknown."""
     if step is None or not step["logprobs"]:
         return None
     return sum(map(math.exp, step["logprobs"])) / len(step["logprobs"])

@@ -1,7 +1,7 @@
-"""Requests to engines, awaited in a thread or on the event loop.
+"""Requests to engines, for synchronous and asynchronous runs.
 
-A node's body is one coroutine for both. In a synchronous run its awaits block instead of
-suspending, so that `run_blocking` completes it in one go.
+The body of a node is one coroutine for both. In a synchronous run its awaits block instead of
+suspending, so `run_blocking` can complete it without an event loop.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ class EngineCall:
     on_token: Callable[[int], None] | None = None
     """Called in the caller's thread or task."""
     continues: bool = True
-    """The request continues an answer in progress, so a full queue never refuses it."""
+    """Whether the request continues an answer in progress. A full queue accepts such a request."""
 
 
 class CancelScope:
-    """Cancels the model work of a run from outside, for example when its stream is closed."""
+    """Cancels the requests of a run, for example when its stream is closed."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        """Start of the run; its `timeout` counts from here."""
+        """Start of the run on the monotonic clock. The `timeout` counts from here."""
         self.cancelled = False
         self._handles: set[RequestHandle[Any]] = set()
         self._lock = threading.Lock()
 
     def cancel(self) -> None:
-        """Cancel all requests of the run within a token. Later requests fail at once."""
+        """Cancel all requests of the run within one token. Later requests fail immediately."""
         with self._lock:
             self.cancelled = True
-            for handle in tuple(self._handles):  # resolving a handle removes it
+            for handle in tuple(self._handles):  # a resolved handle removes itself
                 handle.cancel()
 
     def watch(self, handle: RequestHandle[Any]) -> None:
-        """Cancel this request too, until it is resolved."""
+        """Include a request until it is resolved."""
         with self._lock:
             self._handles.add(handle)
             if self.cancelled:
@@ -65,17 +65,17 @@ class Deadline:
     """The end of an answer's `timeout`."""
 
     timeout: float
-    """Seconds, as set."""
+    """The setting `timeout`, in seconds."""
     end: float
-    """On the monotonic clock."""
+    """End of the time limit on the monotonic clock."""
 
     @property
     def left(self) -> float:
-        """Seconds until the end."""
+        """Remaining seconds, at least 0."""
         return max(0.0, self.end - time.monotonic())
 
     def error(self) -> AnswerTimeoutError:
-        """The error of an answer that missed it."""
+        """Build the error of an answer that exceeds the time limit."""
         return AnswerTimeoutError(
             f"the answer was not complete within timeout={self.timeout:g} seconds, and its model "
             "work was cancelled. Set a longer timeout or a lower max_tokens, or ask fewer "
@@ -84,7 +84,7 @@ class Deadline:
 
 
 def run_blocking(body: Coroutine[Any, Any, _T]) -> _T:
-    """Complete a coroutine whose awaits never suspend."""
+    """Run a coroutine whose awaits never suspend."""
     try:
         body.send(None)
     except StopIteration as end:
@@ -125,7 +125,7 @@ def submit(
 async def submit_async(
     calls: Sequence[EngineCall], cancel: CancelScope | None = None, deadline: Deadline | None = None
 ) -> list[Any]:
-    """`submit`, awaited on the event loop. Cancelling the task cancels the requests."""
+    """Submit requests and await all outputs. Cancelling the task cancels the requests."""
     loop = asyncio.get_running_loop()
     handles: list[RequestHandle[Any]] = []
     tokens: asyncio.Queue[int | None] = asyncio.Queue()
@@ -157,7 +157,7 @@ async def submit_async(
 def _begin(
     call: EngineCall, cancel: CancelScope | None, put: Callable[[int | None], None]
 ) -> RequestHandle[Any]:
-    """Submit a call; `put` receives its tokens, and None once it is resolved."""
+    """Submit a call. `put` receives its tokens, and None when the request is resolved."""
     listening = call.on_token is not None
     handle: RequestHandle[Any] = call.engine.submit(
         call.request, put if listening else None, continues=call.continues

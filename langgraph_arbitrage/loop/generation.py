@@ -1,4 +1,4 @@
-"""Steps of an answer: the requests that generate them, and their outputs as state."""
+"""Builds generation requests from the state, and state from their outputs."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Generation:
 
     @property
     def roles(self) -> list[Writer]:
-        """The writers of this run; the draft too if it finishes alone at a limit."""
+        """The writers of this run, including a draft that finishes the answer alone at a limit."""
         alone = self.settings.at_limit == "draft" and not self.policy.needs_draft
         return [*(["draft"] if alone else []), *self.models.roles(self.policy)]  # type: ignore[list-item]
 
     @property
     def thinking(self) -> ThinkingBudget:
-        """The limit of this run's thinking."""
+        """The thinking budget of this run."""
         return ThinkingBudget(self.models, self.roles, self.settings)
 
     @cached_property
@@ -67,7 +67,7 @@ class Generation:
 
     @cached_property
     def sampling(self) -> SamplingParams:
-        """How tokens are chosen, by draft and target alike: explicit settings, else defaults."""
+        """Sampling parameters of both models: explicit settings, else the checkpoint's defaults."""
         from langgraph_arbitrage.engine import SamplingParams
 
         settings, defaults = self.settings, self.defaults
@@ -92,7 +92,7 @@ class Generation:
         )
 
     def _rules(self, role: Writer) -> TokenRules:
-        """Token rules for a writer: with a vocabulary of its own, its checkpoint's token ids."""
+        """Return the token rules for a writer. Token ids come from the writer's own checkpoint."""
         rules = self.defaults.rules
         if self.models.share_vocabulary:
             return rules
@@ -129,7 +129,7 @@ class Generation:
             bounds.append(self.policy.tokens_left(self.view(state)))
             if settings.max_target_tokens:
                 budget = settings.max_target_tokens - target_tokens(steps)
-                bounds.append(budget if budget > 0 else None)  # a human has approved of more
+                bounds.append(budget if budget > 0 else None)  # a human has approved further tokens
         reach = max((len(s) for s in settings.stop), default=1) - 1
         grammar = constraints["grammars"].get(role)
         return GenerateRequest(
@@ -155,7 +155,7 @@ class Generation:
         )
 
     def view(self, state: ArbitrageState) -> StepView:
-        """Return what the policy receives of the state."""
+        """Return the policy's view of the state."""
         view = step_view(state)
         steps = state["steps"] if view.history else []
         return replace(view, thinking=True) if self.thinking.is_open(steps) else view
@@ -173,14 +173,14 @@ class Generation:
             ids=tokens["ids"],
             logprobs=tokens["logprobs"],
             finish=tokens["finish_reason"],  # type: ignore[arg-type]
-            computed_tokens=0,  # counted in the decision
+            computed_tokens=0,  # these tokens are counted in the decision
             cached_tokens=0,
             accepted_draft_tokens=tokens["accepted_draft_tokens"],
             seconds=0.0,
         )
 
     def _stop_token_ids(self, role: Writer) -> tuple[int, ...]:
-        """Ids of `stop_token_ids` and of stop strings that name an added token.
+        """Return the ids of `stop_token_ids` and of stop strings that name an added token.
 
         Added tokens such as `<|im_end|>` are not part of the text, so no stop string finds them.
         """
@@ -194,7 +194,7 @@ class Generation:
         return (*ids, *(token for token in named if token is not None))
 
     def _draft_tokens(self, role: Writer, state: ArbitrageState) -> Sequence[int]:
-        """The draft's step, which the target verifies instead of decoding the same tokens."""
+        """Return the draft's step in the target's vocabulary, for the target to verify."""
         draft = state.get("draft_step")
         if role != "target" or draft is None:
             return ()
@@ -205,7 +205,7 @@ class Generation:
         return ids
 
     def pending(self, role: Writer, state: ArbitrageState, output: GenerateOutput) -> PendingStep:
-        """A generated step as state."""
+        """Convert an output to a pending step."""
         cut = ("separator", "length", *(["context"] if self._is_secondary(role) else []))
         continues = output.finish in cut and self._has_room(state, output.ids)
         return PendingStep(
@@ -223,34 +223,34 @@ class Generation:
         )
 
     def _is_secondary(self, role: Writer) -> bool:
-        """True for a draft whose answer the target can continue."""
+        """Return True for a draft whose answer the target can continue."""
         return role == "draft" and self.policy.needs_target
 
     def parser(self, steps: Sequence[StepRecord], tools: Sequence[Tool]) -> Parser:
-        """A parser for the whole answer that begins with these steps."""
+        """Create a parser for the whole answer that begins with these steps."""
         first = vocabulary_owner(steps[0]["writer"]) if steps else self.roles[0]
         return self.models.parser([first, *self.roles], tools, self.settings)
 
     def invalid_call(self, state: ArbitrageState) -> str | None:
-        """Why a tool call in the draft's step is invalid; None if none is."""
+        """Return why a tool call in the draft's step is invalid; None if all calls are valid."""
         draft, tools = state.get("draft_step"), state["constraints"]["tools"]
         if not tools or draft is None:
             return None
         if draft["finish_reason"] == "length" and self._has_room(state, draft["ids"]):
-            return None  # it was cut, and continues as the next step
+            return None  # the call continues in the next step
         parser = self.parser(state["steps"], tools)
         parser.feed(joined_text(state["steps"]))
         pieces = [*parser.feed(draft["text"]), *parser.finish()]
         return call_error(_calls(pieces), tools)
 
     def _has_room(self, state: ArbitrageState, ids: Sequence[int]) -> bool:
-        """True if the answer may continue after these tokens."""
+        """Return True if `max_tokens` allows further tokens after these."""
         return sum(len(s["ids"]) for s in state["steps"]) + len(ids) < self.max_tokens
 
     def token_logprobs(self, steps: Sequence[StepRecord]) -> list[dict[str, Any]]:
-        """Text, UTF-8 bytes and log-probability (nats) of each token under its writer.
+        """Return text, UTF-8 bytes and log-probability (nats) of each token under its writer.
 
-        Steps that no local model wrote have none.
+        Steps by a human, and steps of servers without log-probabilities, are left out.
         """
         return [
             {
@@ -266,7 +266,7 @@ class Generation:
 
 
 def _first(*values: _T | None) -> _T:
-    """The first value that is not None."""
+    """Return the first value that is not None."""
     return next(value for value in values if value is not None)
 
 

@@ -38,7 +38,7 @@ __all__ = ["FREE_TEXT", "Models", "piece_ids", "vocabulary_owner"]
 
 FREE_TEXT = ResponseFormat()
 IGNORED = GenerationDefaults()
-DECODE_WINDOW = 64  # preceding tokens that are decoded with a step, so that characters stay whole
+DECODE_WINDOW = 64  # preceding tokens decoded with a step, since characters may span tokens
 MAX_ASSEMBLERS = 256
 _SHARED_FIELDS = (
     *("device", "dtype", "trust_remote_code", "chat_template", "max_slots", "max_queue"),
@@ -52,7 +52,7 @@ _option_values = attrgetter("router", "draft", "target", *RunOptions.model_field
 
 
 class Models:
-    """Draft, target and scorers of one graph or chat model. Each is acquired at its first use."""
+    """Draft, target and scorers of a graph or chat model. Each is acquired at its first use."""
 
     def __init__(self, settings: ArbitrageSettings) -> None:
         self.settings = settings
@@ -67,11 +67,11 @@ class Models:
     # --- engines -------------------------------------------------------------------------
 
     def engine(self, role: Writer) -> Engine:
-        """The engine of the draft or the target. Its weights load at its first request."""
+        """Return the engine of the draft or the target. Weights load at its first request."""
         return self._acquire(self.spec(role))
 
     def scorer_engine(self, model: str, kind: str) -> Engine:
-        """The engine of a scorer."""
+        """Return the engine of a scorer."""
         from langgraph_arbitrage.engine import ModelSpec
 
         s = self.settings
@@ -89,11 +89,11 @@ class Models:
         )
 
     def scorer_call(self, request: ScorerRequest, question: str) -> EngineCall:
-        """The engine call for a request to a scorer.
+        """Build the engine call for a request to a scorer.
 
-        Special tokens in the question are read as ordinary text. If the text does not fit the
-        scorer's context, the first steps are left out: it reads the question and the last part of
-        the answer.
+        Special tokens in the question are encoded as ordinary text. If the text does not fit the
+        scorer's context, the first steps are left out, so the scorer reads the question and the
+        last part of the answer.
         """
         from langgraph_arbitrage.engine import ScoreRequest
 
@@ -120,7 +120,7 @@ class Models:
         steps: Sequence[StepRecord],
         draft: Sequence[int],
     ) -> EngineCall:
-        """The engine call for a policy's question to the target about the draft's step.
+        """Build the engine call for a policy's question to the target about the draft's step.
 
         Args:
             question: The question.
@@ -134,7 +134,7 @@ class Models:
         turn = _next_turn(tokenizer, question.question)
         text, choices = _choices(tokenizer, question.reply, question.choices)
         ids = [*self.input_ids("target", prompts, steps), *draft]
-        if turn[:1] == tuple(ids[-1:]):  # the step already ends the turn as the template does
+        if turn[:1] == tuple(ids[-1:]):  # the step already contains the end of the turn
             turn = turn[1:]
         return EngineCall(engine, ScoreRequest([*ids, *turn, *text], choices=choices))
 
@@ -147,11 +147,11 @@ class Models:
         return found[1]
 
     def spec(self, role: Writer) -> ModelSpec:
-        """The model of the draft or the target and how it is loaded."""
+        """Return the spec of the draft or the target: the checkpoint and its loading options."""
         from langgraph_arbitrage.engine import ModelSpec
 
         s = self.settings
-        # A graph asks several times a step: the same values are made a spec of once.
+        # Cached, because each step needs the spec several times.
         values = _model_values(s)
         found = self._specs.get(role)
         if found is None or found[0] != values:
@@ -197,7 +197,7 @@ class Models:
         _ = self.share_vocabulary
 
     def scorer_engines(self, policy: Policy) -> list[Engine]:
-        """The engines of a policy's scorers, after the policy has accepted the pair.
+        """Return the engines of a policy's scorers, after `Policy.validate_pair`.
 
         Raises:
             SettingsError: The policy does not fit the pair.
@@ -207,7 +207,7 @@ class Models:
         return [self.scorer_engine(model, kind) for model, kind in policy.scorers()]
 
     def identity(self, role: Writer) -> ModelIdentity:
-        """The model of a role, as the state identifies it."""
+        """Return the identity of a role's model, as stored in the state."""
         found = self._identities.get(role)
         if found is None:
             from langgraph_arbitrage.models.fingerprint import fingerprint
@@ -218,7 +218,7 @@ class Models:
         return found
 
     def close(self) -> None:
-        """Release the engines. A model without another user is unloaded."""
+        """Release the engines. A model that nothing else uses is unloaded."""
         from langgraph_arbitrage.engine import release
 
         with self._lock:
@@ -231,7 +231,7 @@ class Models:
 
     @staticmethod
     def roles(policy: Policy) -> list[Writer]:
-        """The writers that a policy uses."""
+        """Return the writers that a policy uses."""
         used: list[tuple[Writer, bool]] = [
             ("draft", policy.needs_draft),
             ("target", policy.needs_target),
@@ -239,12 +239,12 @@ class Models:
         return [role for role, needed in used if needed]
 
     def backends(self, roles: Sequence[Writer]) -> dict[str, str]:
-        """How the loaded models of these roles run: `slot`, `plain` or `remote`."""
+        """Return the backend of each loaded model of these roles: `slot`, `plain` or `remote`."""
         found = {role: self.engine(role).backend for role in roles}
         return {role: backend for role, backend in found.items() if backend}
 
     def generation_defaults(self, role: Writer) -> GenerationDefaults:
-        """What a model's generation_config.json recommends, unless the settings ignore it."""
+        """Return the defaults of a model's generation_config.json, unless they are ignored."""
         if self.settings.generation_config == "ignore":
             return IGNORED
         return self.engine(role).generation_defaults
@@ -252,7 +252,7 @@ class Models:
     # --- token ids -----------------------------------------------------------------------
 
     def tokenizer(self, role: Writer) -> Tokenizer:
-        """A writer's tokenizer. The model itself need not be loaded."""
+        """Return a writer's tokenizer. Does not load the model."""
         from langgraph_arbitrage.engine import load_tokenizer
 
         spec = self.spec(role)
@@ -267,12 +267,12 @@ class Models:
         return self.tokenizer("draft").shares_vocabulary(self.tokenizer("target"))
 
     def template(self, role: Writer, settings: RunOptions) -> Template:
-        """What a writer's chat template can render, with the variables that a run sets."""
+        """Return the features of a writer's chat template under the variables of a run."""
         found = template_of(
             self.tokenizer(role).with_template_kwargs(settings.template_kwargs(role))
         )
         if settings.continue_final_message and found.opening_mark:
-            return replace(found, opening_mark=None)  # the prompt ends within the answer
+            return replace(found, opening_mark=None)  # the prompt ends within the text
         return found
 
     def render_prompts(
@@ -282,11 +282,12 @@ class Models:
         also: Sequence[Writer] = (),
         response_format: ResponseFormat = FREE_TEXT,
     ) -> dict[str, list[int]]:
-        """Token ids of a conversation for each model, by its own template.
+        """Render a conversation to token ids for each model, by its own template.
 
         Args:
             messages: The conversation.
-            settings: The run's. Its policy's writers, and always the target, are rendered for.
+            settings: The settings of the run. The prompts are for the writers of its policy and
+                always for the target.
             also: Further roles.
             response_format: Tools and format of the answer.
 
@@ -299,7 +300,7 @@ class Models:
         policy = settings.policy
         self.scorer_engines(policy)
         plain = template_messages(messages)
-        # Usage is counted by the target's tokenizer, whichever model writes.
+        # Usage is counted in the target's tokens, whichever model writes.
         roles: set[Writer] = {*self.roles(policy), *also, "target"}
         found: dict[str, list[int]] = {
             role: self.template(role, settings).render(
@@ -313,7 +314,7 @@ class Models:
         }
         for role in self.roles(policy):
             if role == "draft" and policy.needs_target:
-                continue  # the target continues alone where the draft's context is full
+                continue  # the target continues alone if the draft's context is full
             engine, tokens = self.engine(role), len(found[role])
             if engine.context is not None and tokens >= engine.context:
                 raise ContextLengthError(
@@ -326,7 +327,7 @@ class Models:
     def output_constraints(
         self, response_format: ResponseFormat, roles: Sequence[Writer], settings: RunSettings
     ) -> OutputConstraints:
-        """The response format for each of these writers; its grammars are compiled once.
+        """Return the constraints of a response format for each of these writers.
 
         Raises:
             GrammarError: A schema cannot be compiled, or calls cannot be forced.
@@ -343,16 +344,17 @@ class Models:
     def parser(
         self, writers: Sequence[Writer], tools: Sequence[Tool], settings: RunSettings
     ) -> Parser:
-        """The parser of an answer by these writers, that of the first step first."""
+        """Create the parser of an answer by these writers. The first writer begins the answer."""
         templates = [self.template(role, settings) for role in dict.fromkeys(writers)]
         return answer_parser(templates, tools)
 
     def input_ids(
         self, role: Writer, prompts: Mapping[str, list[int]], steps: Sequence[StepRecord]
     ) -> list[int]:
-        """Token ids of prompt and steps, as a model reads them.
+        """Return the token ids of prompt and steps in a model's vocabulary.
 
-        With one vocabulary ids pass unchanged; else the other model's steps pass as text.
+        With one vocabulary, ids are passed unchanged. Otherwise the text of the other model's steps
+        is encoded again.
         """
         ids = list(prompts[role])
         for step in steps:
@@ -360,11 +362,11 @@ class Models:
         return ids
 
     def step_ids(self, role: Writer, step: StepRecord) -> list[int]:
-        """A step's ids in a model's vocabulary."""
+        """Return a step's token ids in a model's vocabulary."""
         return self.convert_ids(role, step["writer"], step["ids"], step["text"])
 
     def convert_ids(self, role: Writer, writer: StepWriter, ids: list[int], text: str) -> list[int]:
-        """Token ids by a writer, in a model's vocabulary."""
+        """Convert a writer's token ids to a model's vocabulary."""
         if self.share_vocabulary or vocabulary_owner(writer) == role:
             return ids
         return list(_encode(self.tokenizer(role), text))
@@ -378,9 +380,9 @@ class Models:
         *,
         ends_answer: bool = False,
     ) -> str:
-        """The text that `ids` add to the answer so far.
+        """Return the text that `ids` add to the answer so far.
 
-        A character whose bytes are not complete is left to the next step.
+        An incomplete character at the end is left to the next step.
         """
         before: list[int] = []
         for step in reversed(steps):
@@ -409,11 +411,11 @@ class Models:
 
 
 def _fitting(pieces: list[Sequence[int]], scored: int, context: int) -> list[Sequence[int]]:
-    """The pieces without the first steps, as many as do not fit a context.
+    """Return the pieces without as many of the first steps as exceed a context.
 
     Args:
-        pieces: Start ids, the question, the steps.
-        scored: Number of pieces at the end that are kept in any case.
+        pieces: Token ids: start ids, question, then steps.
+        scored: Number of pieces at the end that are always kept.
         context: Context length in tokens.
     """
     excess, drop = sum(map(len, pieces)) - context, 0
@@ -424,12 +426,12 @@ def _fitting(pieces: list[Sequence[int]], scored: int, context: int) -> list[Seq
 
 
 def vocabulary_owner(writer: StepWriter) -> Writer:
-    """The model whose vocabulary a writer's ids belong to."""
+    """Return the model whose vocabulary a writer's ids belong to."""
     return "target" if writer == "human" else writer
 
 
 def piece_ids(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[Sequence[int]]:
-    """Token ids of each piece of a text, encoded on its own, after the tokenizer's start ids."""
+    """Encode each piece of a text separately; the tokenizer's start ids are the first piece."""
     first, *others = pieces
     begun = _encode(tokenizer, first, begins=True)
     return [tokenizer.start_ids, begun, *(_encode(tokenizer, piece) for piece in others)]
@@ -437,7 +439,7 @@ def piece_ids(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[Sequence[int]
 
 @lru_cache(maxsize=4096)
 def _encode(tokenizer: Tokenizer, text: str, *, begins: bool = False) -> tuple[int, ...]:
-    """Cached, because the steps so far are put together again for every step."""
+    """Encode a text. Cached, because each step encodes all previous steps again."""
     return tuple(tokenizer.encode(text, begins=begins))
 
 
@@ -451,6 +453,6 @@ def _choices(
 
 @lru_cache(maxsize=64)
 def _next_turn(tokenizer: Tokenizer, question: str) -> tuple[int, ...]:
-    """Ids of a further user turn after an answer, up to the start of the assistant's reply."""
+    """Return the ids of a further user turn, up to the start of the assistant's reply."""
     *_, turn = tokenizer.frame(("user", None), ("assistant", None), ("user", question))
     return tuple(tokenizer.encode(turn))

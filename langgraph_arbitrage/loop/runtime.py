@@ -1,4 +1,4 @@
-"""One run of the graph, as its nodes see it: models, settings in force, requests, events."""
+"""A run of the graph, shared by its nodes: models, settings, requests, events."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ __all__ = ["Run"]
 
 
 class Run:
-    """What the nodes of a run share. Without a runtime, steps can be written outside of a graph.
+    """The objects that the nodes of a run share. Without a runtime, it works outside of a graph.
 
     Args:
         models: The models.
         settings: The run's settings; by default those of the models.
         runtime: LangGraph's runtime of the node.
-        blocking: Wait for models in this thread instead of on the event loop.
+        blocking: Block this thread while models work, instead of awaiting them.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Run:
         blocking: bool = False,
     ) -> None:
         context = runtime.context if runtime else None
-        # As a subgraph, the graph may receive a context of its parent's own type.
+        # In a subgraph, the context may have the type that the parent graph declares.
         self.context = context if isinstance(context, Context) else NO_CONTEXT
         self.models = models
         self.settings = settings or models.run_settings.overridden(self.context)
@@ -74,12 +74,12 @@ class Run:
 
     @classmethod
     def of_node(cls, models: Models, *, blocking: bool) -> Run:
-        """The run of the node that is running."""
+        """Create the run of the current node."""
         return cls(models, runtime=get_runtime(Context), blocking=blocking)
 
     @property
     def thread_id(self) -> str | None:
-        """The run's thread; None without a checkpointer."""
+        """Id of the run's thread; None without a checkpointer."""
         info = self._runtime.execution_info if self._runtime else None
         return info.thread_id if info else None
 
@@ -88,8 +88,8 @@ class Run:
     def start_clock(self, state: ArbitrageState) -> None:
         """Start the deadline of the settings' `timeout`.
 
-        It counts from the creation of the run's `CancelScope`. Without one it counts the model
-        time of the answer so far, because a run may be resumed after days.
+        The time counts from the creation of the run's `CancelScope`. Without one, only the model
+        time of the answer counts, because a run may be resumed after days.
         """
         timeout = self.settings.timeout
         if timeout is None:
@@ -104,7 +104,7 @@ class Run:
         self._deadline = Deadline(timeout, time.monotonic() + left)
 
     async def submit(self, calls: Sequence[EngineCall]) -> list[Any]:
-        """Submit requests and wait for all outputs; never suspends in a blocking run.
+        """Submit requests and wait for all outputs. Never suspends in a blocking run.
 
         Raises:
             AnswerTimeoutError: The answer's `timeout` has passed.
@@ -122,11 +122,11 @@ class Run:
             self._runtime.stream_writer(EMPTY_EVENT | {"thread": self.thread_id} | event)
 
     def assembler(self, state: ArbitrageState, step: str = "") -> AnswerAssembler:
-        """The assembler of the answer, fed with its steps and perhaps a part of the next one.
+        """Return the assembler of the answer, which contains its steps and part of the next one.
 
         Args:
             state: The state.
-            step: What is known of the next step.
+            step: Known text of the next step.
         """
         committed = joined_text(state["steps"])
         found = self.models.take_assembler(answer_id(state))
@@ -140,7 +140,7 @@ class Run:
 
     @cached_property
     def streams_messages(self) -> bool:
-        """True if the graph's message stream may have a reader: LangGraph's is a callback."""
+        """True if the graph's message stream may have a reader. LangGraph adds it as a callback."""
         if self._runtime is None or self.context.quiet:
             return False
         return bool(get_config()["callbacks"].handlers)  # type: ignore[union-attr]
@@ -155,7 +155,7 @@ class Run:
     # --- limits and approval -------------------------------------------------------------
 
     def limit_reached(self, steps: Sequence[StepRecord]) -> str | None:
-        """The budget of the answer that is spent, if any."""
+        """Return the name of the budget that is spent; None if none is."""
         seconds, tokens = self.settings.max_seconds, self.settings.max_target_tokens
         if seconds is not None and sum(s["seconds"] for s in steps) >= seconds:
             return "max_seconds"
@@ -164,11 +164,11 @@ class Run:
         return "max_target_tokens"
 
     def draft_alone(self, state: ArbitrageState) -> bool:
-        """True if the draft finishes the answer alone because a budget is spent."""
+        """Return True if the draft finishes the answer alone because a budget is spent."""
         return self.settings.at_limit == "draft" and self.limit_reached(state["steps"]) is not None
 
     def draft_is_full(self, state: ArbitrageState) -> bool:
-        """True if the draft's context has no room for another step, while the target continues."""
+        """Return True if the draft's context is full and the target can continue."""
         if not (self.policy.needs_draft and self.policy.needs_target):
             return False
         context = self.models.engine("draft").context
@@ -177,10 +177,10 @@ class Run:
         return len(self.models.input_ids("draft", state["prompts"], state["steps"])) >= context
 
     def needs_approval(self, state: ArbitrageState, *, escalate: bool) -> bool:
-        """True if a human is asked about the pending step.
+        """Return True if a human must approve the pending step.
 
         Raises:
-            SettingsError: There is no checkpointer to keep the run meanwhile.
+            SettingsError: The graph has no checkpointer, so the run cannot wait.
         """
         asks = needs_approval(state, self.settings, escalate=escalate)
         if asks and not self.thread_id:
@@ -192,7 +192,7 @@ class Run:
         return asks
 
     def first_writer(self, state: ArbitrageState) -> str:
-        """The node that writes the next step: the draft, unless the policy skips it.
+        """Return the node that writes the next step: `draft`, unless the policy skips it.
 
         A draft whose context is full is skipped too: the target continues alone.
         """
@@ -204,10 +204,10 @@ class Run:
     # --- the beginning of an answer ------------------------------------------------------
 
     def open_answer(self, state: ArbitrageState) -> dict[str, Any]:
-        """The update that begins an answer to the state's messages.
+        """Return the state update that begins an answer to the messages.
 
         Raises:
-            MessageError: There is nothing to answer.
+            MessageError: The conversation has no text.
             ContextLengthError: The conversation does not fit a model's context.
         """
         messages = state.get("messages") or []
@@ -222,7 +222,7 @@ class Run:
             **self.render(state),
             "seed": seed,
             "finish_reason": None,
-            # An interrupted run may have left these behind.
+            # An interrupted run may have left these values.
             "draft_step": None,
             "target_step": None,
             "decision": None,
@@ -232,7 +232,7 @@ class Run:
         return update
 
     def render(self, state: ArbitrageState) -> dict[str, Any]:
-        """Prompts, identities and output constraints for the models of this run."""
+        """Return the prompts, identities and output constraints of this run's models."""
         response_format = self._response_format(state)
         roles = self.generation.roles
         prompts = self.models.render_prompts(
@@ -248,7 +248,7 @@ class Run:
         }
 
     def _response_format(self, state: ArbitrageState) -> ResponseFormat:
-        """The context's response format; within an answer by default the answer's own tools."""
+        """Return the context's response format. Within an answer, the default is its own tools."""
         context = self.context
         found = ResponseFormat.of(
             context.tools,
@@ -261,7 +261,7 @@ class Run:
         return found
 
     def identities(self, prompts: Mapping[str, Any]) -> dict[str, ModelIdentity]:
-        """The models that read these prompts."""
+        """Return the identity of each role's model."""
         return {role: self.models.identity(role) for role in prompts}  # type: ignore[arg-type]
 
 

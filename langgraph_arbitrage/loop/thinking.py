@@ -1,4 +1,4 @@
-"""The thinking at the start of an answer: how long it may be, where it ends, how long it was."""
+"""The thinking at the start of an answer: its limit, its end and its length."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ThinkingBudget:
         return self._open_mark(steps) is not None
 
     def tokens_left(self, steps: Sequence[StepRecord]) -> int | None:
-        """Maximum tokens of the next step, if it may be thinking; else None."""
+        """Return the maximum tokens of the next step if it may be thinking; otherwise None."""
         if self._limit is None:
             return None
         templates = [self._models.template(role, self._settings) for role in self._roles]
@@ -45,7 +45,7 @@ class ThinkingBudget:
         return max(1, self._limit - sum(len(s["ids"]) for s in steps))
 
     def close(self, record: StepRecord, steps: Sequence[StepRecord]) -> StepRecord:
-        """The record, followed by the end of the thinking if its budget is spent.
+        """Append the end of the thinking to a step if the budget is spent.
 
         Args:
             record: The next step.
@@ -69,7 +69,7 @@ class ThinkingBudget:
         return closed
 
     def count(self, steps: Sequence[StepRecord]) -> int:
-        """Tokens of the answer up to the end of its thinking, by the target's tokenizer."""
+        """Count the target's tokens of the answer up to the end of its thinking."""
         opened = self._template(steps).opening_mark if steps else None
         tokenizer = self._models.tokenizer("target")
         total, text = 0, ""
@@ -88,12 +88,12 @@ class ThinkingBudget:
         return total
 
     def _open_mark(self, steps: Sequence[StepRecord]) -> str | None:
-        """The mark that would close the thinking at the end of the answer; None outside of it."""
+        """Return the mark that closes the thinking at the end of the answer; None outside of it."""
         opened = self._template(steps).opening_mark
         return open_thinking(joined_text(steps), opened)
 
     def _template(self, steps: Sequence[StepRecord]) -> Template:
-        """The chat template that the answer began with."""
+        """Return the chat template of the answer's first writer."""
         return self._models.template(self._first_writer(steps), self._settings)
 
     def _first_writer(self, steps: Sequence[StepRecord]) -> Writer:

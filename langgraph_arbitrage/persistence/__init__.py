@@ -1,1 +1,1 @@
-"""Works on stored threads: resume, rewind, fork, migrate."""
+"""Operations on stored threads: resume, rewind, fork, migrate."""

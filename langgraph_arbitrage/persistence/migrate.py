@@ -1,4 +1,4 @@
-"""Adapts an answer in progress to this run: other models, a human's edit, another version."""
+"""Adapts an answer in progress to a run with other models or after a human's edit."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["apply_update", "check_version", "human_step", "migrate"]
 
 
 def migrate(state: ArbitrageState, run: Run) -> dict[str, Any]:
-    """The update that lets this run continue the answer in progress; empty if none is needed.
+    """Return the state update with which this run can continue the answer in progress.
 
-    An update is needed if other models wrote the answer, if the run uses a model that did not take
-    part in it, or if a human edited its last step.
+    It is empty unless other models wrote the answer, the run uses a model without a prompt in the
+    state, or a human edited the last step.
 
     Raises:
-        OtherModelsError: Other models wrote it, and the context does not allow to continue.
+        OtherModelsError: Other models wrote it, and `Context.other_models` is False.
         ThreadError: Another version of this package wrote it.
     """
     check_version(state)
@@ -58,7 +58,7 @@ def migrate(state: ArbitrageState, run: Run) -> dict[str, Any]:
 
 
 def apply_update(state: ArbitrageState, update: Mapping[str, Any]) -> ArbitrageState:
-    """The state after an update of `migrate` or `Run.open_answer`."""
+    """Return the state after an update of `migrate` or `Run.open_answer`."""
     steps = update.get("steps", state.get("steps", []))
     plain = steps.value if isinstance(steps, Overwrite) else steps
     return {**state, **update, "steps": plain}  # type: ignore[typeddict-item]
@@ -84,7 +84,7 @@ def check_version(values: Mapping[str, Any]) -> None:
 
 
 def human_step(text: str, draft: PendingStep | None, models: Models) -> PendingStep:
-    """A human's text in place of the draft's step. It ends the answer if the draft's step did."""
+    """Build a step with a human's text. It ends the answer if the draft's step does."""
     finish = draft["finish_reason"] if draft else "separator"
     if finish not in ("end", "stop"):
         finish, text = "separator", _with_separator(text, models)
@@ -102,7 +102,7 @@ def human_step(text: str, draft: PendingStep | None, models: Models) -> PendingS
 
 
 def _encoded(step: StepRecord, models: Models) -> StepRecord:
-    """A step with ids in this run's vocabularies."""
+    """Return a step with ids in this run's vocabularies."""
     if not step["ids"]:
         step = {**step, "text": _with_separator(step["text"], models)}
     ids = _ids(step, models)

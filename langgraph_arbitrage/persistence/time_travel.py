@@ -1,4 +1,4 @@
-"""Works on stored threads step by step: list, resume, rewind, fork.
+"""Lists, resumes, rewinds and forks stored threads by step.
 
 The functions wrap LangGraph's checkpoints and `update_state`. Each takes a compiled graph of
 `create_arbitrage_graph` with a checkpointer and a config that names a thread; each has an async
@@ -56,7 +56,7 @@ Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 
 def list_steps(graph: Graph, config: RunnableConfig) -> list[StepRecord]:
-    """The committed steps of a thread's last answer.
+    """Return the committed steps of a thread's last answer.
 
     Raises:
         ThreadError: The thread does not exist, or another version wrote it.
@@ -65,14 +65,14 @@ def list_steps(graph: Graph, config: RunnableConfig) -> list[StepRecord]:
 
 
 async def alist_steps(graph: Graph, config: RunnableConfig) -> list[StepRecord]:
-    """`list_steps`, async."""
+    """Return the committed steps of a thread's last answer, on the event loop."""
     return await _list_steps(_Store(graph, blocking=False), config)
 
 
 def resume(
     graph: Graph, config: RunnableConfig, context: Context | None = None
 ) -> ArbitrageState | dict[str, Any]:
-    """Continue a thread after its last committed step, however its process ended.
+    """Continue a thread after its last committed step, also after a crash of its process.
 
     Returns:
         The final state, as `graph.invoke` returns it. A finished thread's state is returned as it
@@ -80,7 +80,7 @@ def resume(
 
     Raises:
         ThreadError: The thread does not exist, or another version wrote it.
-        OtherModelsError: Other models wrote it, and the context does not say to go on.
+        OtherModelsError: Other models wrote it, and `Context.other_models` is False.
     """
     return run_blocking(_resume(_Store(graph, blocking=True), config, context))
 
@@ -88,7 +88,7 @@ def resume(
 async def aresume(
     graph: Graph, config: RunnableConfig, context: Context | None = None
 ) -> ArbitrageState | dict[str, Any]:
-    """`resume`, async."""
+    """Continue a thread after its last committed step, on the event loop."""
     return await _resume(_Store(graph, blocking=False), config, context)
 
 
@@ -126,7 +126,7 @@ async def arewind(
     text: str | None = None,
     seed: int | None = None,
 ) -> RunnableConfig:
-    """`rewind`, async."""
+    """Return a thread to the point before step `step` was written, on the event loop."""
     return await _rewind(_Store(graph, blocking=False), config, step, text, seed)
 
 
@@ -170,7 +170,7 @@ async def afork(
     text: str | None = None,
     seed: int | None = None,
 ) -> RunnableConfig:
-    """`fork`, async."""
+    """Start another thread with the steps before step `step`, on the event loop."""
     return await _fork(_Store(graph, blocking=False), config, step, thread, text, seed)
 
 
@@ -178,20 +178,23 @@ async def afork(
 
 
 class _Store:
-    """The graph's checkpoint methods. Its awaits never suspend in a synchronous call."""
+    """Calls the graph's checkpoint methods, synchronous or asynchronous.
+
+    In a synchronous call, the coroutines never suspend.
+    """
 
     def __init__(self, graph: Graph, *, blocking: bool) -> None:
         self._graph = graph
         self._blocking = blocking
 
     async def snapshot(self, config: RunnableConfig) -> StateSnapshot:
-        """The newest state of a thread; its values are empty if it does not exist."""
+        """Return the newest state of a thread, with empty values if the thread does not exist."""
         if self._blocking:
             return self._graph.get_state(config)
         return await self._graph.aget_state(config)
 
     async def update(self, config: RunnableConfig, values: dict[str, Any]) -> None:
-        """Store a state from which the run continues at `prepare`."""
+        """Store a state. The run continues from it at the node `prepare`."""
         values = {**values, "next_node": "prepare"}
         if self._blocking:
             self._graph.update_state(config, values, "commit")
@@ -213,7 +216,7 @@ async def _resume(
     store: _Store, config: RunnableConfig, context: Context | None
 ) -> ArbitrageState | dict[str, Any]:
     snapshot = await _snapshot(store, config)
-    # A process killed while it stored its last node leaves neither a next node nor an end.
+    # If a process is killed while it stores its last node, the state has no next node and no end.
     if not snapshot.next and is_finished(snapshot.values):
         return snapshot.values
     state: ArbitrageState = await store.run(_head(config), context)
@@ -276,7 +279,7 @@ async def _values(store: _Store, config: RunnableConfig) -> dict[str, Any]:
 def _rewound(
     values: dict[str, Any], step: int, text: str | None, seed: int | None, config: RunnableConfig
 ) -> dict[str, Any]:
-    """The state before a step was written, perhaps with a text in its place."""
+    """Return the state before a step was written, optionally with a text in place of the step."""
     steps = steps_of(values)
     thread = config["configurable"]["thread_id"]
     if type(step) is not int or not 0 <= step < len(steps):  # True is not an index
@@ -297,7 +300,7 @@ def _rewound(
 
 
 def _edited_step(text: str) -> StepRecord:
-    """A human's step. The run encodes it, because it has the tokenizers."""
+    """Build a human's step without token ids. The run encodes it with its tokenizers."""
     return StepRecord(
         writer="human",
         text=text,
@@ -315,7 +318,7 @@ def _edited_step(text: str) -> StepRecord:
 
 
 def _head(config: RunnableConfig) -> RunnableConfig:
-    """The config of the thread's newest state."""
+    """Return the config of the thread's newest state."""
     named = config["configurable"]
     old = ("checkpoint_id", "checkpoint_map")
     return {**config, "configurable": {k: v for k, v in named.items() if k not in old}}

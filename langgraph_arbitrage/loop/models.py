@@ -91,9 +91,8 @@ class Models:
     def scorer_call(self, request: ScorerRequest, question: str) -> EngineCall:
         """Build the engine call for a request to a scorer.
 
-        Special tokens in the question are encoded as ordinary text. If the text does not fit the
-        scorer's context, the first steps are left out, so the scorer reads the question and the
-        last part of the answer.
+        Special tokens in the question are encoded as ordinary text. A text that does not fit the
+        scorer's context is shortened as in `_fitting`.
         """
         from langgraph_arbitrage.engine import ScoreRequest
 
@@ -122,6 +121,9 @@ class Models:
     ) -> EngineCall:
         """Build the engine call for a policy's question to the target about the draft's step.
 
+        A conversation that does not fit the target's context is shortened as in `_fitting`, and at
+        worst the start of the step is left out.
+
         Args:
             question: The question.
             prompts: Token ids of the conversation, by role.
@@ -133,10 +135,16 @@ class Models:
         engine, tokenizer = self.engine("target"), self.tokenizer("target")
         turn = _next_turn(tokenizer, question.question)
         text, choices = _choices(tokenizer, question.reply, question.choices)
-        ids = [*self.input_ids("target", prompts, steps), *draft]
-        if turn[:1] == tuple(ids[-1:]):  # the step already contains the end of the turn
+        if turn[:1] == tuple(draft[-1:]):  # the step already contains the end of the turn
             turn = turn[1:]
-        return EngineCall(engine, ScoreRequest([*ids, *turn, *text], choices=choices))
+        past = [self.step_ids("target", step) for step in steps]
+        pieces: list[Sequence[int]] = [(), prompts["target"], *past, [*draft, *turn, *text]]
+        if engine.context is not None:
+            pieces = _fitting(pieces, 1, engine.context)
+        ids = [token for piece in pieces for token in piece]
+        if engine.context is not None:
+            ids = ids[-engine.context :]
+        return EngineCall(engine, ScoreRequest(ids, choices=choices))
 
     @property
     def run_settings(self) -> RunSettings:
@@ -411,7 +419,9 @@ class Models:
 
 
 def _fitting(pieces: list[Sequence[int]], scored: int, context: int) -> list[Sequence[int]]:
-    """Return the pieces without as many of the first steps as exceed a context.
+    """Shorten a text to a context: leave out the first steps, then the start of the question.
+
+    So a scorer reads the question and the last part of the answer.
 
     Args:
         pieces: Token ids: start ids, question, then steps.
@@ -422,7 +432,8 @@ def _fitting(pieces: list[Sequence[int]], scored: int, context: int) -> list[Seq
     while excess > 0 and 2 + drop < len(pieces) - scored:
         excess -= len(pieces[2 + drop])
         drop += 1
-    return pieces[:2] + pieces[2 + drop :]
+    start, question = pieces[:2]
+    return [start, question[max(0, excess) :], *pieces[2 + drop :]]
 
 
 def vocabulary_owner(writer: StepWriter) -> Writer:

@@ -221,6 +221,19 @@ def test_the_judges_grade_equals_that_of_a_plain_forward(chat: Chat, fed: Counte
     assert set(computed) == {DRAFT, TARGET}
 
 
+def test_the_judge_grades_steps_up_to_the_end_of_the_targets_context(chat: Chat) -> None:
+    """The question to the target does not fit; it then leaves out the first steps."""
+    models = {
+        "draft": make("llama", num_hidden_layers=2, endless=True, words=True),
+        "target": make("llama", seed=1, endless=True, words=True, max_position_embeddings=400),
+    }
+    llm = chat(**models, router=Judge(0), separator=(".", "\n"), max_tokens=900, max_steps=900)
+    stats = statistics(llm.invoke(QUESTIONS[0]))
+    assert stats["finish_reason"] == "context"
+    assert all(0 <= s["score"] <= 9 for s in stats["steps"])
+    assert sum(s["tokens"] for s in stats["steps"]) > 400 - 80
+
+
 def test_the_judge_grades_steps_of_a_draft_with_another_vocabulary(chat: Chat) -> None:
     models = {
         "draft": make("llama", num_hidden_layers=2, vocabulary=330, endless=True, words=True),

@@ -66,7 +66,10 @@ SIGNALS: dict[str, Callable[[Step], float]] = {
         sum(s["draft_logprobs"]) - sum(s["target_logprobs"])
     ),
     "target: tokens not ranked first": lambda s: sum(rank > 0 for rank in s["target_ranks"]),
-    "target: worst rank": lambda s: max(s["target_ranks"]),
+    "target: worst rank": lambda s: max(
+        rank + 1 - np.exp(logprob)
+        for rank, logprob in zip(s["target_ranks"], s["target_logprobs"], strict=True)
+    ),
     "target: grade (judge)": lambda s: -s["grade"],
 }
 """Signals of a step. A higher value means: escalate."""

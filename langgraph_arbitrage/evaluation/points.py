@@ -43,7 +43,7 @@ KINDS: dict[str, Kind] = {
     "judge": Kind("judge", "SpecReason: escalates iff the target's grade, from 0 to 9, is below τ"),
     "likelihood": Kind(
         "likelihood",
-        "escalates iff the step's negative log-likelihood under the target, in nats, > τ",
+        "escalates iff a token is less probable than the target's τ most probable ones",
     ),
     "confidence": Kind("confidence", "escalates iff the draft's mean token probability is below τ"),
     "random": Kind("random", "escalates at random with probability τ"),

@@ -157,7 +157,7 @@ class Cascade(PolicyOption):
 
     Example:
         >>> from langgraph_arbitrage import Cascade, DraftConfidence, TargetLikelihood
-        >>> Cascade(TargetLikelihood(10), first=DraftConfidence(0.5, signal="lowest")).first.signal
+        >>> Cascade(TargetLikelihood(), first=DraftConfidence(0.5, signal="lowest")).first.signal
         'lowest'
     """
 
@@ -184,8 +184,8 @@ class WhileThinking(PolicyOption):
 
     Example:
         >>> from langgraph_arbitrage import TargetLikelihood, WhileThinking
-        >>> WhileThinking(TargetLikelihood(10), thinking=TargetLikelihood(20)).thinking.threshold
-        20
+        >>> WhileThinking(TargetLikelihood(3), thinking=TargetLikelihood(5)).thinking.threshold
+        5
     """
 
     thinking: Policy = field(kw_only=True)

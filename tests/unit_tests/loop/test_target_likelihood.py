@@ -26,7 +26,7 @@ from tiny import QUESTIONS, loaded, make, prompt
 Chat = Callable[..., ChatArbitrage]
 DRAFT, TARGET = 2, 3  # layers
 ALL, NONE = TargetLikelihood(0), TargetLikelihood(1e9)
-MIXED = TargetLikelihood(18.0)
+MIXED = TargetLikelihood(18.0, signal="sum")
 OTHER_DRAFT = {
     "draft": make("llama", num_hidden_layers=2, vocabulary=330, endless=True, words=True)
 }
@@ -61,15 +61,37 @@ def test_accepting_every_step_writes_what_the_draft_writes_alone(chat: Chat) -> 
         assert llm.invoke(question).text == alone.invoke(question).text
 
 
+def plain_logprobs(ids: list[int], step: list[int]) -> torch.Tensor:
+    """Return the target's log-probabilities [n, V] at the n tokens of a step."""
+    with torch.no_grad():
+        logits = loaded(SETTINGS["target"])(torch.tensor([[*ids, *step]])).logits
+    return logits[0, len(ids) - 1 : -1].log_softmax(-1)
+
+
+@pytest.mark.parametrize("k", [1, 4, 40])
+def test_a_step_is_accepted_iff_its_tokens_are_among_the_k_most_probable(
+    k: int, chat: Chat
+) -> None:
+    graph = create_arbitrage_graph(**{**SETTINGS, "router": TargetLikelihood(k)}).compile()
+    ids = prompt(QUESTIONS[0])
+    for update in graph.stream(ASK, {"recursion_limit": 500}, stream_mode="updates"):
+        if draft := update.get("draft"):
+            step = draft["draft_step"]["ids"]
+        if route := update.get("route"):
+            best = plain_logprobs(ids, step).topk(k).indices
+            expected = all(token in row for token, row in zip(step, best.tolist(), strict=True))
+            assert route["decision"]["escalate"] == (not expected)
+        if commit := update.get("commit"):
+            ids = ids + commit["steps"][0]["ids"]
+
+
 def test_the_score_is_the_negative_log_likelihood_under_the_target(chat: Chat) -> None:
     graph = create_arbitrage_graph(**{**SETTINGS, "router": MIXED}).compile()
     result = graph.invoke(ASK, {"recursion_limit": 500})
     ids, accepted = prompt(QUESTIONS[0]), 0
     for step in result["steps"]:
         if step["writer"] == "draft":
-            with torch.no_grad():
-                logits = loaded(SETTINGS["target"])(torch.tensor([[*ids, *step["ids"]]])).logits
-            logprobs = logits[0, len(ids) - 1 : -1].log_softmax(-1)
+            logprobs = plain_logprobs(ids, step["ids"])
             nll = -sum(float(logprobs[i, t]) for i, t in enumerate(step["ids"]))
             assert step["score"] == pytest.approx(nll, abs=1e-2)
             accepted += 1
@@ -85,11 +107,10 @@ def test_two_vocabularies_score_the_text_in_the_targets_tokens(chat: Chat) -> No
     ids = prompt(QUESTIONS[0])
     for step in steps:
         text = tokenizer.encode(step["text"])
-        with torch.no_grad():
-            logits = loaded(SETTINGS["target"])(torch.tensor([[*ids, *text]])).logits
-        logprobs = logits[0, len(ids) - 1 : -1].log_softmax(-1)
-        nll = -sum(float(logprobs[i, t]) for i, t in enumerate(text))
-        assert step["score"] == pytest.approx(nll, abs=1e-2)
+        probs, token = plain_logprobs(ids, text).exp(), torch.tensor(text)[:, None]
+        own = probs.gather(1, token)
+        score = ((probs > own).sum(-1, keepdim=True) + 1 - own).max()
+        assert step["score"] == pytest.approx(float(score), abs=1e-2)
         ids = ids + text
 
 
@@ -164,7 +185,7 @@ def test_a_cascade_runs_the_target_only_on_unclear_steps(chat: Chat, fed: Counte
     first = DraftConfidence(median, signal="product")
     cascade = chat(**{**SETTINGS, "router": Cascade(NONE, first=first)})
     scores = [step["score"] for step in figures(cascade.invoke(QUESTIONS[0]))["steps"]]
-    unclear = [score > 1 for score in scores]  # nats of the target; probabilities are at most 1
+    unclear = [score > 1 for score in scores]  # ranks; probabilities are at most 1
     assert unclear == [step["score"] < median for step in steps]
     clear = chat(**{**SETTINGS, "router": Cascade(ALL, first=DraftConfidence(0.0))})
     clear.invoke("Warm up.")
@@ -174,7 +195,7 @@ def test_a_cascade_runs_the_target_only_on_unclear_steps(chat: Chat, fed: Counte
 
 
 def test_the_threshold_of_a_cascade_is_that_of_the_wrapped_policy() -> None:
-    cascade = Cascade(TargetLikelihood(), first=DraftConfidence()).with_threshold(3.5)
+    cascade = Cascade(TargetLikelihood(2), first=DraftConfidence()).with_threshold(3.5)
     assert (cascade.policy, cascade.first) == (TargetLikelihood(3.5), DraftConfidence())
 
 
@@ -187,10 +208,17 @@ def test_a_cascade_starts_with_a_policy_that_runs_no_model(first: Any) -> None:
 # --- bad input ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [-0.1, float("nan"), "10", True, None])
-def test_a_threshold_that_is_no_number_of_nats_is_refused(value: Any) -> None:
+@pytest.mark.parametrize("value", [-0.1, float("nan"), "10", True])
+def test_an_invalid_threshold_is_refused(value: Any) -> None:
     with pytest.raises(SettingsError, match=r"must be a number of at least 0, not"):
         TargetLikelihood(value)
+
+
+def test_each_signal_has_a_default_threshold() -> None:
+    assert TargetLikelihood().threshold == 3
+    assert TargetLikelihood(signal="sum").threshold == 12
+    with pytest.raises(SettingsError, match="one of 'rank', 'sum', not 'mean'"):
+        TargetLikelihood(signal="mean")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -332,7 +332,7 @@ def test_draft_confidence_needs_a_server_that_reports_log_probabilities(server: 
 
 # --- the target's likelihood -------------------------------------------------------------
 
-LIKELIHOOD = RUN | {"router": TargetLikelihood(30.0)}
+LIKELIHOOD = RUN | {"router": TargetLikelihood(30.0, signal="sum")}
 
 
 def test_the_targets_likelihood_equals_that_of_a_local_target(front: Front, server: Served) -> None:

@@ -65,7 +65,7 @@ def generate_all(engine: Engine, inputs: list[list[int]], new: int) -> list[list
 KINDS = ["llama", "qwen2", "qwen2-sliding", "qwen3_moe", "gpt2", "mistral", "gemma3_text"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["llama", "qwen2-sliding", "gpt2"])
 def test_replays_generate_the_same_as_transformers_alone_and_in_batches(
     kind: str, graphed: Make, schedulers: list[Scheduler], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -83,15 +83,15 @@ def test_a_rejection_in_a_long_draft_wastes_few_tokens(
     temperature: float, wrong_at: int | None, engine: Make
 ) -> None:
     model, ids = engine(make("llama", endless=True)), random_ids(30)
-    request = GenerateRequest(ids, max_tokens=300, sampling=SamplingParams(temperature, seed=5))
+    request = GenerateRequest(ids, max_tokens=180, sampling=SamplingParams(temperature, seed=5))
     alone = model.submit(request).result()
     drafted = list(alone.ids)
-    accepted = 300 if wrong_at is None else wrong_at
-    drafted[accepted : accepted + 1] = [3] * (accepted < 300)  # a token that is never generated
+    accepted = 180 if wrong_at is None else wrong_at
+    drafted[accepted : accepted + 1] = [3] * (accepted < 180)  # a token that is never generated
     found = model.submit(replace(request, draft_tokens=drafted)).result()
     assert (found.ids, found.accepted_draft_tokens) == (alone.ids, accepted)
     assert found.finish == "length"
-    assert found.computed_tokens <= 30 + 300 + max(FIRST_CHUNK, accepted)
+    assert found.computed_tokens <= 30 + 180 + max(FIRST_CHUNK, accepted)
     assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
 
 

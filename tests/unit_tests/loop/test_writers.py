@@ -14,19 +14,26 @@ from langgraph_arbitrage import (
     create_arbitrage_graph,
 )
 from langgraph_arbitrage.models.tokenizer import Tokenizer
-from tiny import KINDS, PLAIN_KINDS, QUESTIONS, generate, make, pair, prompt, tokenizer
+from tiny import PLAIN_KINDS, QUESTIONS, SLOT_KINDS, generate, make, pair, prompt, tokenizer
 
 Chat = Callable[..., ChatArbitrage]
 TOKENS = Tokenizer(tokenizer(), "tiny", None)
 NEW = 24
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     ("kind", "role"),
     [
-        *((kind, "target") for kind in KINDS),
+        # `engine/test_greedy.py` tests every kind by default.
+        *(
+            (k, "target")
+            if k in ("llama", "qwen2-sliding")
+            else pytest.param(k, "target", marks=SLOW)
+            for k in SLOT_KINDS
+        ),
         ("llama", "draft"),
-        *((k, "draft") for k in PLAIN_KINDS),
+        *((k, role) for k in PLAIN_KINDS for role in ("draft", "target")),
     ],
 )
 def test_one_writer_alone_equals_generate_one_at_a_time_and_eight_at_once(

@@ -62,10 +62,11 @@ def generate_all(engine: Engine, inputs: list[list[int]], new: int) -> list[list
     return [h.result().ids for h in [engine.submit(GenerateRequest(ids, new)) for ids in inputs]]
 
 
-KINDS = ["llama", "qwen2", "qwen2-sliding", "qwen3_moe", "gpt2", "mistral", "gemma3_text"]
+FAST = ["llama", "qwen2-sliding", "gpt2"]
+SLOW = ["qwen2", "qwen3_moe", "mistral", "gemma3_text"]
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2-sliding", "gpt2"])
+@pytest.mark.parametrize("kind", [*FAST, *(pytest.param(k, marks=pytest.mark.slow) for k in SLOW)])
 def test_replays_generate_the_same_as_transformers_alone_and_in_batches(
     kind: str, graphed: Make, schedulers: list[Scheduler], caplog: pytest.LogCaptureFixture
 ) -> None:

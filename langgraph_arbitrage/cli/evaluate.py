@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ __all__ = ["add_command"]
 
 NO_SCORER = "nobody"
 """Value of --scored-by that disables the scores."""
+PIPE_WIDTH = 110
+"""Columns of the table if stdout is not a terminal."""
 LOG_INTERVAL = 30.0
 """Seconds between progress lines if stderr is not an interactive terminal."""
 POLICIES = (
@@ -267,7 +270,8 @@ def _write_results(sweep: Sweep, folder: Path, console: Console) -> None:
     written = [save_results(results, folder), save_points(results, folder)]
     written += save_plots(results, folder)
     written.append(save_report(results, answers, folder, sweep.config.traces))
-    out = Console(highlight=False)
+    # The table needs more than the 80 columns that rich assumes for a pipe.
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     out.print(points_table(results))
     for line in headlines(results):
         out.print(line, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
 from langgraph_arbitrage.events import StepEvent
@@ -47,6 +47,10 @@ class Reply:
     """Number of tokens in the answer that the target wrote."""
     discarded_tokens: int
     """Number of draft tokens that are not part of the answer."""
+    accepted_draft_tokens: int = 0
+    """Number of target tokens that were accepted from the draft's steps instead of decoded."""
+    computed_tokens: dict[str, int] = field(default_factory=dict)
+    """Number of tokens that each model computed, by role. Empty for token-level speculation."""
 
 
 class Answerer(Protocol):
@@ -92,6 +96,8 @@ class GraphAnswerer:
             statistics["draft_tokens"],
             statistics["target_tokens"],
             statistics["discarded_tokens"],
+            statistics["accepted_draft_tokens"],
+            dict(statistics["computed_tokens"]),
         )
 
     def close(self) -> None:

@@ -248,6 +248,8 @@ class Sweep:
             "draft_tokens": reply.draft_tokens,
             "target_tokens": reply.target_tokens,
             "discarded_tokens": reply.discarded_tokens,
+            "accepted_draft_tokens": reply.accepted_draft_tokens,
+            "computed_tokens": reply.computed_tokens,
             "text": reply.text,
             "steps": reply.steps,
         }

@@ -1,9 +1,9 @@
 """Step-level speculative reasoning as a LangGraph component.
 
-A small draft model writes each reasoning step, a policy judges it, and only where it pays does
-the large target model write it again (Arbitrage, arXiv 2512.05033).
+A small draft model generates each reasoning step, and a policy scores the step. If the policy
+escalates the step, the large target model generates it again (Arbitrage, arXiv 2512.05033).
 
-Importing this package is cheap: what needs torch is imported at its first use.
+Importing this package does not import torch. Each public name is imported at its first use.
 """
 
 from importlib import import_module
@@ -81,7 +81,7 @@ __all__ = [
     "embedded",
 ]
 
-_HOMES = {
+_MODULES = {
     "ApprovalRequest": "loop.approval",
     "ChatArbitrage": "chat_model",
     "ModelSpec": "engine",
@@ -124,9 +124,9 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "embedded":
         return import_module(f"{__name__}.embedded")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

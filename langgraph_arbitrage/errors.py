@@ -1,6 +1,6 @@
 """Exceptions of the package.
 
-Each message states what arrived, what is allowed and what to do next.
+Each message states the invalid value, the allowed values and a way to correct the error.
 """
 
 __all__ = [
@@ -34,7 +34,7 @@ class SettingsError(ArbitrageError, ValueError):
 
 
 class MessageError(ArbitrageError, ValueError):
-    """The conversation cannot be answered: it is empty or has content that no model can read."""
+    """The conversation is empty, or has content that the models cannot process."""
 
 
 class GrammarError(ArbitrageError, ValueError):
@@ -42,7 +42,7 @@ class GrammarError(ArbitrageError, ValueError):
 
 
 class MissingExtraError(ArbitrageError, ImportError):
-    """A feature needs an extra that is not installed. The message has the install command."""
+    """A required optional package is not installed. The message contains the install command."""
 
 
 class CheckpointError(ArbitrageError, ValueError):
@@ -54,7 +54,7 @@ class ChatTemplateError(ArbitrageError, ValueError):
 
 
 class ContextLengthError(ArbitrageError, ValueError):
-    """A prompt is longer than a model's context."""
+    """A prompt is longer than a model's context length."""
 
 
 class DataError(ArbitrageError, ValueError):
@@ -66,11 +66,11 @@ class ThreadError(ArbitrageError, ValueError):
 
 
 class OtherModelsError(ArbitrageError, ValueError):
-    """A checkpoint was written with other models than those that would continue it."""
+    """A thread's unfinished answer was written by other models than those that resume it."""
 
 
 class ApprovalError(ArbitrageError, ValueError):
-    """A run that awaits approval was resumed with an invalid decision."""
+    """The decision that resumes a run waiting for approval is invalid."""
 
 
 class NotEnoughMemoryError(ArbitrageError, MemoryError):
@@ -78,7 +78,7 @@ class NotEnoughMemoryError(ArbitrageError, MemoryError):
 
 
 class AnswerTimeoutError(ArbitrageError, TimeoutError):
-    """An answer exceeded its `timeout`. Its requests to the models are cancelled."""
+    """An answer exceeded its `timeout` setting. Its model requests were cancelled."""
 
 
 class EngineError(ArbitrageError, RuntimeError):
@@ -86,11 +86,11 @@ class EngineError(ArbitrageError, RuntimeError):
 
 
 class EngineBusyError(EngineError):
-    """The queue of a model is full (`max_queue`). The request was not started."""
+    """A model's queue has reached `max_queue`. The request was not started."""
 
 
 class EngineClosedError(EngineError):
-    """The engine was closed before the request was submitted or while it waited."""
+    """The engine was closed before the request was submitted or before it was complete."""
 
 
 class RequestCancelledError(EngineError):

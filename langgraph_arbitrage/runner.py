@@ -1,4 +1,4 @@
-"""Runs questions through the graph one at a time, with listeners, Ctrl-C and timing."""
+"""The runner of the command line: answers questions one at a time, with events and timing."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Answer:
     """`response_metadata["arbitrage"]` of the answer's message."""
     usage: dict[str, Any]
     seconds: float
-    """Seconds from the question to the last token, without the loading of the models."""
+    """Seconds from the question to the last token. Includes model loading without `warm_up`."""
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return the answer as plain data for JSON."""
+        """The answer as a dict that can be written as JSON."""
         return {
             "question": self.question,
             "answer": self.text,
@@ -61,10 +61,14 @@ class Answer:
 
 
 class Runner:
-    """Answers questions with a pair of models and a policy.
+    """Answers questions with a draft model, a target model and a policy.
 
-    Runners with equal model settings share the loaded models. With a checkpointer, each answer is
-    stored in a thread.
+    Runners with equal model settings share the loaded models.
+
+    Args:
+        settings: The models, the policy and the settings of runs.
+        checkpointer: A LangGraph checkpointer that stores each answer in a thread. None: answers
+            are not stored.
     """
 
     def __init__(self, settings: ArbitrageSettings, checkpointer: Any = None) -> None:
@@ -77,7 +81,7 @@ class Runner:
         return Runner(self.settings.under(policy))
 
     def close(self) -> None:
-        """Release the models. Those without another user are unloaded."""
+        """Release the models. A model that no other runner or graph uses is unloaded."""
         self._models.close()
 
     @property
@@ -86,21 +90,21 @@ class Runner:
         return self.settings.policy
 
     def check(self, question: str) -> None:
-        """Raise if a model cannot be used or the question does not fit it. Loads no weights.
+        """Raise an error if the models cannot answer `question`. Loads no weights.
 
         Raises:
             ChatTemplateError: A model has no chat template.
             CheckpointError: A path is not a usable checkpoint.
-            ContextLengthError: The question does not fit a model's context.
+            ContextLengthError: The prompt is longer than a model's context length.
         """
         self._models.prepare(self.policy)
         self._models.render_prompts([HumanMessage(question)], self._models.run_settings)
 
     def warm_up(self) -> float:
-        """Run one short request on each model of the policy; return the seconds it took.
+        """Run a short request on each model that the policy uses. Returns the elapsed seconds.
 
-        The first call loads the models. With one slot, it also replaces the previous answer in the
-        KV caches.
+        The first call loads the models. If a model has only one slot, the request overwrites the
+        previous answer in its KV cache.
         """
         start = time.perf_counter()
         models = self._models
@@ -130,17 +134,18 @@ class Runner:
         """Answer a question.
 
         Args:
-            question: The question; None resumes the thread and first repeats the events of its
-                committed steps.
+            question: The question. None resumes the unfinished answer of `thread`. The listener
+                then first receives a `committed` event for each committed step.
             listener: Called with each event of the run.
-            thread: Id of the thread that stores the answer.
-            cancel: Cancelling it stops the models within a token.
-            quiet: Do not report the target's tokens one by one.
+            thread: Id of the thread that stores the answer. Needs a checkpointer.
+            cancel: Calling `cancel.cancel()` stops the run within one token.
+            quiet: Whether to omit the `target_delta` events.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed, or `cancel` was cancelled. The models have
-                stopped.
-            ThreadError: The run waits for a human, or another version wrote the thread.
+            KeyboardInterrupt: Ctrl-C was pressed, or `cancel` was cancelled. No model generates
+                any longer.
+            ThreadError: The run waits for a human's approval, or the thread was written by an
+                incompatible version of this package.
         """
         cancel = cancel or CancelScope()
         state: dict[str, Any] = {}
@@ -177,7 +182,12 @@ class Runner:
 
 
 def committed_event(index: int, step: StepRecord) -> StepEvent:
-    """Build the `committed` event of a stored step."""
+    """Build the `committed` event of a step.
+
+    Args:
+        index: Index of the step in the answer, from 0.
+        step: The step.
+    """
     return StepEvent(
         type="committed",
         step=index,
@@ -191,15 +201,19 @@ def committed_event(index: int, step: StepRecord) -> StepEvent:
 
 
 def answer_of(state: dict[str, Any], seconds: float) -> Answer:
-    """Return the answer in the state of a finished run.
+    """Return the answer of a finished run.
+
+    Args:
+        state: The state of the graph after the run.
+        seconds: Value of `Answer.seconds`.
 
     Raises:
-        ThreadError: The run waits for a human.
+        ThreadError: The run waits for a human's approval.
     """
     if not is_finished(state):
         raise ThreadError(
-            "the run waits for a human's approval, which the command line does not ask for: resume "
-            "it in Python with Command(resume=...)"
+            "The run waits for a human's approval, which the command line does not support. Resume "
+            "the run in Python with Command(resume=...)."
         )
     message: AIMessage = state["messages"][-1]
     return Answer(
@@ -215,7 +229,8 @@ def answer_of(state: dict[str, Any], seconds: float) -> Answer:
 def _ctrl_c_cancels(cancel: CancelScope) -> Iterator[None]:
     """Cancel the run within one token on Ctrl-C. A second Ctrl-C raises KeyboardInterrupt.
 
-    If the handler raised at the first Ctrl-C, the graph would wait for the running node to end.
+    The handler does not raise at the first Ctrl-C, because the graph would then wait for the end of
+    the running node.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread receives signals

@@ -1,7 +1,7 @@
-"""The state of a run: plain, serializable data only.
+"""The graph's state, which consists of plain, serializable data only.
 
-It holds no tensors, no dataclasses and no pydantic objects other than messages, so that any
-checkpointer can store it and strict msgpack can load it. KV caches are not part of the state: the
+The state contains no tensors, no dataclasses, and no pydantic objects other than messages. Any
+checkpointer can store it, and strict msgpack can load it. KV caches are not part of the state. The
 engine finds cached prefixes by their token ids.
 """
 
@@ -29,19 +29,21 @@ __all__ = [
 ]
 
 STATE_VERSION = 2
-"""Version of this schema, stored with each answer. Answers of other versions are refused."""
+"""Version of this schema, stored with each answer. A run that resumes another version raises
+`ThreadError`."""
 
 StepWriter = Literal["draft", "target", "human"]
-"""Writer of a step. A human's step has token ids of the target's vocabulary."""
+"""Writer of a step. The text of a human's step is encoded with the target's tokenizer."""
 
 
 class ModelIdentity(TypedDict):
-    """Identifies a model."""
+    """The name and the digest of a model."""
 
     path: str
     """Local folder or hub id."""
     digest: str
-    """Digest of its files, which distinguishes models of the same name. Empty if not local."""
+    """Digest of the model's files, which distinguishes models with the same path. Empty if the
+    files are not on this machine."""
 
 
 class PendingStep(TypedDict):
@@ -56,47 +58,54 @@ class PendingStep(TypedDict):
     finish_reason: str
     """Why generation ended: `separator`, `end`, `stop`, `length` or `context`."""
     computed_tokens: int
-    """Number of tokens computed for the step: uncached tokens of the prefix, and its own."""
+    """Number of tokens computed for the step: the uncached tokens of the prefix and the tokens of
+    the step."""
     cached_tokens: int
     """Number of tokens of the prefix found in the KV cache."""
     accepted_draft_tokens: int
-    """Number of tokens of the draft's step that the target verified and accepted."""
+    """Number of tokens of a target step that were accepted from the draft's step."""
     seconds: float
     """Seconds from the request to the complete step."""
 
 
 class VerifiedTokens(TypedDict):
-    """The beginning of the target's step, from a forward that verified the draft's step."""
+    """The beginning of the target's step. The forward that scored the draft's step produced it."""
 
     ids: list[int]
-    """Accepted draft tokens and the target's own next token, in the target's vocabulary."""
+    """The accepted draft tokens, followed by the target's next token. Ids of the target's
+    vocabulary."""
     logprobs: list[float]
     """Log-probability of each token under the target, in nats."""
     accepted_draft_tokens: int
     finish_reason: str
-    """`verified` if the step is incomplete, otherwise as in `PendingStep`."""
+    """`verified` if the target's step is incomplete, otherwise a value of
+    `PendingStep.finish_reason`."""
 
 
 class RouteDecision(TypedDict):
-    """Decision of the policy, or of a human, about the draft's step."""
+    """The decision of the policy or of a human about the draft's step."""
 
     score: float | None
+    """The policy's score. None if the policy computes no score."""
     escalate: bool
+    """Whether the target generates the step again."""
     needs_approval: bool
     """Whether a human must approve before the decision takes effect."""
     policy_state: list[float]
-    """Numbers that the policy stores for later steps."""
+    """Numbers that the policy stores for later steps of the answer."""
     computed_tokens: dict[str, int]
-    """Tokens computed to score the step, by role: `router` or `target`."""
+    """Number of tokens computed to score the step, by role (`router` or `target`)."""
     seconds: float
+    """Seconds spent on scoring the step."""
     invalid_call: str | None
-    """Why the step's tool call is invalid, if that alone escalates the step."""
+    """Why the step's tool call is invalid, if that is the only reason to escalate. Otherwise
+    None."""
     verified: NotRequired[VerifiedTokens | None]
     """Beginning of the target's step, if the policy requested a `DraftVerification`."""
 
 
 class StepRecord(TypedDict):
-    """A step of the answer."""
+    """A committed step of the answer."""
 
     writer: StepWriter
     text: str
@@ -108,17 +117,18 @@ class StepRecord(TypedDict):
     seconds: float
     """Seconds that all models spent on this step."""
     writer_seconds: float
-    """Seconds that its writer spent on it."""
+    """Seconds that the writer spent on this step."""
     discarded_tokens: int
-    """Number of tokens of the other model's step, if that was discarded."""
+    """Number of tokens of the other model's step that was discarded. 0 if no step was discarded."""
     computed_tokens: dict[str, int]
-    """Tokens computed for this step, by role."""
+    """Number of tokens computed for this step, by role (`draft`, `target` or `router`)."""
     cached_tokens: int
     """Number of tokens of the prefix that the writer found in its KV cache."""
     accepted_draft_tokens: int
     """Number of tokens of a target step that were accepted from the draft's step."""
     logprobs: list[float]
-    """Log-probability of each token, if requested."""
+    """Log-probability of each token under the writer, in nats. Empty unless the setting `logprobs`
+    is on."""
 
 
 def _append(steps: list[StepRecord], batches: Sequence[list[StepRecord]]) -> list[StepRecord]:
@@ -126,35 +136,41 @@ def _append(steps: list[StepRecord], batches: Sequence[list[StepRecord]]) -> lis
 
 
 class MessagesInput(TypedDict):
-    """Input of a run."""
+    """The input of the graph."""
 
     messages: Annotated[list[AnyMessage], add_messages]
 
 
 class ArbitrageState(TypedDict, total=False):
-    """The state between two nodes."""
+    """The state of the graph."""
 
     version: int
-    """`STATE_VERSION` of the package that began the answer."""
+    """The `STATE_VERSION` of the package version that began the answer."""
     messages: Annotated[list[AnyMessage], add_messages]
     """The conversation. The answer is appended when it is complete."""
     question_id: str | None
-    """Id of the message being answered. A different last message begins a new answer."""
+    """Id of the message being answered. If the last message has another id, a new answer begins."""
     prompts: dict[str, list[int]]
-    """Token ids of the conversation for each model, by its own chat template."""
+    """Token ids of the prompt for each role, rendered with the chat template of the role's
+    model."""
     models: dict[str, ModelIdentity]
-    """The models that write the answer. By default, other models refuse to continue it."""
+    """The models that began the answer, by role. By default, a run with other models raises
+    `OtherModelsError`."""
     constraints: OutputConstraints
-    """Tools that may be called and grammars that the answer must follow."""
-    # A delta channel stores only the added steps in each checkpoint.
+    """Tools that the answer may call, and grammars that the answer must match."""
+    # With a delta channel, each checkpoint stores only the added steps.
     steps: Annotated[list[StepRecord], DeltaChannel(_append)]
     """The steps of the answer so far."""
     draft_step: PendingStep | None
+    """The draft's step that is not committed yet."""
     target_step: PendingStep | None
+    """The target's or the human's step that is not committed yet."""
     decision: RouteDecision | None
+    """The decision about `draft_step`. None before the step is scored."""
     next_node: str | None
-    """Successor of the nodes that choose it: `prepare`, `draft` and `commit`."""
+    """The node to run next. Set by the nodes `prepare`, `draft` and `commit`."""
     seed: int
-    """Seed of this answer. Drawn when the answer begins, unless the settings contain one."""
+    """Seed of this answer: the setting `seed`. If it is None: a random number, or 0 for greedy
+    decoding."""
     finish_reason: str | None
-    """Set with the last step; None while the answer is in progress."""
+    """Why the answer ended. None while the answer is in progress."""

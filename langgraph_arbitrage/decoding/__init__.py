@@ -1,1 +1,1 @@
-"""Stop rules and grammars: where a step ends, and which tokens may come next."""
+"""Stop rules detect the end of a step. Grammars restrict the next token."""

@@ -1,4 +1,4 @@
-"""Blocks of an answer that a step never splits: fenced code and LaTeX displays."""
+"""Finds fenced code and LaTeX displays. A step must not end inside such a block."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _OPENING = re.compile(
 
 
 def open_block(text: str) -> str | None:
-    r"""Return the opening mark of the block that is open at the end of a text, or None.
+    r"""Return the opening mark of the block that is unfinished at the end of `text`, or None.
 
-    Blocks are fenced code (three backticks or tildes at the start of a line), `$$ … $$`, `\[ … \]`
-    and `\begin{…} … \end{…}`. Within a block, other opening marks have no meaning.
+    Blocks are fenced code (three or more backticks or tildes at the start of a line), `$$ … $$`,
+    `\[ … \]` and `\begin{…} … \end{…}`. Blocks do not nest: opening marks inside a block are
+    ignored.
 
     Example:
         >>> open_block("So:\n\\[ 2 + 3 = 5\n\n")
@@ -37,6 +38,7 @@ def open_block(text: str) -> str | None:
 
 
 def _closing(opening: re.Match[str]) -> re.Pattern[str]:
+    """Return the pattern of the closing mark for an opening mark."""
     if fence := opening["fence"]:
         return re.compile(rf"^[ \t]*{re.escape(fence[0])}{{{len(fence)},}}[ \t]*$", re.MULTILINE)
     if opening["bracket"]:

@@ -15,18 +15,19 @@ __all__ = ["StopRule", "stop_rule"]
 class StopRule:
     r"""Matches separators and stop strings at the end of a growing list of token ids.
 
-    Comparing token ids is not enough: a separator may be split over tokens (`"\n" + "\n"`), and a
-    token may contain more than the separator (`";\n\n\n\n"`). So the last tokens are decoded and
-    searched, but only if the new token contains the last character of a pattern. The check takes
-    3 µs per token. Separators inside fenced code and LaTeX displays do not end a step.
+    The rule searches decoded text, because token ids are ambiguous. A separator may span several
+    tokens (`"\n" + "\n"`), and a token may contain more than the separator (`";\n\n\n\n"`). The
+    rule decodes the last tokens only if the new token contains the last character of a pattern. The
+    check takes 3 µs per token. Separators inside fenced code and LaTeX displays do not end a step.
 
     Args:
         tokenizer: The model's tokenizer.
         separators: Texts that end a step.
         stop: Texts that end the answer. They take precedence over separators.
-        spans: Opening and closing texts of spans. A separator inside a span does not end the step;
-            the closing text does.
-        min_tokens: Minimum number of tokens of a step that a separator ends.
+        spans: Pairs of an opening and a closing text. A separator between the two does not end the
+            step. The closing text ends the step.
+        min_tokens: Minimum length of a step that ends with a separator. Earlier separators are
+            ignored.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class StopRule:
         self.min_tokens = min_tokens
         patterns = (*separators, *stop, *(closing for _, closing in spans))
         self._last_characters = {pattern[-1] for pattern in patterns}
-        # Number of trailing tokens that can contain a pattern: each token of a pattern has at least
-        # one byte.
+        # Number of trailing tokens to search. Each token has at least one byte, so a pattern of n
+        # bytes spans at most n tokens.
         self._window = max((len(pattern.encode()) for pattern in patterns), default=0)
         self._candidates: dict[int, bool] = {}
 
@@ -58,10 +59,11 @@ class StopRule:
             context: The token before the step, or None.
             ids: Token ids of the step so far.
             tail: Text before the step, for stop strings that begin there.
-            block: Opening mark of the block that is open at the start of the step, or "".
+            block: Opening mark of the block that is unfinished at the start of the step, or "".
 
         Returns:
-            The kind of the pattern, or None if the step continues.
+            "stop" for a stop string, "separator" for a separator or the closing text of a span, or
+            None if the step continues.
         """
         if not self._window or not self._is_candidate(ids[-1]):
             return None
@@ -74,7 +76,8 @@ class StopRule:
                 return "stop"
         if self.spans and self._closes_span(context, ids):
             return "separator"
-        # `text` may contain earlier separators that did not end the step. They do not count again.
+        # Search only for separators that the last token completes. Earlier separators in `text`
+        # did not end the step.
         earlier = self.tokenizer.decode_after([] if before is None else [before], ids[start:-1])
         earlier = earlier.rstrip("\ufffd")  # an incomplete character at the end
         if len(ids) >= self.min_tokens and any(
@@ -85,7 +88,7 @@ class StopRule:
         return None
 
     def _closes_span(self, context: int | None, ids: Sequence[int]) -> bool:
-        """Whether the first span that the step opens is closed."""
+        """Return whether the step contains the closing text of its first span."""
         span, rest = self._first_span(self._text(context, ids))
         return span is not None and span[1] in rest
 
@@ -98,7 +101,7 @@ class StopRule:
         return None if inside else "separator"
 
     def _first_span(self, text: str) -> tuple[tuple[str, str] | None, str]:
-        """Return the first span that the text opens, and the text after the opening string."""
+        """Return the first span in `text`, or None, and the text after its opening text."""
         opened = [(index, span) for span in self.spans if (index := text.find(span[0])) >= 0]
         start, span = min(opened, default=(len(text), None))
         return span, text[start + len(span[0]) :] if span else ""
@@ -107,7 +110,7 @@ class StopRule:
         return self.tokenizer.decode_after([] if context is None else [context], ids)
 
     def _is_candidate(self, token: int) -> bool:
-        """Whether the token may complete a pattern. Cached per token."""
+        """Return whether `token` may complete a pattern. The result is cached per token."""
         candidate = self._candidates.get(token)
         if candidate is None:
             text = self.tokenizer.token_text(token)
@@ -125,5 +128,5 @@ def stop_rule(
     spans: tuple[tuple[str, str], ...] = (),
     min_tokens: int = 1,
 ) -> StopRule:
-    """Return the `StopRule` for these arguments. It is cached and shared between requests."""
+    """Return the `StopRule` for these arguments. Requests with equal arguments share one rule."""
     return StopRule(tokenizer, separators, stop, spans, min_tokens)

@@ -1,7 +1,7 @@
-"""The engine: runs local Hugging Face models that generate and score steps in batches.
+"""The engine: generates and scores steps with local Hugging Face models, in batches.
 
-It imports neither LangChain nor LangGraph. Each resource has one owner: `Engine` owns a model,
-`Scheduler` decides which sequences run, `ModelRunner` alone calls the model, and `KVCache` owns the
+This package imports neither LangChain nor LangGraph. `Engine` accepts the requests of one model.
+`Scheduler` decides which sequences run. Only `ModelRunner` calls the model. `KVCache` allocates the
 tensors of keys and values.
 """
 

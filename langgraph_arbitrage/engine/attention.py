@@ -1,8 +1,8 @@
-"""Attention over the KV cache, and the choice of the kernel that computes it.
+"""Attention over the KV cache.
 
-A forward takes the tokens of all its sequences packed in one row [1, T]. All layers except
-attention treat tokens independently. Attention reads only the sequence's own slot, up to the
-sequence's length, so nothing is padded and sequences never see each other.
+A forward computes the tokens of all its sequences packed in one row [1, T]. All layers except
+attention treat tokens independently. For each sequence, attention reads only the used positions of
+that sequence's slot. So no tokens are padding, and sequences do not attend to each other.
 """
 
 from __future__ import annotations
@@ -26,29 +26,40 @@ __all__ = ["Layout", "PackedLayout", "active_layout", "grouped_attention", "use_
 NAME = "langgraph_arbitrage"
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 MIN_DENSE = 4
-"""Minimum number of decoding sequences for one attention call over all their slots.
+"""Minimum number of decoding sequences for one attention call over a range of slots.
 
 For fewer sequences, one call per sequence is faster.
 """
 MAX_PADDING = 2.0
-"""Maximum number of positions that a call over several slots reads, relative to those needed."""
+"""Maximum ratio of read positions to needed positions for one call over a range of slots."""
 
 _thread = threading.local()
 
 
 class Layout(Protocol):
-    """Maps the tokens of a forward to positions in the cache."""
+    """Maps the tokens of a forward to positions in the KV cache."""
 
-    def store(self, room: Tensor, states: Tensor) -> None:
-        """Write states [1, H, T, D] into a layer's tensor [S, L, H, D]."""
+    def store(self, cached: Tensor, states: Tensor) -> None:
+        """Write the states [1, H, T, D] of new tokens into a layer's cache tensor [S, L, H, D]."""
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
-        """Attend from queries [1, Hq, T, D] to keys and values [S, L, H, D]: [1, T, Hq, D]."""
+        """Compute attention from new tokens to the cache.
+
+        Args:
+            query: Queries [1, Hq, T, D] of the new tokens.
+            keys: Cache tensor of the layer, [S, L, H, D].
+            values: Cache tensor of the layer, [S, L, H, D].
+            **options: The `window` of sliding-window attention in tokens or None, and the keyword
+                arguments of `grouped_attention`.
+
+        Returns:
+            The output [1, T, Hq, D].
+        """
 
 
 @contextmanager
 def active_layout(layout: Layout) -> Iterator[None]:
-    """Make attention layers that run on this thread use `layout`."""
+    """Set the layout that attention layers use on this thread within the `with` block."""
     _thread.layout = layout
     try:
         yield
@@ -57,9 +68,9 @@ def active_layout(layout: Layout) -> Iterator[None]:
 
 
 def use_cache_attention(model: PreTrainedModel) -> None:
-    """Make a model's attention layers read keys and values from the KV cache.
+    """Replace a model's attention function with one that reads the KV cache.
 
-    The attention function is registered without a mask function, so transformers creates no masks.
+    Transformers creates no masks, because the attention function has no registered mask function.
 
     Raises:
         ValueError: The model does not use transformers' attention interface, or has layers other
@@ -71,7 +82,9 @@ def use_cache_attention(model: PreTrainedModel) -> None:
         raise ValueError(f"it has layers of type {', '.join(sorted(other))}")
     model.set_attn_implementation(NAME)
     if text._attn_implementation != NAME:
-        raise ValueError(f"{type(model).__name__} has an attention function of its own")
+        raise ValueError(
+            f"{type(model).__name__} does not support transformers' attention interface"
+        )
 
 
 def attend(
@@ -84,9 +97,9 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Compute the attention of one layer. Transformers calls this function.
 
-    With an active layout, the mask is ignored, since the layout determines which positions are
-    visible. There is no active layout if other code calls the same model object directly. Such a
-    plain forward supports full causal attention only.
+    With an active layout, the mask is ignored, because the layout determines the visible positions.
+    There is no active layout if other code calls the model object directly. Such a plain forward
+    supports only full causal attention.
 
     Returns:
         The output [1, T, Hq, D], and None in place of the attention weights.
@@ -94,7 +107,10 @@ def attend(
     layout = getattr(_thread, "layout", None)
     if layout is None:
         if kwargs.get("sliding_window") is not None:
-            raise RuntimeError("a plain forward of this model needs its own attention function")
+            raise RuntimeError(
+                "A plain forward of a model with sliding-window attention needs the original "
+                "attention function. Restore it with `set_attn_implementation`."
+            )
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     options = {
         "scale": kwargs.get("scaling"),
@@ -103,7 +119,7 @@ def attend(
         "sinks": kwargs.get("s_aux"),
     }
     if kwargs.get("position_bias") is not None:
-        raise ValueError("a position bias is not supported")
+        raise ValueError("The engine does not support attention with a position bias")
     return layout.attend(query, key, value, **options), None
 
 
@@ -111,12 +127,12 @@ AttentionInterface.register(NAME, attend)
 
 
 class PackedLayout:
-    """Maps the packed tokens of several sequences to their slots: T tokens of B sequences.
+    """The layout of an eager forward: T packed tokens of B sequences, each with its own slot.
 
     Args:
-        slots: Slot of each sequence.
-        starts: Position of the first token of each sequence.
-        counts: Number of tokens of each sequence.
+        slots: Index of each sequence's slot, [B].
+        starts: Position of each sequence's first computed token, [B].
+        counts: Number of computed tokens of each sequence, [B].
         length: Number of positions per slot (L).
     """
 
@@ -133,22 +149,22 @@ class PackedLayout:
         """Position of each token in its sequence, [T]."""
         return [p for _, start, n in self.rows for p in range(start, start + n)]
 
-    def store(self, room: Tensor, states: Tensor) -> None:
-        """Write states [1, H, T, D] into a layer's tensor [S, L, H, D]."""
+    def store(self, cached: Tensor, states: Tensor) -> None:
+        """Write states [1, H, T, D] into a layer's cache tensor [S, L, H, D]."""
         new = states[0].transpose(0, 1)  # [T, H, D]
         if len(self.rows) == 1:
             ((slot, start, n),) = self.rows
-            room[slot, start : start + n] = new
+            cached[slot, start : start + n] = new
             return
-        places = self._places.get(room.device)
+        places = self._places.get(cached.device)
         if places is None:
             flat = [slot * self._length + p for slot, start, n in self.rows
                     for p in range(start, start + n)]  # fmt: skip
-            self._places[room.device] = places = on_device(flat, room.device)
-        room.flatten(0, 1).index_copy_(0, places, new)
+            self._places[cached.device] = places = on_device(flat, cached.device)
+        cached.flatten(0, 1).index_copy_(0, places, new)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
-        """Attend from each sequence's queries to the sequence's own slot. See `Layout.attend`."""
+        """Compute attention from each sequence's queries to its slot. See `Layout.attend`."""
         window: int | None = options.pop("window")
         if self._dense is not None:
             return self._dense.attend(query, keys, values, window, **options)
@@ -167,7 +183,11 @@ class PackedLayout:
 
     @cached_property
     def _dense(self) -> _DenseSlots | None:
-        """One call for all sequences, or None if their lengths or slots differ too much."""
+        """One attention call for all sequences. None if calls per sequence are faster.
+
+        It needs at least `MIN_DENSE` sequences with one computed token each, and must not exceed
+        `MAX_PADDING`.
+        """
         slots, starts, counts = zip(*self.rows, strict=True) if self.rows else ((), (), ())
         if len(slots) < MIN_DENSE or set(counts) != {1}:
             return None
@@ -183,10 +203,10 @@ class PackedLayout:
         mask = self._masks.get(key)
         if mask is None:
             queries = torch.arange(offset, offset + n, device=like.device)[:, None]
-            kept = torch.arange(offset + n, device=like.device)
-            hidden = kept > queries
+            keys = torch.arange(offset + n, device=like.device)
+            hidden = keys > queries
             if window:
-                hidden |= kept <= queries - window
+                hidden |= keys <= queries - window
             mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
             self._masks[key] = mask.masked_fill_(hidden, -torch.inf)
         return mask
@@ -195,15 +215,15 @@ class PackedLayout:
 class _DenseSlots:
     """Computes attention for one token per sequence over a range of slots, in one kernel call.
 
-    Positions beyond the end of a sequence are masked. They must hold finite numbers, since NaN and
-    infinity would get past an additive mask.
+    Positions beyond the end of a sequence are masked. They must contain finite numbers, because an
+    additive mask does not remove NaN and infinity.
 
     Args:
         low: First slot of the range.
         high: First slot after the range.
         view: Number of positions to read per slot.
-        slots: Slot of each sequence.
-        starts: Position of each sequence's token.
+        slots: Index of each sequence's slot.
+        starts: Position of each sequence's computed token.
     """
 
     def __init__(
@@ -211,7 +231,8 @@ class _DenseSlots:
     ) -> None:
         self._range = low, high, view
         self._places = [slot - low for slot in slots]
-        # A slot without a sequence attends to one position: a softmax over none would be NaN.
+        # A slot without a sequence attends to one position, because a softmax over no positions is
+        # NaN.
         self._ends = [1] * (high - low)
         for place, start in zip(self._places, starts, strict=True):
             self._ends[place] = start + 1
@@ -221,7 +242,7 @@ class _DenseSlots:
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, window: int | None, **options: Any
     ) -> Tensor:
-        """Attend from queries [1, Hq, T, D] to keys and values [S, L, H, D]: [1, T, Hq, D]."""
+        """Compute attention to the range of slots. See `Layout.attend`."""
         low, high, view = self._range
         k = keys[low:high, :view].transpose(1, 2)  # [B, H, view, D]
         v = values[low:high, :view].transpose(1, 2)
@@ -270,13 +291,13 @@ def grouped_attention(
         query: [Hq, n, D], or [B, Hq, n, D].
         keys: [H, K, D], or [B, H, K, D]; Hq is a multiple of H.
         values: Like `keys`.
-        mask: Additive, [n, K] or [B, 1, n, K]; None where all keys are visible.
+        mask: Additive mask, [n, K] or [B, 1, n, K]. None: all keys are visible.
         scale: Factor of the scores. None: 1/√D.
-        softcap: Limits the scores to ±softcap (Gemma 2).
-        sinks: Score of an additional empty position per query head, [Hq] (gpt-oss).
+        softcap: Limits the scores to ±softcap (Gemma 2). None: unlimited.
+        sinks: Score of an additional position with value 0 for each query head, [Hq] (gpt-oss).
 
     Returns:
-        [n, Hq, D], or [B, n, Hq, D].
+        The output, [n, Hq, D] or [B, n, Hq, D].
     """
     if query.dim() == 3:
         batched = mask if mask is None else mask[None, None]
@@ -291,17 +312,17 @@ def grouped_attention(
         )[0]
     b, hq, n, d = query.shape
     h = keys.shape[1]
-    grouped = query.reshape(b, h, hq // h * n, d)  # join the query heads that share a key head
+    grouped = query.reshape(b, h, hq // h * n, d)  # join query heads with the same key head
     if mask is not None and hq > h:
         mask = mask.repeat(1, 1, hq // h, 1)
     if softcap is None and sinks is None:
         found = scaled_dot_product_attention(grouped, keys, values, mask, scale=scale)
     else:
-        found = _scores_attention(grouped, keys, values, mask, scale, softcap, sinks, n)
+        found = _unfused_attention(grouped, keys, values, mask, scale, softcap, sinks, n)
     return found.reshape(b, hq, n, -1).transpose(1, 2)
 
 
-def _scores_attention(
+def _unfused_attention(
     query: Tensor,
     keys: Tensor,
     values: Tensor,

@@ -1,9 +1,9 @@
-"""Models on a CPU: compute threads, one forward at a time, and packed weights.
+"""Models on a CPU: packed weights, and compute threads that several models share.
 
-By default, torch multiplies the weights of a linear layer in the layout in which they were loaded.
-oneDNN, which is part of torch, can reorder ("pack") the weights once into the blocks that its
-kernels read. For a few tokens, packed layers are two to three times as fast. When a model is
-loaded, both layouts are timed and their logits are compared.
+oneDNN, which is part of torch, can reorder ("pack") the weights of a linear layer into the blocks
+that its kernels read. For up to about 16 tokens, packed layers are two to three times as fast. When
+a model is loaded, its largest layer is timed with and without packing. If packing is faster, all
+large layers are packed, and the logits before and after packing are compared.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 
 ALL_THREADS = torch.get_num_threads()
 # Minimum parameters × tokens of a forward on several threads. For less work, one thread is faster.
-PARALLEL_FROM = 20_000_000
+MIN_PARALLEL_WORK = 20_000_000
 
-MAX_PASSES = 16  # forwards of other models before a waiting model has priority
+MAX_PASSES = 16  # after so many forwards of other models, a waiting model has priority
 
-PACK_FROM = 20_000_000  # minimum parameters of a packed model; smaller models gain little
+MIN_PACKED_PARAMETERS = 20_000_000  # of a model; smaller models gain little
 # Minimum weights of a packed layer. In a smaller layer, the overhead of the call dominates.
-LAYER_FROM = 100_000
-PACKED_TOKENS = 16  # token count that the layout is optimized for; it is fast for any count
+MIN_PACKED_WEIGHTS = 100_000
+PACKED_TOKENS = 16  # number of tokens that oneDNN optimizes the layout for
 TIMED_TOKENS = (1, PACKED_TOKENS)
 # Maximum time of a packed layer relative to torch's layer: geometric mean over `TIMED_TOKENS`.
 MAX_RATIO = 0.8
@@ -60,7 +60,7 @@ MAX_DIFFERENCE = {torch.float32: 5e-3, torch.bfloat16: 0.15, torch.float16: 0.1}
 
 
 def _omp_pause() -> Callable[[int], int]:
-    """Find `omp_pause_resource_all` (OpenMP 5.0) in the OpenMP library that torch uses."""
+    """Return `omp_pause_resource_all` (OpenMP 5.0) from the OpenMP library that torch uses."""
     try:
         pause: Callable[[int], int] = ctypes.CDLL(None).omp_pause_resource_all
     except (AttributeError, OSError, TypeError):  # torch is built without OpenMP
@@ -69,29 +69,29 @@ def _omp_pause() -> Callable[[int], int]:
 
 
 _pause = _omp_pause()
-OMP_SOFT = 1  # a paused thread pool can be used again at any time
+OMP_SOFT = 1  # releases the threads of the pool; the next parallel region starts new threads
 
 
 class _CoreLock:
-    """Lets one model at a time use the cores. The owner keeps the cores until it hands them over.
+    """A lock for the cores of the CPU. Its owner is the model that may run forwards.
 
-    A forward of a few sequences takes about as long as a forward of one sequence. So the model with
-    the most requests has priority: meanwhile the other models collect requests, which then share
-    forwards. If the models took strict turns, all forwards would have few sequences
-    (docs/performance.md). A waiting model is passed over at most `MAX_PASSES` times.
+    The model with the most requests has priority. Meanwhile the requests of other models accumulate
+    and later share forwards: a forward of a few sequences takes about as long as a forward of one.
+    If the models took turns, each forward would have few sequences (docs/performance.md). A waiting
+    model is passed over at most `MAX_PASSES` times.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Free the cores. A forked process needs this, since it inherits no other threads."""
+        """Unlock the cores. A forked process needs this, because it has no owner's thread."""
         self._changed = threading.Condition()
         self._owner: ComputeThreads | None = None
-        self._waiting: dict[ComputeThreads, int] = {}  # how often each model was passed over
+        self._waiting: dict[ComputeThreads, int] = {}  # how often a waiting model was passed over
 
     def acquire(self, threads: ComputeThreads) -> None:
-        """Wait for the cores, unless this model owns them already."""
+        """Wait until this model owns the cores."""
         with self._changed:
             if self._owner is None:
                 self._owner = threads
@@ -101,7 +101,10 @@ class _CoreLock:
                     self._changed.wait()
 
     def offer(self, threads: ComputeThreads) -> bool:
-        """Offer the cores after a forward. Returns whether another model took them."""
+        """Pass the cores to another model if it has priority. Returns whether they were passed.
+
+        The owner calls this after each forward.
+        """
         with self._changed:
             candidate = self._next_owner()
             if candidate is None:
@@ -115,15 +118,16 @@ class _CoreLock:
             return True
 
     def release(self, threads: ComputeThreads) -> None:
-        """Release the cores, if this model owns them."""
+        """Release the cores if this model owns them."""
         with self._changed:
             if self._owner is threads:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        """Choose the next owner.
+        """Set the next owner and wake the waiting models.
 
-        Waiting models do not choose it themselves: request counts may change until they wake up.
+        The current owner makes the choice, because request counts may change before the waiting
+        models wake up.
         """
         self._owner = self._next_owner()
         if self._owner is not None:
@@ -142,22 +146,27 @@ if hasattr(os, "register_at_fork"):
 
 
 def threads_for(parameters: int, tokens: int = 1) -> int:
-    """Return the number of compute threads for a forward of `tokens` tokens."""
-    return ALL_THREADS if parameters * tokens >= PARALLEL_FROM else 1
+    """Return the number of compute threads for a forward of `tokens` tokens.
+
+    Args:
+        parameters: Number of parameters of the model.
+        tokens: Number of tokens of the forward.
+    """
+    return ALL_THREADS if parameters * tokens >= MIN_PARALLEL_WORK else 1
 
 
 class ComputeThreads:
-    """Manages the compute threads of one model. The models of a process run one forward at a time.
+    """The compute threads of one model. The models of a process run one forward at a time.
 
-    Two concurrent forwards would compete for the cores and the memory bandwidth. If the thread
-    pools of all models together had more threads than there are cores, OpenMP would wake all
-    threads for every operation. So a worker releases its pool before it waits for a request or for
-    the cores.
+    Concurrent forwards would compete for the cores and the memory bandwidth. OpenMP creates a
+    thread pool for each worker. If all pools together had more threads than the CPU has cores,
+    every operation would be slower. So a worker releases its pool before it waits for a request or
+    for the cores.
 
     Args:
         model: The model.
-        threads: Number of threads. None: chosen by the size of the model and the batch.
-        requests: Returns the number of open requests of the model.
+        threads: Number of threads. None: chosen for each forward by `threads_for`.
+        requests: Returns the number of running and queued requests of the model.
     """
 
     def __init__(
@@ -167,11 +176,11 @@ class ComputeThreads:
         self._threads = threads
         self.requests = requests
         self._has_pool = True  # loading may have started a pool
-        self._current = 0  # number of threads that torch is set to
+        self._current = 0  # last argument of `torch.set_num_threads`
 
     @contextmanager
     def forward(self, tokens: int) -> Iterator[None]:
-        """Use the cores for a forward of `tokens` tokens."""
+        """Wait for the cores, and set the number of threads for a forward of `tokens` tokens."""
         _cores.acquire(self)
         threads = self._threads or threads_for(self._parameters, tokens)
         if threads != self._current:
@@ -185,7 +194,7 @@ class ComputeThreads:
                 self._release_pool()
 
     def release(self) -> None:
-        """Release the cores and the thread pool, before waiting for a request."""
+        """Release the cores and the thread pool. Called before waiting for a request."""
         _cores.release(self)
         self._release_pool()
 
@@ -204,7 +213,7 @@ class PackedLinear(nn.Module):
     Args:
         weight: Weights of a linear layer, [out, in].
         bias: Bias of the layer, [out].
-        shared: Whether another module also uses the weights, such as an embedding.
+        shared: Whether another module, such as an embedding, uses the original weights.
 
     Raises:
         AttributeError: This build of torch has no oneDNN.
@@ -228,31 +237,33 @@ class PackedLinear(nn.Module):
 
 
 def is_packed(model: nn.Module) -> bool:
-    """Whether any layer of a model is packed."""
+    """Return whether any layer of a model is packed."""
     return any(isinstance(module, PackedLinear) for module in model.modules())
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """Count the parameters of a model. Weights that exist packed and unpacked count once."""
+    """Count the parameters of a model. Weights with a packed and an original copy count once."""
     packed = (m for m in model.modules() if isinstance(m, PackedLinear))
     return model.num_parameters() - sum(m.weight.numel() for m in packed if m.shared)
 
 
 def pack(model: PreTrainedModel, spec: ModelSpec, logits: Callable[[], Tensor]) -> bool:
-    """Pack the linear layers of a model if that is faster and changes only rounding.
+    """Pack the linear layers of a model if packing is faster and changes only rounding.
 
     Args:
-        model: Changed in place. Original weights that are not shared are freed. The operating
-            system may keep their pages of the checkpoint file until it needs the memory.
-        spec: The model's specification. Only the engine "auto" packs.
-        logits: Computes logits by a plain forward. Compared before and after packing.
+        model: The model, which is changed in place. Original weights that are not shared are freed.
+            The operating system may cache their pages of the checkpoint file until other programs
+            need the memory.
+        spec: The model's specification. Models are packed only with `engine="auto"`.
+        logits: Computes logits by a plain forward. It is called before and after packing.
 
     Returns:
         Whether the layers are packed.
     """
     layers = _layers(model) if _may_pack(model, spec) else []
     head = model.get_output_embeddings()
-    # Time the largest layer. Output heads are not typical, so other layers are preferred.
+    # Time the largest layer other than the output head, whose shape is not typical. If the output
+    # head is the only layer, time the head.
     timed = max(layers, key=lambda layer: layer.linear is not head and layer.bytes, default=None)
     if timed is None or not _is_faster(timed.linear):
         return False
@@ -263,10 +274,10 @@ def pack(model: PreTrainedModel, spec: ModelSpec, logits: Callable[[], Tensor]) 
         after = logits()
         difference = (after - before).abs().mean() / before.abs().mean()
         problem = "" if difference <= MAX_DIFFERENCE[model.dtype] else "its logits differ"
-    except Exception as error:  # the model's own code may read a layer's weights
+    except Exception as error:  # some models read `weight` in a way that packed weights reject
         problem = f"{type(error).__name__}: {str(error).partition('.')[0]}"
     if problem:
-        logger.info("%s keeps its weights as loaded. With packed weights: %s", spec.name, problem)
+        logger.info("The weights of %s are not packed. Result of packing: %s", spec.name, problem)
         for layer in layers:
             layer.restore()
     return not problem
@@ -274,7 +285,7 @@ def pack(model: PreTrainedModel, spec: ModelSpec, logits: Callable[[], Tensor]) 
 
 @dataclass
 class _Layer:
-    """A linear layer and its place in the model."""
+    """A linear layer, and its parent module and name."""
 
     parent: nn.Module
     name: str
@@ -302,24 +313,24 @@ class _Layer:
 
 
 def _may_pack(model: PreTrainedModel, spec: ModelSpec) -> bool:
-    """Whether the model is on the CPU, not quantized, and large enough."""
+    """Return whether a model can be packed: on the CPU, large enough, and not quantized."""
     offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())  # by accelerate
     plain = getattr(model, "hf_quantizer", None) is None and not offloaded
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    large = model.num_parameters() >= PACK_FROM
+    large = model.num_parameters() >= MIN_PACKED_PARAMETERS
     supported = model.dtype in MAX_DIFFERENCE and torch.backends.mkldnn.is_available()
     return spec.engine == "auto" and plain and on_cpu and large and supported
 
 
 def _layers(model: PreTrainedModel) -> list[_Layer]:
-    """Choose the layers to pack. Empty if both layouts together do not fit in memory."""
+    """Return the layers to pack. Empty if the packed copies do not fit in memory."""
     users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     layers = [
         _Layer(parent, name, child, id(child.weight) in embeddings)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if _is_plain(child) and child.weight.numel() >= LAYER_FROM
+        if _is_plain(child) and child.weight.numel() >= MIN_PACKED_WEIGHTS
     ]
     layers = [layer for layer in layers if layer.shared or users[id(layer.linear.weight)] == 1]
     free = memory.free_bytes(model.device)
@@ -330,7 +341,7 @@ def _layers(model: PreTrainedModel) -> list[_Layer]:
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is an unmodified linear layer without hooks."""
+    """Return whether a module is an unmodified linear layer without hooks."""
     return (
         type(module) is nn.Linear
         and "weight" in module._parameters
@@ -341,9 +352,9 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _is_faster(linear: nn.Linear) -> bool:
-    """Whether packed weights are clearly faster on this machine."""
+    """Return whether the packed layer takes at most `MAX_RATIO` of the time on this CPU."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # with more threads, other programs would distort the times
+    torch.set_num_threads(1)  # with several threads, other programs distort the times more
     try:
         packed = PackedLinear(linear.weight, linear.bias)
         ratios = [_time_ratio(packed, linear, tokens) for tokens in TIMED_TOKENS]
@@ -356,12 +367,15 @@ def _is_faster(linear: nn.Linear) -> bool:
 
 
 def _time_ratio(packed: nn.Module, linear: nn.Module, tokens: int) -> float:
-    """Time of the packed layer relative to the plain one: the fastest of several runs each."""
+    """Return the time of the packed layer divided by the time of the plain layer.
+
+    Each time is the minimum of up to `TRIALS` runs.
+    """
     x = torch.ones(tokens, int(linear.in_features), dtype=linear.weight.dtype)  # type: ignore[arg-type]
     fastest = [math.inf, math.inf]
     end = time.perf_counter() + TRIAL_SECONDS
     for _ in range(TRIALS):
-        for i, layer in enumerate((packed, linear)):  # alternate, so that both see the same load
+        for i, layer in enumerate((packed, linear)):  # alternate, for equal load
             start = time.perf_counter()
             layer(x)
             fastest[i] = min(fastest[i], time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""The engine of one model: validates requests, queues them, and is shared within the process."""
+"""The engine of one model: validates and queues requests. A process shares equal engines."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _users: dict[ModelSpec, int] = {}
 
 
 class Engine:
-    """A model that generates and scores steps. Threads may share it.
+    """Generates and scores steps with one model. Thread-safe.
 
-    The constructor checks the checkpoint, the device and the free memory. The weights are loaded at
-    the first request, on the worker's thread.
+    The constructor checks the checkpoint, the device and the free memory. The worker thread loads
+    the weights at the first request.
 
     Args:
         spec: The model.
@@ -95,7 +95,7 @@ class Engine:
     @property
     def _worker(self) -> Worker | RemoteWorker:
         with self._lock:
-            # A forked process does not inherit threads, so it starts its own worker.
+            # A forked process does not inherit threads, so it needs a new worker.
             if self._started is None or self._started.pid != os.getpid():
                 if self._closed:
                     raise EngineClosedError(f"{self.spec.name} was closed")
@@ -114,18 +114,21 @@ class Engine:
         """Generation settings that the checkpoint's generation_config.json recommends.
 
         Raises:
-            CheckpointError: The file holds an invalid value.
+            CheckpointError: The file contains an invalid value.
         """
         return generation_defaults(self.spec, self.config)
 
     @property
     def backend(self) -> str | None:
-        """`slot` (batched), `plain` or `remote`. None before the first request is served."""
+        """Kind of the runner: `slot` (batches), `plain` (one sequence at a time) or `remote`.
+
+        None before the first request is served.
+        """
         return self._started.backend_name if self._started else None
 
     @property
     def footprint(self) -> Footprint | None:
-        """Sizes of the model. None if the model is not loaded on this machine."""
+        """Sizes of the model. None if the model is not loaded or runs on a server."""
         model = self._started.model if isinstance(self._started, Worker) else None
         return footprint(model) if model is not None else None
 
@@ -156,9 +159,12 @@ class Engine:
 
         Args:
             request: The request.
-            listener: Called with each new token id on the engine's thread.
+            listener: Called with each new token id on the worker thread.
             continues: Whether the request continues an answer in progress. Such a request is
                 accepted even if the queue is full.
+
+        Returns:
+            A handle that waits for the output or cancels the request.
 
         Raises:
             ContextLengthError: The request does not fit the model's context.
@@ -176,7 +182,9 @@ class Engine:
         return handle
 
     def grammar_marks(self) -> dict[str, int]:
-        """Return the id of each special token by its text. Grammars must write a token as `<[id]>`.
+        """Return a dict from the text of each special token to its id.
+
+        A grammar must write a special token as `<[id]>`.
 
         Raises:
             GrammarError: llguidance does not support the tokenizer.
@@ -185,7 +193,10 @@ class Engine:
         return grammar_marks(self.tokenizer, self._end_ids)
 
     def check_grammar(self, lark: str) -> None:
-        """Compile a grammar on the caller's thread, so that the worker finds it in the cache.
+        """Compile a grammar and cache the result, so that the worker thread need not compile it.
+
+        Args:
+            lark: The grammar in llguidance's Lark syntax.
 
         Raises:
             GrammarError: The grammar cannot be compiled.
@@ -194,13 +205,16 @@ class Engine:
         check_grammar(self.tokenizer, self._end_ids, lark)
 
     def _check(self, request: GenerateRequest | ScoreRequest) -> None:
+        """Raise an error for an invalid value or a request that exceeds the context length."""
         n = len(request.ids)
         if not n:
-            raise SettingsError(f"The request to {self.spec.name} contains no tokens")
+            raise SettingsError(
+                f"The request to {self.spec.name} contains no tokens. `ids` needs at least one."
+            )
         self._check_ids(request.ids)
         if isinstance(request, ScoreRequest) and not 1 <= request.start <= n:
             raise SettingsError(
-                f"start={request.start} must be between 1 and the number of tokens ({n})"
+                f"start={request.start} is not between 1 and the number of tokens ({n})."
             )
         if isinstance(request, ScoreRequest) and request.choices:
             self._check_ids(request.choices)
@@ -216,7 +230,7 @@ class Engine:
                 self._check_ids(request.draft_tokens)
             if "" in patterns:
                 raise SettingsError(
-                    "A separator, a stop string or a string of a span is empty. Remove it."
+                    "A separator, a stop string or a text of a span is empty. Remove it."
                 )
         required = n + isinstance(request, GenerateRequest)
         if self.context is not None and required > self.context:
@@ -226,16 +240,19 @@ class Engine:
             )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        """Reject invalid ids. They would make the forward fail for all requests in the batch."""
+        """Raise `SettingsError` for invalid token ids.
+
+        An invalid id would make the forward fail for all requests of the batch.
+        """
         largest, smallest = max(ids), min(ids)
         if smallest < 0:
             raise SettingsError(f"Token id {smallest} is negative. Token ids start at 0.")
         if self.vocab_size is not None and largest >= self.vocab_size:
             raise SettingsError(
                 f"Token id {largest} is outside the vocabulary of {self.spec.name}, which has "
-                f"{self.vocab_size} tokens. It was probably generated by a model with the same "
-                "tokenizer and more embeddings. Use models with the same vocabulary size, or a "
-                "lower temperature."
+                f"{self.vocab_size} tokens. Probably a model with the same tokenizer and more "
+                "embeddings generated the id. Use models with the same vocabulary size, or a lower "
+                "temperature."
             )
 
     def close(self) -> None:
@@ -248,7 +265,10 @@ class Engine:
 
 
 def acquire(spec: ModelSpec) -> Engine:
-    """Return the engine of a spec, shared within the process. Call `release` when done."""
+    """Return the shared engine of a spec, and create it if necessary.
+
+    Call `release` once for each call of `acquire`.
+    """
     with _registry_lock:
         engine = _engines.get(spec)
         if engine is None:
@@ -268,7 +288,7 @@ def _new_engine(spec: ModelSpec) -> Engine:
 
 
 def release(engine: Engine) -> None:
-    """Release an engine. The last release closes it."""
+    """Release an engine from `acquire`. The last release closes the engine."""
     with _registry_lock:
         spec = engine.spec
         if _engines.get(spec) is not engine:
@@ -282,7 +302,7 @@ def release(engine: Engine) -> None:
 
 @atexit.register
 def _close_all() -> None:
-    """Close all engines: a thread in native code at interpreter exit would abort the process."""
+    """Close all engines at exit. A thread that still runs native code would abort the process."""
     with _registry_lock:
         engines = list(_engines.values())
         _engines.clear()
@@ -292,7 +312,7 @@ def _close_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # The lock is held during a fork, so that the child gets consistent dictionaries. In the child,
+    # Hold the lock during a fork, so that the child gets consistent dictionaries. In the child,
     # each engine starts a new worker at its first request.
     os.register_at_fork(
         before=_registry_lock.acquire,

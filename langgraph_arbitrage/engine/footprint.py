@@ -14,7 +14,7 @@ from langgraph_arbitrage.engine.cpu import parameter_count
 __all__ = ["Footprint", "footprint"]
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Names under which configs store the number of routed experts per layer."""
+"""Config fields for the number of routed experts per layer, in different architectures."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,23 @@ class Footprint:
     """Number of parameters."""
     weights: int
     """Bytes of the weights that a forward reads, including all routed experts. Embeddings count
-    only if the output head shares their tensor, since a token needs only one row of them."""
+    only if the output head uses the same tensor, because a token reads only one row of them."""
     expert_bytes: int
     """Bytes of the routed experts in `weights`."""
     routed_fraction: float
     """Fraction of the routed experts that one token uses. 1 without routed experts."""
     operations: int
-    """Operations per token without attention: one multiplication and one addition per weight."""
+    """Floating-point operations per token without attention: 2 per weight that the token uses."""
     layers: tuple[tuple[int, int | None], ...]
-    """Per layer: bytes of one token's keys and values, and the attention window in tokens. The
-    window is None for full attention."""
+    """For each layer: the bytes of one token's keys and values, and the attention window in tokens.
+    The window is None for full attention."""
     attention_operations: int
-    """Operations per layer for one query and one key: 4 × heads × head size."""
+    """Floating-point operations per layer for one query and one key: 4 × heads × head size."""
     device: str
     dtype: str
 
     def bytes(self, batch_size: int, tokens: int, context: int) -> float:
-        """Compute the bytes that a forward reads.
+        """Compute the number of bytes that a forward reads.
 
         Args:
             batch_size: Number of sequences (B).
@@ -54,14 +54,14 @@ class Footprint:
         return self.weights - self.expert_bytes * (1 - used) + batch_size * cached
 
     def work(self, batch_size: int, tokens: int, context: int) -> float:
-        """Compute the operations of a forward. For the arguments, see `bytes`."""
+        """Compute the floating-point operations of a forward. For the arguments, see `bytes`."""
         keys = sum(min(context + tokens / 2, window or math.inf) for _, window in self.layers)
         per_token = self.operations + self.attention_operations * keys
         return float(batch_size * tokens * per_token)
 
 
 def footprint(model: PreTrainedModel) -> Footprint:
-    """Compute the sizes of a loaded model. Quantized weights count with their stored size."""
+    """Compute the sizes of a loaded model. For quantized weights, the stored size counts."""
     config = model.config.get_text_config()
     head = getattr(model.get_output_embeddings(), "weight", None)
     embeddings = {
@@ -100,7 +100,7 @@ def footprint(model: PreTrainedModel) -> Footprint:
 
 
 def _stored_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor. A quantized tensor counts as the sum of its component tensors."""
+    """Return the bytes of a tensor. A quantized tensor is the sum of its component tensors."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         return tensor.nbytes

@@ -1,8 +1,8 @@
-"""The KV cache: tensors of keys and values, divided into slots, and the choice of slots.
+"""The KV cache: tensors of keys and values, divided into slots, and the allocation of slots.
 
-Each layer has two tensors [S, L, H, D]: S slots of L positions. A released slot keeps its tokens,
-so that a later request with the same beginning can continue from them. A rollback only shortens
-the slot's list of token ids and changes no tensor. The cache handles token ids, not requests.
+Each layer has two tensors [S, L, H, D]: S slots of L positions. A released slot keeps its contents,
+so that a later request with the same prefix can reuse them. A rollback only shortens the slot's
+list of token ids, and changes no tensor.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["KVCache", "common_prefix"]
 
 logger = logging.getLogger(__name__)
 
-MIN_OVERLAP = 16  # tokens; a shorter common prefix is computed again rather than copied
+MIN_OVERLAP = 16  # tokens; a shorter common prefix is computed again instead of copied
 FIRST_LENGTH = 512  # initial positions per slot; doubled when a sequence needs more
 FIRST_SLOTS = 8  # initial slots; doubled when more are needed
-HEADROOM = 1.1  # free memory relative to the allocation, since a forward also needs memory
+HEADROOM = 1.1  # required free memory relative to an allocation; a forward also needs memory
 
 
 class KVLayer(CacheLayerMixin):
@@ -49,23 +49,24 @@ class KVLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [1, H, T, D]. Returns the layer's tensors [S, L, H, D].
+        """Store the keys and values [1, H, T, D] of new tokens.
 
-        `attention.attend` then reads the slots of the batch from these tensors.
+        Returns:
+            The layer's tensors [S, L, H, D]. `attention.attend` reads the slots of the batch.
         """
         if self.keys is None or self.values is None:
-            self.keys = self.cache.room(key_states)
-            self.values = self.cache.room(value_states)
+            self.keys = self.cache.new_tensor(key_states)
+            self.values = self.cache.new_tensor(value_states)
         self.cache.layout.store(self.keys, key_states)
         self.cache.layout.store(self.values, value_states)
         return self.keys, self.values
 
     def resize(self) -> None:
-        """Copy the contents of the slots to new tensors of the cache's current size."""
+        """Replace the tensors with new ones of the cache's current size. Copies the slots."""
         if self.keys is None or self.values is None:
             return
         for name, old in (("keys", self.keys), ("values", self.values)):
-            new = self.cache.room(old.transpose(1, 2))
+            new = self.cache.new_tensor(old.transpose(1, 2))
             for slot in self.cache.slots:
                 n = len(slot.tokens)
                 if n:
@@ -78,7 +79,8 @@ class KVLayer(CacheLayerMixin):
         pair = [t for t in (self.keys, self.values) if t is not None]
         return sum(t.shape[2] * t.shape[3] * t.itemsize for t in pair)
 
-    # Required by the base class. The results do not matter: the layout sets masks and positions.
+    # The base class requires these methods. Their results have no effect, because the layout
+    # determines masks and positions.
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -92,15 +94,15 @@ class KVLayer(CacheLayerMixin):
 
 
 class KVCache(Cache):
-    """The slots of one model and their tensors.
+    """The slots of one model and their tensors of keys and values.
 
     Args:
         layers: Number of layers of the model.
         max_slots: Maximum number of slots.
         context: Context length of the model in tokens. None: unlimited.
-        name: The model's name, for messages.
-        zeroed: Whether to zero new memory on devices other than the CPU. CUDA graphs need this:
-            they read masked positions, which must hold finite numbers.
+        name: Name of the model, for messages.
+        zeroed: Whether to fill new tensors with zeros on a GPU. CUDA graphs need this, because they
+            read masked positions, which must contain finite numbers.
     """
 
     layout: Layout
@@ -116,40 +118,43 @@ class KVCache(Cache):
     ) -> None:
         self.name = name
         self.max_slots = max_slots
-        """Maximum number of slots in use at once. It is lowered when memory runs out, and restored
-        once all slots are free."""
-        self._most_slots = max_slots
+        """Maximum number of busy slots. It is lowered when memory runs out, and restored once all
+        slots are free."""
+        self._configured_slots = max_slots
         self._warned = False
         self.context = context
         self.zeroed = zeroed
         self.slots: list[Slot] = []
         self.capacity = min(FIRST_SLOTS, max_slots)
-        """Number of slots that the tensors have room for (S)."""
+        """Number of slots in the tensors (S)."""
         self.length = self._length_for(0)
         """Number of positions per slot (L)."""
         self._clock = itertools.count(1)
-        self._idle_wanted = FIRST_SLOTS
-        """Number of idle slots to keep before the least recently used one is overwritten."""
+        self._idle_target = FIRST_SLOTS
+        """Number of free slots that keep their contents. Beyond this number, the least recently
+        used slot is overwritten."""
         self._evicted: deque[list[int]] = deque(maxlen=max_slots)
+        """Token ids of the slots that were overwritten last."""
         super().__init__(layers=[KVLayer(self) for _ in range(layers)])
 
     # --- slots ---------------------------------------------------------------------------
 
     def allocate(self, ids: Sequence[int], limit: int) -> Slot | None:
-        """Take a slot for a sequence. The slot's `tokens` are the cached prefix of `ids`.
+        """Allocate a slot for a sequence. The slot's `tokens` are then the cached prefix of `ids`.
 
-        The slot with the longest common prefix is used directly if it is free and the prefix is at
-        least half of its tokens. Otherwise the prefix is copied to another slot.
+        The slot with the longest common prefix is returned if it is free and the prefix is at least
+        half of its tokens. Otherwise the prefix is copied to another slot.
 
         Args:
-            ids: The tokens of the sequence.
-            limit: Maximum length of the prefix. Later tokens are computed for their logits.
+            ids: Token ids of the sequence.
+            limit: Maximum length of the cached prefix. Tokens after it are computed, because their
+                logits are needed.
 
         Returns:
-            The slot, or None if `max_slots` slots are busy.
+            The slot. None if `max_slots` slots are busy.
 
         Raises:
-            NotEnoughMemoryError: There is no memory for a slot. `max_slots` is lowered.
+            NotEnoughMemoryError: There is no memory for a slot. `max_slots` was lowered.
         """
         busy = [s for s in self.slots if s.busy]
         if len(busy) >= self.max_slots:
@@ -162,14 +167,14 @@ class KVCache(Cache):
         if slot is None:
             if overlap < MIN_OVERLAP:
                 source, overlap, in_place = None, 0, False
-            slot = self._vacant(keep=source)
+            slot = self._empty_slot(keep=source)
             if slot is not None and source is not None:
                 self._copy(source, slot, overlap)
             elif in_place:  # no other slot is available
                 slot = source
             if slot is None:
-                self._shrink(len(busy))
-                raise self._no_memory(len(ids))
+                self._lower_max_slots(len(busy))
+                raise self._memory_error(len(ids))
         self._note_miss(ids, overlap)
         slot.busy = True
         del slot.tokens[overlap:]
@@ -182,27 +187,30 @@ class KVCache(Cache):
             NotEnoughMemoryError: There is no memory for larger slots.
         """
         length = self._length_for(tokens)
-        if length > self.length and not self._resized(self.capacity, length, tokens):
-            raise self._no_memory(tokens)
+        if length > self.length and not self._grow(self.capacity, length, tokens):
+            raise self._memory_error(tokens)
 
     def release(self, slot: Slot) -> None:
-        """Free a slot. It keeps its tokens, so that later requests with this prefix reuse them."""
+        """Mark a slot as free. Later requests can reuse its contents as a prefix."""
         slot.busy = False
         slot.released = next(self._clock)
         if not any(s.busy for s in self.slots):
-            self.max_slots = self._most_slots  # memory may be available again
+            self.max_slots = self._configured_slots  # memory may be free again
 
     def cached(self, ids: Sequence[int]) -> int:
-        """Length of the longest prefix of `ids` in any slot."""
+        """Return the length of the longest prefix of `ids` in any slot."""
         return self._longest_prefix(ids)[1]
 
     def clear(self) -> None:
-        """Discard the contents of all slots. The tensors stay allocated."""
+        """Delete all slots. The tensors stay allocated."""
         self.slots.clear()
         self._evicted.clear()
 
     def _longest_prefix(self, ids: Sequence[int]) -> tuple[Slot | None, int]:
-        """Find the slot with the longest prefix of `ids`, preferably a free one."""
+        """Return the slot with the longest prefix of `ids`, preferably a free slot, and its length.
+
+        (None, 0) if no slot contains a prefix.
+        """
         best, most = None, 0
         for slot in sorted(self.slots, key=_free_and_recent, reverse=True):
             n = common_prefix(slot.tokens, ids, most)
@@ -210,15 +218,19 @@ class KVCache(Cache):
                 best, most = slot, n
         return best, most
 
-    def _vacant(self, keep: Slot | None) -> Slot | None:
-        """Return an empty slot, if necessary a new one or the least recently used one, cleared.
+    def _empty_slot(self, keep: Slot | None) -> Slot | None:
+        """Return an empty slot. If there is none, add a slot or clear the least recently used one.
 
-        The slot `keep` is never cleared. None if no slot is free and none can be added.
+        Args:
+            keep: A slot that must not be cleared.
+
+        Returns:
+            The slot. None if no slot is free and none can be added.
         """
         free = [s for s in self.slots if not s.busy and s is not keep]
         if empty := next((s for s in free if not s.tokens), None):
             return empty
-        if (len(free) < self._idle_wanted or not free) and self._may_add_slot():
+        if (len(free) < self._idle_target or not free) and self._may_add_slot():
             self.slots.append(Slot(len(self.slots), []))
             return self.slots[-1]
         if not free:
@@ -229,20 +241,21 @@ class KVCache(Cache):
         return oldest
 
     def _may_add_slot(self) -> bool:
+        """Return whether a slot can be added. Grows the tensors if necessary."""
         if len(self.slots) >= self.max_slots:
             return False
         if len(self.slots) < self.capacity:
             return self._commits_at_once or self._fits(FIRST_LENGTH * self.token_bytes)
         more = min(2 * self.capacity, self.max_slots)
-        return self._resized(more, self.length, FIRST_LENGTH)
+        return self._grow(more, self.length, FIRST_LENGTH)
 
     def _note_miss(self, ids: Sequence[int], overlap: int) -> None:
-        """Keep one more idle slot if the request recomputes tokens that an evicted slot held."""
+        """Increase `_idle_target` if the request recomputes tokens that were in an evicted slot."""
         end = overlap + MIN_OVERLAP
         for tokens in self._evicted if len(ids) >= end else ():
             if common_prefix(tokens, ids, end - 1) >= end:
                 self._evicted.remove(tokens)
-                self._idle_wanted += 1
+                self._idle_target += 1
                 return
 
     # --- memory --------------------------------------------------------------------------
@@ -254,30 +267,36 @@ class KVCache(Cache):
 
     @property
     def shaped(self) -> bool:
-        """Whether the memory per token is known. The first forward determines it."""
+        """Whether the memory per token is known. It is known after the first forward."""
         return self.token_bytes > 0
 
-    def room(self, like: Tensor) -> Tensor:
-        """Create a tensor [S, L, H, D] for states [1, H, T, D], with dtype and device of `like`."""
+    def new_tensor(self, like: Tensor) -> Tensor:
+        """Create a tensor [S, L, H, D] with the dtype and device of the states `like` [1, H, T, D]."""
         shape = self.capacity, self.length, like.shape[1], like.shape[3]
         if like.device.type == "cpu":
             return _lazy_zeros(shape, like.dtype)
         new: Any = like.new_zeros if self.zeroed else like.new_empty
-        room: Tensor = new(shape)
-        return room
+        tensor: Tensor = new(shape)
+        return tensor
 
     def _length_for(self, tokens: int) -> int:
-        """Positions that a slot needs for `tokens` tokens and a spare one for padding."""
+        """Return the length of a slot for `tokens` tokens and one unused position.
+
+        The padding of CUDA graphs writes to the unused position.
+        """
         length = FIRST_LENGTH
         while length < tokens + 1:
             length *= 2
         return min(length, self.context + 1) if self.context else length
 
-    def _resized(self, slots: int, length: int, tokens: int) -> bool:
-        """Grow the tensors to `slots` slots of `length` positions. False if memory is insufficient.
+    def _grow(self, slots: int, length: int, tokens: int) -> bool:
+        """Grow the tensors to `slots` slots of `length` positions.
 
-        On a GPU, all new positions must fit in memory. A CPU commits memory only when it is
-        written, so it is enough if one more sequence of `tokens` tokens fits.
+        On a GPU, all new positions must fit in the free memory. On a CPU, the operating system
+        assigns memory when it is written, so only one more sequence of `tokens` tokens must fit.
+
+        Returns:
+            False if there is not enough memory. The tensors are then unchanged.
         """
         growth = slots * length - self.capacity * self.length
         if not self._fits(self.token_bytes * (growth if self._commits_at_once else tokens)):
@@ -298,7 +317,7 @@ class KVCache(Cache):
 
     @property
     def _commits_at_once(self) -> bool:
-        """Whether allocation commits memory at once. On a CPU, only writing commits it."""
+        """Whether a new tensor takes memory at once. On a CPU, it takes memory when written."""
         return self._device is not None and self._device.type != "cpu"
 
     @property
@@ -306,7 +325,10 @@ class KVCache(Cache):
         return next((k.keys.device for k in self._kv_layers() if k.keys is not None), None)
 
     def _fits(self, needed: int) -> bool:
-        """Whether `needed` bytes are free, in addition to what busy slots may still write."""
+        """Return whether `needed` bytes are free.
+
+        On a CPU, the memory that busy slots will need for their first positions is not free.
+        """
         if self._device is None:
             return True
         if not self._commits_at_once:
@@ -314,12 +336,13 @@ class KVCache(Cache):
             needed += sum(max(0, FIRST_LENGTH - n) for n in written) * self.token_bytes
         return HEADROOM * needed <= memory.free_bytes(self._device)
 
-    def _shrink(self, slots: int) -> None:
+    def _lower_max_slots(self, slots: int) -> None:
+        """Set `max_slots` to the number of busy slots, at least 1. The first time, log a warning."""
         if 0 < slots < self.max_slots and not self._warned:
             self._warned = True
             logger.warning(
-                "%s has no memory for another slot of %d tokens. Until all slots are free, it runs "
-                "at most %d sequences concurrently. Set max_slots=%d or a lower max_tokens, or "
+                "%s has no memory for another slot of %d tokens. Until all slots are free, at most "
+                "%d sequences run concurrently. Set max_slots=%d, a lower max_tokens, or "
                 "dtype='bfloat16'.",
                 self.name,
                 self.length,
@@ -328,7 +351,7 @@ class KVCache(Cache):
             )
         self.max_slots = max(1, slots)
 
-    def _no_memory(self, tokens: int) -> NotEnoughMemoryError:
+    def _memory_error(self, tokens: int) -> NotEnoughMemoryError:
         return NotEnoughMemoryError(
             f"{self.name} has no memory for a sequence of {tokens} tokens, which needs "
             f"{self.token_bytes * tokens / 2**20:.0f} MiB of keys and values. Lower max_tokens or "
@@ -336,7 +359,7 @@ class KVCache(Cache):
         )
 
     def _copy(self, source: Slot, target: Slot, tokens: int) -> None:
-        """Copy the first `tokens` tokens of a slot to another slot."""
+        """Copy the first `tokens` tokens from slot `source` to slot `target`."""
         target.tokens = source.tokens[:tokens]
         target.long_rope = source.long_rope
         for layer in self._kv_layers():
@@ -353,7 +376,10 @@ def _free_and_recent(slot: Slot) -> tuple[bool, int]:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int], at_least: int = 0) -> int:
-    """Length of the common prefix. 0 may be returned if it is not longer than `at_least`."""
+    """Return the length of the common prefix of `a` and `b`.
+
+    If it is at most `at_least`, the result may be 0 instead, which is faster.
+    """
     n = min(len(a), len(b))
     if n <= at_least or a[at_least] != b[at_least]:
         return 0
@@ -365,7 +391,8 @@ def common_prefix(a: Sequence[int], b: Sequence[int], at_least: int = 0) -> int:
 def _lazy_zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Create a zero tensor on the CPU that takes no memory until it is written.
 
-    `torch.zeros` writes the zeros. Numpy gets zeroed pages from the operating system on demand.
+    `torch.zeros` writes the zeros at once. For `np.zeros`, the operating system provides zeroed
+    pages when they are first used.
     """
     size, align = math.prod(shape) * dtype.itemsize, 64
     buffer = np.zeros(size + align, np.uint8)

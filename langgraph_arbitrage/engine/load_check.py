@@ -1,7 +1,7 @@
-"""The load check: compares a runner's results with a plain forward of the model.
+"""The load check: compares the results of a runner with a plain forward of the model.
 
-It compares log-probabilities of given tokens, not generated texts. In half precision, a tie between
-two tokens is enough to change a greedy text.
+It compares log-probabilities of given tokens, not generated texts. In half precision, two almost
+equally probable tokens are enough to change a greedy text.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["LoadCheck", "plain_logits"]
 
 logger = logging.getLogger(__name__)
 
-LENGTHS = (5, 12, 19)  # tokens; different, so that sequences of several lengths run together
-DECODED = 3  # last tokens of each prompt, computed one by one
-# Prompts are longer than the sliding window, unless it has more tokens than this: the check would
-# take too long.
+LENGTHS = (5, 12, 19)  # tokens; different, to test batches of sequences of different lengths
+DECODED = 3  # number of trailing tokens of each prompt that are computed one by one
+# For a sliding window of at most this many tokens, the prompts are longer than the window. With a
+# larger window, such prompts would take too long.
 MAX_WINDOW = 1024
 TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 0.15, torch.float16: 0.1}
-QUANTIZED_TOLERANCE = 0.15  # rounding may choose a different quantization level
+QUANTIZED_TOLERANCE = 0.15  # rounding errors may change the quantization level of an activation
 
 
 def _tolerance(model: PreTrainedModel) -> float:
-    """Maximum mean difference of log-probabilities, relative to 1 + their absolute value."""
+    """Return the maximum mean of |p - q| / (1 + |q|) for log-probabilities p and expected q."""
     if getattr(model, "hf_quantizer", None) is not None:
         return QUANTIZED_TOLERANCE
     return TOLERANCE.get(model.dtype, QUANTIZED_TOLERANCE)
@@ -42,23 +42,22 @@ def _tolerance(model: PreTrainedModel) -> float:
 
 @dataclass(frozen=True)
 class LoadCheck:
-    """Prompts with the expected results of a plain forward."""
+    """Prompts, and the results of a plain forward for each of them."""
 
     model: PreTrainedModel
     prompts: list[list[int]]
-    """Two variants per length, which differ in their last `DECODED` tokens. The list holds the
+    """Two variants per length, which differ in their last `DECODED` tokens. The list contains the
     first variants of all lengths, then the second variants."""
     expected: list[Tensor]
-    """Per prompt: log-probability of each token after the first, or logits of the labels."""
+    """For each prompt: the log-probability of each token after the first, or a classifier's
+    logits."""
 
     @classmethod
     def of(cls, model: PreTrainedModel, *, classifies: bool) -> LoadCheck:
-        """Run the plain forwards.
-
-        Prompts are longer than the model's sliding window, if it has at most `MAX_WINDOW` tokens.
+        """Create the prompts and run the plain forwards.
 
         Args:
-            model: The model, with its own attention function.
+            model: The model, with its original attention function.
             classifies: Whether the model is a classifier.
         """
         config = model.config.get_text_config()
@@ -76,10 +75,13 @@ class LoadCheck:
         )
 
     def passes(self, scheduler: Scheduler) -> bool:
-        """Whether a runner with an empty cache computes the expected results.
+        """Return whether a scheduler's runner computes the expected results.
 
-        The first variants run as a batch and continue token by token. The second variants then roll
-        back these tokens. The check also fails if the model rejects the runner's inputs.
+        The first variants run as a batch, and their last tokens are computed one by one. The second
+        variants then roll back these tokens. The check also fails if the model rejects the inputs.
+
+        Args:
+            scheduler: A scheduler whose KV cache is empty.
         """
         half = len(LENGTHS)
         try:
@@ -89,12 +91,12 @@ class LoadCheck:
             return all(self._agrees(scheduler, indices) for indices in variants)
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
             if out_of_memory(error):
-                raise  # a lack of memory says nothing about the runner
+                raise  # not an error of the runner
             logger.debug("The load check failed with %r", error, exc_info=True)
             return False
 
     def _agrees(self, scheduler: Scheduler, indices: Sequence[int]) -> bool:
-        """Whether the prompts at `indices`, run as a batch, have the expected results."""
+        """Return whether the prompts at `indices`, run as a batch, give the expected results."""
         if scheduler.classifies:
             outputs = _run(scheduler, [ScoreRequest(self.prompts[i]) for i in indices])
             return self._is_close(
@@ -121,7 +123,7 @@ class LoadCheck:
 
 
 def _plain_scores(model: PreTrainedModel, ids: list[int], *, classifies: bool) -> Tensor:
-    """Log-probability of each token after the first, or logits of the labels, from one forward."""
+    """Return the expected result for one prompt. See `LoadCheck.expected`."""
     logits: Tensor = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
     if classifies:
         return (logits if logits.dim() == 1 else logits[-1]).cpu()

@@ -38,11 +38,14 @@ class LogitsRules:
         self._processors: LogitsProcessorList | None = None
 
     def apply(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
-        """Apply the rules to the logits of the token after `tokens`. Returns float32 logits [V].
+        """Apply the rules to the logits of the token after `tokens`.
 
         Args:
             logits: Raw logits [V]. They are not modified.
             tokens: Token ids of the prompt and the answer so far.
+
+        Returns:
+            Float32 logits [V].
         """
         if self._processors is None:
             self._processors = self._build(logits.device)

@@ -1,4 +1,4 @@
-"""The only caller of the model: builds the inputs of a forward, runs it, and returns logits."""
+"""The batched runner: builds the inputs of a forward, runs the model, and returns logits."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ from langgraph_arbitrage.models.spec import ModelSpec
 
 __all__ = ["ModelRunner"]
 
-TOKENS_PER_FORWARD = {"cpu": 256, "cuda": 2048}  # bounds the time per decoded token
+# Maximum number of tokens per forward, by device type. It limits how long the prefill of one
+# sequence delays the next token of other sequences.
+TOKENS_PER_FORWARD = {"cpu": 256, "cuda": 2048}
 
 
 class ModelRunner:
-    """Runs batches of sequences over a KV cache, with all tokens packed in one row.
+    """Runs batches of sequences with a KV cache. Packs the tokens of a batch in one row [1, T].
 
     Args:
-        model: An unmodified Hugging Face model. Its attention function is replaced.
+        model: A transformers model. Its attention function is replaced.
         spec: The model's specification.
         context: Context length of the model in tokens. None: unlimited.
 
@@ -55,11 +57,11 @@ class ModelRunner:
         self.tokens_per_forward = TOKENS_PER_FORWARD.get(self.device.type, 2048)
         self.cuda_graphs = CudaGraphs.of(model, spec, self.cache) if graphs else None
         self._classifies = spec.kind != "causal-lm"
-        # Layers may be on several devices. An index tensor on the CPU works with all of them.
+        # If the layers are on several devices, index tensors are on the CPU, which works for all.
         devices = set((getattr(model, "hf_device_map", None) or {}).values())
         self._index_device = torch.device("cpu") if len(devices) > 1 else self.device
-        # Attention ignores this mask. If a model gets a 4D mask, it neither creates one itself nor
-        # searches the ids for padding.
+        # Attention ignores this mask. With a 4D mask, a model neither creates a mask nor searches
+        # the ids for padding.
         self._mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=model.device)
         parameter = inspect.signature(model.forward).parameters.get("logits_to_keep")
         self._supports_logits_to_keep = parameter is not None and "Tensor" in str(
@@ -67,10 +69,10 @@ class ModelRunner:
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute the tokens of a batch.
+        """Compute the tokens of a batch, and append them to the slots.
 
         Returns:
-            Logits of the `batch.logit_counts` trailing positions of each sequence: [W, V], or
+            Logits of the last `batch.logit_counts[i]` positions of each sequence i: [W, V], or
             [W, labels] for a classifier.
         """
         logits = self.cuda_graphs.forward(batch, self._run) if self.cuda_graphs else None
@@ -81,6 +83,7 @@ class ModelRunner:
         return logits
 
     def _run_packed(self, batch: Batch) -> Tensor:
+        """Compute the logits of a batch with an eager forward."""
         slots = [s.slot for s in batch.sequences]
         starts = [len(slot.tokens) for slot in slots]
         slot_indices = [slot.index for slot in slots]
@@ -94,12 +97,16 @@ class ModelRunner:
             end += count
             logit_indices += range(end - logit_count, end)
         inputs = on_device([ids, layout.positions], self.device)
-        # Models need at least one index. If none is needed, the extra row is dropped below.
+        # Models need at least one index. If no logits are needed, the extra row is removed below.
         indices = on_device(logit_indices or [end - 1], self._index_device)
         return self._run(layout, inputs[:1], inputs[1:], indices)[: len(logit_indices)]
 
     def _run(self, layout: Layout, ids: Tensor, positions: Tensor, logit_indices: Tensor) -> Tensor:
-        """Compute tokens [1, T] and return the logits [W, V] or [W, labels] at indices [W]."""
+        """Run the model on ids [1, T] and positions [1, T].
+
+        Returns:
+            The logits [W, V] or [W, labels] at the indices `logit_indices` [W].
+        """
         self.cache.layout = layout
         kwargs: dict[str, Any] = {
             "input_ids": ids,

@@ -1,7 +1,7 @@
-"""The fallback runner: one sequence at a time, with the model's own cache or without a cache.
+"""The fallback runner: runs one sequence at a time, with the model's own cache or without a cache.
 
-It runs models whose cache cannot be rolled back (recurrent layers), models without a cache
-(encoders), and models whose logits on the batched runner differ from a plain forward.
+It is used for models that the batched runner does not support: models whose cache cannot be rolled
+back (recurrent layers), models without a cache (encoders), and models that fail the load check.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from langgraph_arbitrage.engine.transfer import on_device
 
 __all__ = ["PlainRunner", "SingleSlot"]
 
-# Maximum number of new tokens to append to a cached prefix one by one. For more tokens, computing
-# the whole prompt at once is faster.
+# Maximum number of tokens that are computed one by one after a cached prefix. For more tokens, it is
+# faster to compute the whole prompt at once.
 MAX_CONTINUED = 32
 
 
@@ -38,10 +38,10 @@ class SingleSlot:
         """The model's own cache object."""
 
     def allocate(self, ids: Sequence[int], limit: int) -> Slot | None:
-        """Take the slot. None if it is busy.
+        """Return the slot, or None if it is busy.
 
-        The contents are kept if they are a prefix of `ids`, have at most `limit` tokens, and at
-        most `MAX_CONTINUED` tokens of `ids` follow. Otherwise the slot is cleared.
+        The slot keeps its contents if they are a prefix of `ids`, have at most `limit` tokens, and
+        are followed by at most `MAX_CONTINUED` tokens. Otherwise the slot is cleared.
         """
         if self.slot.busy:
             return None
@@ -53,18 +53,18 @@ class SingleSlot:
         return self.slot
 
     def reserve(self, tokens: int) -> None:
-        """Do nothing, since the model's own cache grows automatically."""
+        """Do nothing, because the model's own cache grows automatically."""
 
     def release(self, slot: Slot) -> None:
-        """Release the slot. It keeps its contents, so that the next request may continue them."""
+        """Mark the slot as free. The next request can reuse its contents as a prefix."""
         slot.busy = False
 
     def cached(self, ids: Sequence[int]) -> int:
-        """Length of the prefix of `ids` in the slot."""
+        """Return the length of the prefix of `ids` in the slot."""
         return common_prefix(self.slot.tokens, ids)
 
     def clear(self) -> None:
-        """Discard the contents of the slot."""
+        """Delete the contents of the slot."""
         self.slot.tokens.clear()
         self.model_cache = None
 
@@ -73,8 +73,9 @@ class PlainRunner:
     """Runs one sequence at a time with the model's ordinary forward.
 
     Args:
-        model: The model, with its own attention function.
-        cached: Whether the model has a cache, which is kept between forwards.
+        model: The model, with its original attention function.
+        cached: Whether the model has a cache. Without a cache, each forward computes the whole
+            sequence.
     """
 
     name = "plain"
@@ -94,7 +95,8 @@ class PlainRunner:
         """Compute the tokens of a batch of one sequence.
 
         Returns:
-            Logits of the W trailing positions: [W, V], or [1, labels] for a classifier.
+            Logits of the last `batch.logit_counts[0]` positions: [W, V], or [1, labels] for a
+            classifier.
         """
         (sequence,), (count,) = batch.sequences, batch.counts
         if not sequence.slot.tokens:
@@ -111,7 +113,7 @@ class PlainRunner:
         return logits[len(logits) - logit_count :]
 
     def _logits(self, tokens: list[int], logit_count: int) -> Tensor:
-        """Run the model and return the logits of up to `logit_count` trailing positions."""
+        """Run the model on `tokens`. Returns the logits of the last `logit_count` positions."""
         kwargs: dict[str, Any] = {}
         if self._resets_rope:
             reset_dynamic_rope(self.model)

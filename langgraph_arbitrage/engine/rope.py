@@ -1,4 +1,4 @@
-"""Rotary embeddings whose frequencies depend on the length of a sequence."""
+"""Support for rotary embeddings whose frequencies depend on the length of a sequence."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["depends_on_history", "reset_dynamic_rope", "rope_switch"]
 
 
 def rope_switch(config: PreTrainedConfig) -> int | None:
-    """Return the length beyond which a sequence uses different frequencies (longrope).
+    """Return the length beyond which a sequence needs other rotary frequencies (longrope).
 
-    Transformers chooses the frequencies by the highest position in a forward, for all positions of
-    a sequence. So a forward must not mix sequences below and above this length, and a sequence that
-    exceeds it is computed again.
+    Transformers chooses the frequencies of a whole forward by its highest position. So a forward
+    must not mix sequences below and above this length. A sequence that exceeds the length is
+    computed again from the start.
 
     Returns:
         The length in tokens, or None if the model has no longrope layers.
@@ -31,12 +31,12 @@ def rope_switch(config: PreTrainedConfig) -> int | None:
 
 
 def depends_on_history(config: PreTrainedConfig) -> bool:
-    """Whether the frequencies depend on the longest sequence so far (dynamic NTK scaling)."""
+    """Return whether the frequencies depend on the longest earlier sequence (dynamic NTK)."""
     return any("dynamic" in str(p.get("rope_type")) for p in _rope_parameters(config))
 
 
 def reset_dynamic_rope(model: nn.Module) -> None:
-    """Reset dynamic frequencies, so that they depend only on the length of the next sequence."""
+    """Reset dynamic NTK frequencies, so that earlier sequences do not affect the next one."""
     for module in model.modules():
         if "dynamic" in str(getattr(module, "rope_type", "")):
             module.register_buffer("inv_freq", module.original_inv_freq, persistent=False)  # type: ignore[arg-type]

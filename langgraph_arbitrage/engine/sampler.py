@@ -1,4 +1,4 @@
-"""Samples the next token for each row of logits."""
+"""Chooses the next token for each row of logits, greedily or by sampling."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def sample(
     generators: Sequence[random.Random],
     raw: Tensor | None = None,
 ) -> tuple[list[int], list[float]]:
-    """Choose one token per row. All work runs on the device of `logits`, with one final transfer.
+    """Choose one token per row, on the device of `logits`. Only the results are transferred.
 
     Args:
         logits: Next-token logits, [B, V].
         samplings: Sampling parameters of each row.
         generators: Random number generator of each row. Each sampled token consumes one number, so
-            the choice for one row does not depend on other rows.
-        raw: Logits before token rules, [B, V]. None: no rules were applied.
+            other rows do not affect the choice.
+        raw: Logits before the token rules, [B, V]. None: no rules were applied.
 
     Returns:
-        The token ids and their log-probabilities under the distribution of `raw`, B each.
+        The token ids [B], and their log-probabilities [B] under the softmax of `raw`.
     """
     logits = logits.float()
     ids = logits.max(dim=-1).indices  # [B]; much faster than argmax on a CPU
@@ -42,7 +42,7 @@ def sample(
         probs = warp(warped, [samplings[i] for i in sampled])  # [S, V]
         cumulative = probs.cumsum(dim=-1)
         draws = _column([generators[i].random() for i in sampled], logits)
-        # Inverse transform: the first token whose cumulative probability exceeds the draw.
+        # Inverse transform sampling: the first token whose cumulative probability exceeds the draw.
         tokens = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).squeeze(-1)
         ids.index_copy_(0, rows, tokens.clamp(max=logits.shape[-1] - 1))
     raw = logits if raw is None else raw.float()
@@ -51,8 +51,13 @@ def sample(
 
 
 def warp(logits: Tensor, samplings: Sequence[SamplingParams]) -> Tensor:
-    """Compute probabilities [B, V] after temperature, top-k, top-p and min-p, in that order."""
-    # Subtracting the maximum keeps tiny temperatures from overflowing.
+    """Compute probabilities [B, V] after temperature, top-k, top-p and min-p, in that order.
+
+    Args:
+        logits: Next-token logits, [B, V].
+        samplings: Sampling parameters of each row. All temperatures are above 0.
+    """
+    # Subtract the maximum, because a division by a tiny temperature could overflow.
     logits = logits - logits.max(dim=-1, keepdim=True).values
     logits = logits / _column([s.temperature for s in samplings], logits)
     vocab_size = logits.shape[-1]
@@ -68,7 +73,8 @@ def warp(logits: Tensor, samplings: Sequence[SamplingParams]) -> Tensor:
     if any(s.top_p < 1 for s in samplings):
         top_p = _column([s.top_p for s in samplings], logits)
         ordered, order = probs.sort(dim=-1, descending=True)
-        # Keep a token if the probability mass before it is below top_p. This keeps the first one.
+        # Keep a token if the sum of the probabilities before it is below top_p. The most probable
+        # token is always kept.
         keep = (ordered.cumsum(dim=-1) - ordered) < top_p
         probs = torch.zeros_like(probs).scatter(-1, order, ordered * keep)
         probs = probs / probs.sum(dim=-1, keepdim=True)

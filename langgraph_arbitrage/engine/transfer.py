@@ -1,4 +1,4 @@
-"""Transfers of small tensors between host and device, with at most one wait per token."""
+"""Copies small tensors between host and device. The host waits at most once per token."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["on_device", "on_host", "to_host"]
 
 
 def on_host(values: Sequence[Any], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Create a CPU tensor that can be copied to `device` without waiting.
+    """Create a CPU tensor that can be copied to `device` asynchronously.
 
-    For a GPU, the tensor is pinned. Torch does not reuse pinned memory before the copy is done.
+    For a GPU, the tensor is in pinned memory, which torch does not reuse before the copy is done.
     """
     tensor = torch.tensor(values, dtype=dtype)
     return tensor.pin_memory() if device.type == "cuda" else tensor
@@ -25,7 +25,7 @@ def on_device(
 ) -> Tensor:
     """Create a tensor on `device` without waiting for the device.
 
-    The dtype is always explicit, since the default dtype changes while a model loads.
+    The dtype is explicit, because torch's default dtype changes while another thread loads a model.
     """
     tensor = on_host(values, device, dtype)
     return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
@@ -39,7 +39,7 @@ def to_host(ids: Tensor, values: Tensor) -> tuple[list[int], list[float]]:
 
 
 def join(ids: Tensor, values: Tensor) -> Tensor:
-    """Combine ids and the bits of float32 values in one int32 tensor [2, B]."""
+    """Combine ids [B] and the bits of float32 values [B] in one int32 tensor [2, B]."""
     return torch.stack((ids.int(), values.float().view(torch.int32)))
 
 

@@ -1,4 +1,4 @@
-"""The thread of one model: loads the model, runs the scheduler, and reports failures."""
+"""The worker of one model: a thread that loads the model and runs the scheduler."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Loads the model on its own thread at the first request, then serves requests until closed.
+    """Serves the requests of one model on its own thread, which loads the model first.
 
-    If the thread fails, all pending requests fail with the cause. The next request starts a new
-    thread.
+    The first request starts the thread. If the thread fails, all pending requests fail with an
+    `EngineError`, and the next request starts a new thread.
 
     Args:
         spec: The model.
@@ -60,7 +60,7 @@ class Worker:
         self.end_ids = end_ids
         self.context = context
         self.pid = os.getpid()
-        """Id of the process that owns the thread."""
+        """Id of the process in which the thread runs."""
         self.model: PreTrainedModel | None = None
         self.scheduler: Scheduler | None = None
         self.backend_name: str | None = None
@@ -68,14 +68,14 @@ class Worker:
         self._lock = ForkLock()
         self._thread: threading.Thread | None = None
         self._open = 0  # requests without an output or error
-        # Creates the runner that passed the load check. None before the check.
+        # Creates the kind of runner that passed the load check. None before the check.
         self._make_runner: Callable[[PreTrainedModel], Runner] | None = None
-        self._packs = True  # False after packing did not make the model faster
+        self._packs = True  # whether to try packing; False after packing had no benefit
         self._threads: ComputeThreads | None = None
         self._closed = False
 
     def put(self, handle: RequestHandle[Any], *, continues: bool = True) -> None:
-        """Queue a request. Starts the thread if necessary.
+        """Queue a request, and start the thread if it is not running.
 
         Args:
             handle: The request.
@@ -132,13 +132,13 @@ class Worker:
     def _run(self) -> None:
         error = self._serve()
         if error is not None:
-            # The frames of the traceback would keep the model and its cache alive.
+            # The frames of the traceback refer to the model and its KV cache.
             traceback.clear_frames(error.__traceback__)
             _free_memory()
         with self._lock:
             self._thread = None
             if not self._closed and not self._inbox.empty():
-                self._start()  # for requests that arrived after the failure
+                self._start()  # serves the requests that arrived after the failure
             pending = self._drain_inbox() if self._closed else []
         for handle in pending:
             handle.fail(EngineClosedError(f"{self.spec.name} was closed"))
@@ -155,7 +155,7 @@ class Worker:
                     scheduler = self._prepare(model)
                     while self._receive(scheduler):
                         self._step(scheduler)
-        except BaseException as error:  # an unreported failure would leave callers waiting
+        except BaseException as error:  # without a result or error, callers would wait forever
             failure, reason = error, self._failure(error)
         finally:
             self.model = self.scheduler = None
@@ -170,10 +170,11 @@ class Worker:
         return failure
 
     def _step(self, scheduler: Scheduler) -> None:
+        """Run one step of the scheduler, on a CPU with a suitable number of threads."""
         if self._threads is None:
             scheduler.step()
             return
-        # The number of threads may change results in the last bit. With `batch_invariant` it must
+        # The number of threads may change the last bit of results. With `batch_invariant`, it must
         # not depend on other requests.
         tokens = sum(min(s.remaining, 64) for s in scheduler.running) + len(scheduler.waiting)
         tokens = 1 if scheduler.batch_invariant else tokens
@@ -181,7 +182,11 @@ class Worker:
             scheduler.step()
 
     def _receive(self, scheduler: Scheduler) -> bool:
-        """Pass new requests to the scheduler. Wait for one if idle. Returns False once closed."""
+        """Pass new requests to the scheduler, and wait for a request if there are none.
+
+        Returns:
+            False if the worker was closed.
+        """
         block = not scheduler.busy
         if block and self._threads is not None and self._inbox.empty():
             self._threads.release()
@@ -198,7 +203,7 @@ class Worker:
     def _prepare(self, model: PreTrainedModel) -> Scheduler:
         """Pack the weights on a CPU, and choose the runner."""
         if model.device.type == "cpu":
-            with LOADING:  # packing is timed, so no other model may load meanwhile
+            with LOADING:  # `pack` measures times, so no other model may load meanwhile
                 self._packs = self._packs and pack(model, self.spec, lambda: plain_logits(model))
             self._threads = ComputeThreads(model, self.spec.threads, lambda: self._open)
         scheduler = self._choose_scheduler(model)
@@ -207,7 +212,7 @@ class Worker:
         return scheduler
 
     def _choose_scheduler(self, model: PreTrainedModel) -> Scheduler:
-        """Choose the fastest runner that agrees with a plain forward.
+        """Create a scheduler with the fastest runner that passes the load check.
 
         The check runs once. A thread that replaces a failed thread uses the same kind of runner.
         """
@@ -231,7 +236,10 @@ class Worker:
         return self._scheduler_of(self._make_runner(model))
 
     def _candidates(self) -> list[Callable[[PreTrainedModel], Runner]]:
-        """Runners from fastest to slowest. The last one is a plain forward and needs no check."""
+        """Return functions that create the possible runners, from fastest to slowest.
+
+        The last runner computes plain forwards, so it needs no check.
+        """
         plain: list[Callable[[PreTrainedModel], Runner]] = [
             lambda model: PlainRunner(model, cached=True),
             lambda model: PlainRunner(model, cached=False),
@@ -251,7 +259,7 @@ class Worker:
         )
 
     def _failure(self, error: BaseException) -> ArbitrageError:
-        """Convert an error to the one with which pending requests fail, and log it."""
+        """Return the exception for pending requests. Logs errors of other packages."""
         if isinstance(error, ArbitrageError):
             return error
         cause = f"{type(error).__name__}: {error}"
@@ -275,7 +283,7 @@ class Worker:
 
 
 def _free_memory() -> None:
-    """Free the memory of a failed model. After some failures, CUDA refuses to free it."""
+    """Free the memory of a failed model. If CUDA cannot free it, log a warning."""
     gc.collect()
     if torch.cuda.is_initialized():
         try:

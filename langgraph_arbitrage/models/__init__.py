@@ -1,1 +1,1 @@
-"""Checkpoints: specs, validation, loading, tokenizers, quantization and memory."""
+"""Checks and loads checkpoints: weights, configs, tokenizers, quantization and memory needs."""

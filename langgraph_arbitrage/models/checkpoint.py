@@ -38,7 +38,9 @@ __all__ = [
     "weight_bytes",
 ]
 
-HEADROOM = 1.1  # required memory relative to the weights: activations, first slots, fragmentation
+# Required memory relative to the size of the weights. The rest is for activations, the first slots
+# of the KV cache and fragmentation.
+HEADROOM = 1.1
 AUTOMATIC_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Values of `device_map` for which accelerate chooses the devices."""
 UNQUANTIZED = ("embed", "lm_head", "wte", "wpe", "score")
@@ -46,7 +48,7 @@ UNQUANTIZED = ("embed", "lm_head", "wte", "wpe", "score")
 
 
 def read_config(spec: ModelSpec) -> PreTrainedConfig:
-    """Read the checkpoint's config. Errors of transformers are not converted."""
+    """Read and return the checkpoint's config. Errors of transformers are not converted."""
     path, gguf = pretrained_source(spec.path)
     config: PreTrainedConfig = AutoConfig.from_pretrained(
         path, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **gguf
@@ -55,10 +57,10 @@ def read_config(spec: ModelSpec) -> PreTrainedConfig:
 
 
 def load_config(spec: ModelSpec) -> PreTrainedConfig:
-    """Read the checkpoint's config, and check that a local folder has safetensors weights.
+    """Read and return the checkpoint's config. A local checkpoint must have weights.
 
     Raises:
-        CheckpointError: The path is not a checkpoint, or it has no safetensors weights.
+        CheckpointError: The path is not a checkpoint, or a local folder has no safetensors weights.
     """
     if is_gguf(spec.path):
         check_gguf(spec.path)
@@ -75,10 +77,10 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
         hint = (
             ""
             if local.exists()
-            else " It is not a local folder, and it is not on the hub or the hub cannot be reached."
+            else " It is not a local folder. As a hub id, it does not exist or the hub is offline."
         )
         raise CheckpointError(
-            f"{spec.path} cannot be loaded as a model.{hint} ({error})"
+            f"{spec.path} cannot be loaded as a model.{hint} Cause: {error}"
         ) from error
     if local.exists() and not any((local / name).is_file() for name in NAMES):
         pickled = sorted(p.name for p in local.glob("*.bin")) + sorted(
@@ -86,8 +88,8 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
         )
         contents = f"it has {', '.join(pickled[:3])}" if pickled else "it has no weights at all"
         raise CheckpointError(
-            f"{spec.path} has no safetensors weights ({contents}). Pickled weights can run code "
-            "and are never loaded. Convert them with `model.save_pretrained(folder)`."
+            f"{spec.path} has no safetensors weights ({contents}). Pickled weights (.bin, .pt) can "
+            "run code, so they are never loaded. Convert them with `model.save_pretrained(folder)`."
         )
     return config
 
@@ -100,10 +102,10 @@ def _read_gguf_config(spec: ModelSpec) -> PreTrainedConfig:
 
 
 def choose_device(spec: ModelSpec) -> torch.device:
-    """Return the device that the model is loaded on.
+    """Return the device of `spec.device`. "auto" is a GPU if there is one, otherwise the CPU.
 
     Raises:
-        SettingsError: The device is not available.
+        SettingsError: The device is unknown or not available.
     """
     if spec.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,10 +113,10 @@ def choose_device(spec: ModelSpec) -> torch.device:
 
 
 def check_device_map(spec: ModelSpec) -> None:
-    """Check that the devices of the spec's device map are available.
+    """Check that all devices in `spec.model_kwargs["device_map"]` are available.
 
     Raises:
-        SettingsError: A device is not available.
+        SettingsError: A device is unknown or not available.
     """
     device_map = spec.model_kwargs.get("device_map")
     names = device_map.values() if isinstance(device_map, Mapping) else [device_map]
@@ -128,7 +130,7 @@ def _available_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise SettingsError(
-            f"{name!r} is not a device: use auto, cpu, cuda, cuda:1 or mps"
+            f"{name!r} is not a device. Use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
         ) from error
     index, count = device.index or 0, torch.cuda.device_count()
     available = {
@@ -142,13 +144,13 @@ def _available_device(name: str) -> torch.device:
         reason = "" if built else f"; torch {torch.__version__} is built without CUDA"
         raise SettingsError(
             f"device {name!r} is not on this machine (CUDA devices: {count}{reason}). Use "
-            "device='cpu', or device='auto' to use a GPU if there is one."
+            "device='cpu', or device='auto' for a GPU if there is one."
         )
     return device
 
 
 def choose_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
-    """Return the dtype of the weights: by default float32 on a CPU, otherwise bfloat16."""
+    """Return the dtype of `spec.dtype`. "auto" is float32 on a CPU, and bfloat16 elsewhere."""
     name = spec.dtype
     if name == "auto":
         name = "float32" if device.type == "cpu" else "bfloat16"
@@ -156,14 +158,16 @@ def choose_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
 
 
 def weight_bytes(spec: ModelSpec, dtype: torch.dtype) -> int | None:
-    """Estimate the size of the loaded weights in bytes from the headers of safetensors files.
+    """Estimate the size of the loaded weights in bytes. Reads only the headers of the files.
 
     Args:
-        spec: The model. A quantization config in its `model_kwargs` is taken into account.
+        spec: The model. If `model_kwargs` contains a quantization config, its bits per weight are
+            used.
         dtype: The dtype of unquantized weights.
 
     Returns:
-        The size, or None if the files are not on this machine or the quantized size is unknown.
+        The size in bytes. None if the files are not on this machine, or if the quantization config
+        does not determine the bits per weight.
     """
     if is_gguf(spec.path):
         return gguf_parameters(spec.path) * dtype.itemsize
@@ -198,6 +202,8 @@ def local_weights(spec: ModelSpec) -> list[Path]:
 def check_memory(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
     """Check that the weights fit the free memory of the device.
 
+    The check is skipped if the size is unknown or `model_kwargs` has a `device_map`.
+
     Raises:
         NotEnoughMemoryError: The weights do not fit.
     """
@@ -216,7 +222,7 @@ def check_memory(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> N
             "model_kwargs={'device_map': 'auto'} to distribute it over all devices": (
                 device.type == "cuda"
             ),
-            "closing models that are no longer used": True,
+            "closing unused models": True,
         }
         applicable = [option for option, applies in options.items() if applies]
         raise NotEnoughMemoryError(
@@ -227,19 +233,20 @@ def check_memory(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> N
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
-    """Return the maximum number of tokens of a sequence. None if the config sets no limit."""
+    """Return the context length of a model in tokens. None if the config sets no limit."""
     return declared_context(config.get_text_config().to_dict())
 
 
 def end_ids(spec: ModelSpec, config: PreTrainedConfig, tokenizer_end: int | None) -> frozenset[int]:
     """Return the token ids that end an answer.
 
-    The generation config takes precedence, then the config, then the tokenizer.
+    The ids are read from the generation config. If it has none, they are read from the config, and
+    then from the tokenizer.
 
     Args:
         spec: The model.
         config: The checkpoint's config.
-        tokenizer_end: The tokenizer's end-of-sequence id.
+        tokenizer_end: The tokenizer's `eos_token_id`.
     """
     ends = generation_defaults(spec, config).end_ids
     if ends is not None:

@@ -9,15 +9,15 @@ __all__ = ["declared_context"]
 
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 SCALED = ("yarn", "deepseek_yarn", "linear", "dynamic")
-"""Types of rope scaling whose factor multiplies the declared context length. For other types, such
-as longrope and llama3, the declared length already includes the extension."""
+"""Types of rope scaling that multiply the configured context length by their factor. For other
+types, such as longrope and llama3, the configured length is already the extended length."""
 
 
 def declared_context(config: Mapping[str, Any]) -> int | None:
-    """Return the maximum number of tokens of a sequence. None if the config sets no limit.
+    """Return the context length of a model in tokens. None if the config sets no limit.
 
     Args:
-        config: The text part of a config.json.
+        config: The contents of config.json. For a multimodal model, its text config.
 
     Example:
         >>> yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -32,5 +32,6 @@ def declared_context(config: Mapping[str, Any]) -> int | None:
     if kind not in SCALED or not isinstance(factor, int | float) or factor < 1:
         return limit
     original = rope.get("original_max_position_embeddings")
-    # max_position_embeddings of YaRN configs may already be extended: prefer the original length.
+    # In YaRN configs, `max_position_embeddings` may be the extended length already, so the original
+    # length is used if the config contains it.
     return int((original if "yarn" in kind and original else limit) * factor)

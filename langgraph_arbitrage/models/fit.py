@@ -1,4 +1,4 @@
-"""Computes the memory that a model needs from its config, without downloading weights."""
+"""Estimates the memory that a model needs from its config, without downloading weights."""
 
 from __future__ import annotations
 
@@ -28,34 +28,44 @@ class MemoryNeeds:
     """The memory that one model needs."""
 
     name: str
+    """Short name of the model."""
     device: torch.device
     dtype: torch.dtype
+    """Dtype of unquantized weights and of the KV cache."""
     parameters: int
+    """Number of parameters."""
     weights: int
     """Bytes of the loaded weights."""
     token: int
-    """Bytes of one token's keys and values. 0 if the model has no KV cache."""
+    """Bytes of the keys and values of one token in all layers. 0 if the model has no KV cache."""
     context: int | None
     """Context length in tokens. None: unlimited."""
     quantized: bool
+    """Whether the loaded weights are quantized."""
 
     def cache(self, sequences: int, tokens: int) -> int:
         """Compute the bytes of the KV cache for `sequences` sequences of `tokens` tokens each."""
         return self.token * sequences * min(tokens, self.context or tokens)
 
     def total(self, sequences: int, tokens: int) -> int:
-        """Compute the bytes of weights, KV cache and temporary tensors of a forward."""
+        """Compute the bytes of the weights, the KV cache, and temporary tensors of a forward.
+
+        Args:
+            sequences: Number of concurrent sequences.
+            tokens: Number of tokens per sequence.
+        """
         return int(HEADROOM * (self.weights + self.cache(sequences, tokens)))
 
 
 def memory_needs(spec: ModelSpec) -> MemoryNeeds:
-    """Compute the memory that a model needs.
+    """Estimate the memory that a model needs.
 
-    Reads its config and, if its weights are on this machine, their headers.
+    The function reads the config. It also reads the headers of the weights files, if they are on
+    this machine.
 
     Raises:
         CheckpointError: The checkpoint does not exist, or it is not a causal language model.
-        SettingsError: The device is not on this machine.
+        SettingsError: The device is unknown or not available.
     """
     config = load_config(spec)
     device = choose_device(spec)
@@ -63,7 +73,7 @@ def memory_needs(spec: ModelSpec) -> MemoryNeeds:
     model = _without_weights(spec, config)
     parameters = sum(p.numel() for p in model.parameters())
     bits = checkpoint_bits(spec, config)
-    # Quantization leaves out the embeddings and the output head, which may share their weights.
+    # Embeddings and output head are not quantized. They may share their weights.
     unquantized = model.get_input_embeddings().weight.numel()
     if not config.get_text_config().tie_word_embeddings:
         unquantized *= 2
@@ -93,12 +103,12 @@ def _without_weights(spec: ModelSpec, config: PreTrainedConfig) -> Any:
             ).eval()
     except (ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
-            f"{spec.name} is not a causal language model that transformers knows: {error}"
+            f"transformers cannot create {spec.name} as a causal language model: {error}"
         ) from error
 
 
 def _token_numbers(config: PreTrainedConfig) -> int:
-    """Numbers that one token adds to the KV cache, over all layers."""
+    """Return how many numbers the KV cache stores for one token in all layers together."""
     text = config.get_text_config()
     heads = getattr(text, "num_attention_heads", None)
     if not heads:  # a state space model

@@ -1,4 +1,4 @@
-"""The generation settings that a checkpoint recommends: its generation_config.json."""
+"""Reads the generation settings that a checkpoint recommends in generation_config.json."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["NO_RULES", "GenerationDefaults", "TokenRules", "generation_defaults"
 class TokenRules:
     """Rules that change the next-token logits, in greedy decoding and in sampling.
 
-    Transformers' logits processors of the same names implement them.
+    Each field has the meaning of the field with the same name in transformers' `GenerationConfig`.
     """
 
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens that occur in the prompt or answer.
-    1 changes nothing."""
+    """Penalty for tokens that occur in the prompt or the answer: positive logits are divided by it,
+    and negative logits are multiplied by it. 1 changes nothing."""
     no_repeat_ngram_size: int = 0
-    """Size of token n-grams that may occur only once. 0 allows repetition."""
+    """Length n of token n-grams that may occur only once. 0 allows repetition."""
     suppress_tokens: tuple[int, ...] = ()
-    """Tokens that are never generated."""
+    """Ids of tokens that are never generated."""
     begin_suppress_tokens: tuple[int, ...] = ()
-    """Tokens that an answer must not begin with."""
+    """Ids of tokens that an answer must not begin with."""
     min_new_tokens: int = 0
-    """Minimum number of tokens before the answer may end."""
+    """Minimum number of tokens of an answer."""
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
-    """Sequences of tokens that are never generated."""
+    """Token id sequences that are never generated."""
 
     @property
     def active(self) -> bool:
@@ -47,7 +47,7 @@ NO_RULES = TokenRules()
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """Generation settings that a checkpoint recommends. None: it recommends no value."""
+    """Generation settings that a checkpoint recommends. None: the checkpoint has no value."""
 
     do_sample: bool = False
     temperature: float | None = None
@@ -56,14 +56,14 @@ class GenerationDefaults:
     min_p: float | None = None
     max_new_tokens: int | None = None
     end_ids: frozenset[int] | None = None
-    """Tokens that end an answer."""
+    """Token ids that end an answer."""
     rules: TokenRules = NO_RULES
 
 
 def generation_defaults(spec: ModelSpec, config: PreTrainedConfig) -> GenerationDefaults:
-    """Read the generation settings of a checkpoint.
+    """Return the generation settings that a checkpoint recommends.
 
-    They are read from generation_config.json, or from config.json for older checkpoints.
+    They are read from generation_config.json. Older checkpoints have them in config.json.
 
     Raises:
         CheckpointError: A value has the wrong type or is outside its range.
@@ -121,7 +121,7 @@ class _Checked:
     def number(
         self, name: str, *, low: float, high: float = math.inf, above: bool = False
     ) -> float | None:
-        """Read a number from `low` to `high`. With `above`, it must be greater than `low`."""
+        """Return a number between `low` and `high`. `above` excludes `low` itself."""
         value = self._value(name)
         if value is None:
             return None
@@ -133,7 +133,7 @@ class _Checked:
         return float(value)
 
     def whole(self, name: str, *, low: int = 0) -> int | None:
-        """Read a whole number of at least `low`."""
+        """Return a whole number of at least `low`."""
         value = self._value(name)
         if value is None:
             return None
@@ -142,7 +142,7 @@ class _Checked:
         return value
 
     def tokens(self, name: str) -> tuple[int, ...]:
-        """Read a list of token ids."""
+        """Return a list of token ids."""
         value = self._value(name)
         if value is None:
             return ()
@@ -151,7 +151,7 @@ class _Checked:
         return tuple(value)
 
     def words(self, name: str) -> tuple[tuple[int, ...], ...]:
-        """Read a list of token sequences."""
+        """Return a list of token id sequences."""
         value = self._value(name)
         if value is None:
             return ()
@@ -160,7 +160,7 @@ class _Checked:
         return tuple(tuple(word) for word in value)
 
     def end_ids(self) -> frozenset[int] | None:
-        """Read the end-of-sequence ids, given as one id or a list."""
+        """Return the end-of-sequence ids. The config may contain one id or a list."""
         value = self._value("eos_token_id")
         if value is None:
             return None

@@ -1,4 +1,4 @@
-"""GGUF files, which transformers reads and dequantizes (extra `gguf`)."""
+"""Checks GGUF files. Transformers loads and dequantizes them with the extra `gguf`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["check_gguf", "gguf_parameters", "is_gguf", "pretrained_source"]
 
 
 def is_gguf(path: str) -> bool:
-    """Whether a model path names a GGUF file."""
+    """Return whether a model path names a GGUF file (`.gguf`)."""
     return path.endswith(".gguf")
 
 
 def pretrained_source(path: str) -> tuple[str, dict[str, str]]:
-    """Return the path and the additional arguments of `from_pretrained` for a checkpoint."""
+    """Return the path and the `gguf_file` argument of `from_pretrained` for a checkpoint."""
     if not is_gguf(path):
         return path, {}
     return str(Path(path).parent), {"gguf_file": Path(path).name}

@@ -1,7 +1,8 @@
-"""Reward heads of public process reward models (PRMs), read from the checkpoint's weights.
+"""Reads the reward heads of published process reward models (PRMs).
 
-The model is loaded as the transformers token classifier of its architecture. Its head is then
-replaced with a head from this module, so Python code in the checkpoint never runs.
+The PRM is loaded as the token classifier that transformers has for the architecture. The
+classifier's head is then replaced with the head from the checkpoint. Python code in the checkpoint
+never runs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Head(nn.Sequential):
     """Computes logits [..., labels] from hidden states [..., D], in float32."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Compute the logits. Hidden states may have any float dtype."""
+        """Compute logits from hidden states of any float dtype."""
         for layer in self:
             hidden = layer(hidden.float())
         return hidden
@@ -50,7 +51,8 @@ def read_head(kind: Kind, files: Sequence[Path], name: str) -> Head:
         weight, bias = (_read_tensor(f"{layer}.{part}", files) for part in ("weight", "bias"))
         if weight is None:
             raise CheckpointError(
-                f"{name} cannot be loaded as {kind}: it has no weights {layer}.weight"
+                f"{name} cannot be loaded as {kind}: the checkpoint has no weights "
+                f"{layer}.weight. Use another kind or another checkpoint."
             )
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
         linear.weight = nn.Parameter(weight.float(), requires_grad=False)

@@ -1,4 +1,4 @@
-"""Names of checkpoints that are valid on every machine."""
+"""Converts checkpoint paths to names that do not depend on the machine."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def public_name(checkpoint: str) -> str:
 
 
 def same_model(first: str, second: str) -> bool:
-    """Whether two names may refer to the same checkpoint.
+    """Return whether two names may refer to the same checkpoint.
 
-    A hub id and a folder match if the last parts of their names are identical.
+    A hub id matches a local folder if the last parts of the id and the path are identical.
 
     Example:
         >>> same_model("Qwen/Qwen2.5-1.5B", "Qwen2.5-1.5B"), same_model("a/m", "b/m")
         (True, False)
     """
     if local_path(first) == local_path(second):
-        return True  # decided without accessing the file system
+        return True  # no access to the file system needed
     a, b = public_name(first), public_name(second)
     if "/" in a and "/" in b:
         return a == b

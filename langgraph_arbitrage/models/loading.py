@@ -38,10 +38,10 @@ from langgraph_arbitrage.utils.fork_lock import ForkLock
 __all__ = ["LOADING", "load_model"]
 
 LOADING = ForkLock()
-"""Held while a model loads. Loading changes global state of transformers and torch, such as the
-default dtype, which would affect other threads that load or time a model."""
+"""A thread must hold this lock while it loads or times a model. Loading changes global state of
+transformers and torch, such as the default dtype."""
 
-PROGRESS_BAR_FROM = 2**30  # bytes of weights from which loading shows a progress bar
+MIN_PROGRESS_BAR_BYTES = 2**30  # smaller models load without a progress bar
 
 AUTO_CLASSES: dict[Kind, type] = {
     "causal-lm": AutoModelForCausalLM,
@@ -51,7 +51,7 @@ AUTO_CLASSES: dict[Kind, type] = {
     "process-reward": AutoModelForTokenClassification,
 }
 
-# Some checkpoints were trained in a wrapper class. Its prefix is removed from the weight names.
+# Some checkpoints were saved from a wrapper class, whose prefix is removed from the weight names.
 WRAPPER_PREFIX = {r"^pretrained_model\.": ""}
 
 
@@ -73,8 +73,9 @@ def _load(spec: ModelSpec) -> PreTrainedModel:
     check_memory(spec, device, dtype)
     path, gguf = pretrained_source(spec.path)
     kwargs = dict(spec.model_kwargs) | gguf
-    is_small = (weight_bytes(spec, dtype) or PROGRESS_BAR_FROM) < PROGRESS_BAR_FROM
-    # For models in `HEADS`, transformers warns that the head is missing. It is replaced below.
+    is_small = (weight_bytes(spec, dtype) or MIN_PROGRESS_BAR_BYTES) < MIN_PROGRESS_BAR_BYTES
+    # For the kinds in `HEADS`, transformers warns that the head is missing. The warning is hidden,
+    # because `_replace_head` replaces the head below.
     with _quiet(hide_bar=is_small, hide_warnings=spec.kind in HEADS):
         try:
             if is_quantized(spec, read_config(spec)):
@@ -99,8 +100,8 @@ def _load(spec: ModelSpec) -> PreTrainedModel:
     if "device_map" not in kwargs:
         model = model.to(device)
     if spec.kind == "sequence-classification":
-        # The model classifies at the last token that is not padding. No token has the id -1, so
-        # this is always the last token.
+        # Transformers classifies at the last token that is not padding. With the padding id -1, no
+        # token is padding, so the model classifies at the last token.
         model.config.get_text_config().pad_token_id = -1
     model.eval().requires_grad_(False)
     return model  # type: ignore[no-any-return]
@@ -129,10 +130,12 @@ def _replace_head(model: PreTrainedModel, spec: ModelSpec, missing: set[str]) ->
         model.get_submodule("score")
     except AttributeError:
         raise CheckpointError(
-            f"{problem} the head of {type(model).__name__} cannot be replaced"
+            f"{problem} {type(model).__name__} has no module `score` for its head. Use a "
+            "checkpoint of another architecture."
         ) from None
     missing = {name for name in missing if not name.startswith("score.")}
     if missing:
-        raise CheckpointError(f"{problem} it has no weights {', '.join(sorted(missing)[:3])}")
+        names = ", ".join(sorted(missing)[:3])
+        raise CheckpointError(f"{problem} the checkpoint has no weights {names}")
     head = read_head(spec.kind, local_weights(spec), spec.name)
     model.score = head.to(model.device)

@@ -11,7 +11,10 @@ OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough mem
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device in bytes, including unused memory that torch caches."""
+    """Return the free memory of a device in bytes.
+
+    On a GPU, this includes the memory that torch has reserved but does not use.
+    """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -19,7 +22,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed. On a CPU, torch reports this as a `RuntimeError`."""
+    """Return whether `error` reports that memory ran out. On a CPU, it is a `RuntimeError`."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
         and any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)

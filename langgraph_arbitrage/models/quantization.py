@@ -1,7 +1,7 @@
-"""Reads quantization configs before a model is loaded: the required package and bits per weight.
+"""Reads the required package and the bits per weight from quantization configs.
 
-A quantization config is given in the spec (`model_kwargs`) or in the checkpoint. It is a
-transformers config object or a dict.
+A quantization config is a transformers config object or a dict. It is part of
+`ModelSpec.model_kwargs` or of the checkpoint's config.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "hqq": ("hqq", "pip install hqq"),
     "quanto": ("optimum", "pip install optimum-quanto"),
 }
-"""Required module and install command by quantization method. For other methods, transformers
-checks the requirements."""
+"""Maps a quantization method to its required module and the install command. For other methods,
+transformers checks the requirements."""
 
 _STORED_BITS = {"mxfp4": 4.25, "fp8": 8.0, "fbgemm_fp8": 8.0, "bitnet": 2.0}
-"""Bits per weight of methods that always use one size, which their configs do not state."""
+"""Bits per weight of methods that have only one size, which their configs do not contain."""
 
 
 def check_quantization(spec: ModelSpec, config: PreTrainedConfig) -> None:
@@ -50,12 +50,12 @@ def check_quantization(spec: ModelSpec, config: PreTrainedConfig) -> None:
         raise CheckpointError(
             f"{spec.name} is quantized by {method or 'an unnamed method'}, which transformers "
             f"{transformers.__version__} does not know. Use another checkpoint of the model, or "
-            "update transformers"
+            "update transformers."
         )
     module, install = PACKAGES.get(method, ("", ""))
     if module and find_spec(module) is None:
         from_spec = spec.model_kwargs.get("quantization_config") is not None
-        verb = "is to be quantized" if from_spec else "is quantized"
+        verb = "will be quantized" if from_spec else "is quantized"
         raise MissingExtraError(
             f"{spec.name} {verb} by {method} and needs the package {module}, which is not "
             f"installed: {install}"
@@ -63,12 +63,19 @@ def check_quantization(spec: ModelSpec, config: PreTrainedConfig) -> None:
 
 
 def is_quantized(spec: ModelSpec, config: PreTrainedConfig) -> bool:
-    """Whether the loaded model is quantized."""
+    """Return whether the loaded model is quantized."""
     return _quantization_config(spec, config) is not None
 
 
 def bits_per_weight(quantization: Any) -> float | None:
-    """Return the bits per quantized weight, without scales. None if the config leaves them open."""
+    """Return the bits per quantized weight, without scales.
+
+    Args:
+        quantization: A quantization config.
+
+    Returns:
+        The bits. None if the config does not determine them.
+    """
     if _method(quantization) == "torchao":
         kind = _get(quantization, "quant_type")
         kinds = kind.values() if isinstance(kind, Mapping) else [kind]
@@ -86,8 +93,8 @@ def bits_per_weight(quantization: Any) -> float | None:
 def checkpoint_bits(spec: ModelSpec, config: PreTrainedConfig) -> float | None:
     """Return the bits per quantized weight of a model. None if the model is not quantized.
 
-    A quantization config in the spec takes precedence over the checkpoint's. 8 bits are assumed if
-    neither the config nor the method determines the size.
+    A quantization config in `spec.model_kwargs` takes precedence over the checkpoint's config. If
+    neither the config nor the method determines the size, 8 bits are assumed.
     """
     quantization = _quantization_config(spec, config)
     if quantization is None:
@@ -102,13 +109,21 @@ def _quantization_config(spec: ModelSpec, config: PreTrainedConfig) -> Any:
 
 
 def _common_size(names: Sequence[str], sizes: Mapping[str, int]) -> float | None:
-    """Return the size that the prefixes of the names indicate. None unless it is unique."""
+    """Return the size of the prefixes that the names begin with. None unless it is unique.
+
+    Args:
+        names: Names of quantization types, such as `Int4WeightOnlyConfig`.
+        sizes: Maps a prefix, such as `Int4`, to its size in bits.
+    """
     matches = {size for name in names for prefix, size in sizes.items() if name.startswith(prefix)}
     return matches.pop() if len(matches) == 1 else None
 
 
 def _method(quantization: Any) -> str:
-    """Return the method's name. A bitsandbytes config may only have a `load_in_…bit` field."""
+    """Return the name of the quantization method, or "" if there is none.
+
+    A bitsandbytes config without a method has the field `load_in_4bit` or `load_in_8bit`.
+    """
     method = _get(quantization, "quant_method")
     if method is None:
         loads_bits = any(_get(quantization, f"load_in_{n}bit") for n in (4, 8))

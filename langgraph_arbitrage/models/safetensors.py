@@ -1,4 +1,4 @@
-"""Tensor shapes and sizes of safetensors files, read from their headers."""
+"""Reads tensor shapes and sizes from the headers of safetensors files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any
 __all__ = ["NAMES", "shard_files", "tensor_bytes", "tensor_shapes"]
 
 NAMES = ("model.safetensors", "model.safetensors.index.json")
-"""File names of a checkpoint's weights: a single file, or the index of several."""
+"""File names of a checkpoint's weights: a single file, or the index of several shards."""
 
 
 def shard_files(path: Path) -> list[Path]:
-    """Return the safetensors files of `path`, which is a single file or an index.
+    """Return the safetensors files of a checkpoint. Missing files are omitted.
 
-    Files that do not exist are left out.
+    Args:
+        path: A safetensors file or the index of several shards.
     """
     if not path.is_file():
         return []
@@ -29,14 +30,17 @@ def shard_files(path: Path) -> list[Path]:
 
 
 def tensor_shapes(files: Sequence[Path]) -> dict[str, list[int]]:
-    """Return the shape of each tensor by name."""
+    """Return a dict from each tensor's name to its shape."""
     return {name: entry["shape"] for name, entry in _header_entries(files).items()}
 
 
 def tensor_bytes(files: Sequence[Path], itemsize: int) -> dict[str, float]:
-    """Return the size of each tensor in bytes by name, with `itemsize` bytes per number.
+    """Return a dict from each tensor's name to its size in bytes after loading.
 
-    Tensors of integers and 8-bit floats are quantized weights, so their stored size is returned.
+    Args:
+        files: The safetensors files.
+        itemsize: Bytes per number of an unquantized tensor after loading. Tensors of integers and
+            8-bit floats are quantized weights, whose stored size is returned.
     """
     sizes = {}
     for name, entry in _header_entries(files).items():

@@ -1,4 +1,4 @@
-"""The specification of a model: the checkpoint, how to load it, and how many requests it serves."""
+"""The specification of a model: its checkpoint, its loading options and its request limits."""
 
 from __future__ import annotations
 
@@ -26,37 +26,41 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Identifies a loaded model. Users with equal specs share one engine."""
+    """The specification of a model. Equal specs share one engine, and so one loaded model."""
 
     path: str
     """Local folder, hub id, or server address (`openai:http://host:port/v1#model`)."""
     kind: Kind = "causal-lm"
-    """Head of the model: a language model head, a classification head, or one of `heads.HEADS`."""
+    """Type of the model's head: a language model, a classifier, or a PRM head of `heads.HEADS`."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     device: str = "auto"
-    """"auto" uses a GPU if there is one, otherwise the CPU. Or "cpu", "cuda", "cuda:1", "mps"."""
+    """Device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if there is one, otherwise the
+    CPU."""
     dtype: str = "auto"
-    """"auto" is float32 on a CPU and bfloat16 on a GPU. Or "float32", "bfloat16", "float16"."""
+    """Dtype of the weights: "float32", "bfloat16", "float16", or "auto" for float32 on a CPU and
+    bfloat16 elsewhere."""
     trust_remote_code: bool = False
-    """Run Python code in the checkpoint. Only enable this for checkpoints that you trust."""
+    """Whether to run Python code from the checkpoint. Use it only for trusted checkpoints."""
     chat_template: str | None = None
-    """Jinja chat template, which replaces the checkpoint's own template."""
+    """Jinja chat template that replaces the checkpoint's template. None: use the checkpoint's."""
     max_slots: int = 64
     """Maximum number of sequences decoded concurrently. Slots are allocated when needed."""
     max_queue: int | None = None
-    """Maximum number of requests that wait for a slot. Further requests are refused. None:
-    unlimited."""
+    """Maximum number of requests that wait for a slot. A further request that begins an answer
+    raises `EngineBusyError`. None: unlimited."""
     batch_invariant: bool = False
-    """Run one sequence at a time, without reusing cached prefixes. Results are then bit-identical,
-    regardless of other requests."""
+    """Whether to run one sequence at a time, without reusing cached prefixes. The results of a
+    request are then bit-identical, whatever other requests the engine receives."""
     threads: int | None = None
-    """Number of threads for a forward on a CPU. None: chosen by the size of model and batch."""
+    """Number of threads for a forward on a CPU. None: chosen by the number of parameters and
+    tokens."""
     engine: EngineName = "auto"
-    """"auto" runs batches if their results agree with a plain forward, and packs the weights on a
-    CPU. "eager" does the same without packing. "plain" runs one sequence at a time."""
+    """"auto" runs sequences in batches if the results agree with a plain forward, and packs the
+    weights on a CPU. "eager" runs batches without packing. "plain" runs one sequence at a time."""
     cuda_graphs: bool = False
-    """Decode with CUDA graphs on a GPU. If the model cannot be captured, a warning says why."""
+    """Whether to decode with CUDA graphs on a GPU. If a model cannot be captured, a warning is
+    logged, and the model decodes eagerly."""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Further arguments of `from_pretrained`, such as `quantization_config`."""
 
@@ -76,5 +80,5 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """Short name for messages: the path, or only its last part for a local folder."""
+        """Name for messages: the last part of a local path, otherwise the whole `path`."""
         return Path(self.path).name if Path(self.path).exists() else self.path

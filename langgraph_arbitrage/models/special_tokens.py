@@ -1,8 +1,8 @@
-"""Control tokens in the text of a message, such as `<|im_end|>` in a user's question.
+"""Escapes the names of control tokens in messages, such as `<|im_end|>` in a user's question.
 
-A tokenizer encodes such text as the control token itself, so a user's text could end the user's
-turn. To prevent this, `ControlTokens.escape` replaces the text with a placeholder before the chat
-template is rendered, and `ControlTokens.encode` encodes the placeholder as ordinary text.
+A tokenizer encodes the name of a control token as the token itself, so a user's text could end the
+user's turn. To prevent this, `ControlTokens.escape` replaces each name with a placeholder before
+the chat template is rendered. `ControlTokens.encode` then encodes the placeholder as ordinary text.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 __all__ = ["ControlTokens"]
 
-# Random per process, so that no text from outside can contain a placeholder. It has only letters
-# and digits, since chat templates may change other characters.
+# The nonce is random, so that a user cannot write a placeholder. It consists of letters and digits,
+# since chat templates may change other characters.
 _NONCE = f"Zq{secrets.token_hex(8)}"
 _PLACEHOLDER = re.compile(f"{_NONCE}x([0-9a-f]*)x")
 
 
 class ControlTokens:
-    """The control tokens of a fast tokenizer, and how to encode text that contains their names.
+    """Escapes the names of a fast tokenizer's control tokens and encodes escaped text.
 
     Args:
         backend: The tokenizer.
-        names: Texts of the control tokens.
+        names: Names of the control tokens, such as `<|im_end|>`.
     """
 
     def __init__(self, backend: BackendTokenizer, names: frozenset[str]) -> None:
@@ -41,28 +41,29 @@ class ControlTokens:
         self._lock = ForkLock()
 
     def find(self, text: str) -> str | None:
-        """Return the first control token that the text contains, or None."""
+        """Return the first name of a control token in `text`, or None."""
         found = self._pattern.search(text)
         return found.group() if found else None
 
     def escape(self, text: str) -> str:
-        """Replace the text of each control token with a placeholder."""
+        """Replace each name of a control token with a placeholder."""
         return self._pattern.sub(lambda found: _placeholder(found.group()), text)
 
     @staticmethod
     def has_placeholder(text: str) -> bool:
-        """Whether the text contains a placeholder from `escape`."""
+        """Return whether `text` contains a placeholder made by `escape`."""
         return _NONCE in text
 
     @staticmethod
     def restore(text: str) -> str:
-        """Replace each placeholder with the text that it stands for."""
+        """Replace each placeholder with the original name."""
         return _PLACEHOLDER.sub(lambda found: bytes.fromhex(found.group(1)).decode(), text)
 
     def encode(self, text: str) -> list[int]:
-        """Encode text with placeholders, without adding special tokens.
+        """Encode text that may contain placeholders, without adding special tokens.
 
-        The text of a control token becomes that token. A placeholder becomes ordinary text.
+        A name of a control token is encoded as that token. A placeholder is encoded as the ordinary
+        text of its name.
         """
         text = self._pattern.sub(lambda found: self._renamed[found.group()], text)
         with self._lock:
@@ -75,7 +76,7 @@ class ControlTokens:
 
     @cached_property
     def _renamed_backend(self) -> BackendTokenizer:
-        """A copy of the tokenizer, in which the control tokens have names that no text contains."""
+        """A copy of the tokenizer whose control tokens have random names."""
         tokenizer = json.loads(self._backend.to_str())
         for token in tokenizer["added_tokens"]:
             token["content"] = self._renamed.get(token["content"], token["content"])
@@ -87,12 +88,12 @@ class ControlTokens:
             model["vocab"] = [[self._renamed.get(k, k), score] for k, score in vocabulary]
         if model.get("unk_token"):
             model["unk_token"] = self._renamed.get(model["unk_token"], model["unk_token"])
-        tokenizer["post_processor"] = None  # it refers to special tokens by their old names
+        tokenizer["post_processor"] = None  # it contains original names of special tokens
         return BackendTokenizer.from_str(json.dumps(tokenizer))
 
     @cached_property
     def _original_ids(self) -> dict[int, int]:
-        """Original id for each id of the renamed tokenizer that differs from it."""
+        """Maps ids of the renamed tokenizer to original ids. Contains only ids that differ."""
         old = self._backend.get_vocab()
         new = self._renamed_backend.get_vocab()
         pairs = ((new[renamed], old[name]) for name, renamed in self._renamed.items())

@@ -1,4 +1,4 @@
-"""Thread-safe tokenizers and chat templates: convert text to token ids and back."""
+"""Thread-safe tokenizers, which render chat templates, encode text and decode token ids."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ from langgraph_arbitrage.utils.text import is_valid_text
 
 __all__ = ["Tokenizer", "load_tokenizer"]
 
-# Tokenizer classes that follow tokenizer.json exactly.
+# Tokenizer classes that implement tokenizer.json exactly.
 GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 MARKERS = ("<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", "[TOOL_CALLS]",
            "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]")  # fmt: skip
 """Special tokens that mark tool calls or thinking in the supported formats."""
 _BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 _BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
-# `encode` puts one of these before a continuation and removes its ids afterwards, so that the
-# tokenizer does not treat the continuation as the start of a text. "\n" could merge with a newline.
+# Some tokenizers encode the start of a text differently. So `encode` inserts an anchor before a
+# continuation and removes the anchor's ids from the result. A "\n" anchor could merge with a
+# newline, so a continuation that starts with a newline gets the other anchor.
 _ANCHOR, _ANCHOR_BEFORE_NEWLINE = "\n", "a"
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer and chat template. Threads may share it.
+    """A checkpoint's tokenizer and chat template. Thread-safe.
 
     Args:
         hf: The transformers tokenizer.
         name: Name of the checkpoint, for error messages.
-        chat_template: Jinja chat template, which replaces the tokenizer's own.
+        chat_template: Jinja chat template that replaces the checkpoint's. None: use the
+            checkpoint's.
 
     Raises:
         ChatTemplateError: The tokenizer has several named templates, and none is the default.
@@ -51,24 +53,25 @@ class Tokenizer:
     def __init__(self, hf: PreTrainedTokenizerBase, name: str, chat_template: str | None) -> None:
         self.hf = hf
         self.name = name
-        # Conversations with tools use the template named "tool_use", if there is one.
+        # Conversations with tools use the checkpoint's template "tool_use", if there is one.
         self.chat_template, self._tool_template = _templates(hf, name, chat_template)
         self.template_kwargs: dict[str, Any] = {}
-        """Variables for the chat template."""
-        self._variants: dict[str, Tokenizer] = {}
-        self._shared: dict[str, ControlTokens] = {}  # also used by the variants
+        """Additional variables for the chat template."""
+        self._variants: dict[str, Tokenizer] = {}  # copies with other `template_kwargs`
+        self._shared: dict[str, ControlTokens] = {}  # shared with the variants
         # A fast tokenizer raises "Already borrowed" if two threads encode at the same time.
         self._lock = ForkLock()
-        # tokenizer.json may enable both. Transformers disables them, but `_encode` bypasses it.
+        # tokenizer.json may enable truncation and padding. `_encode` calls the backend directly, so
+        # transformers does not disable them.
         if hf.is_fast:
             hf.backend_tokenizer.no_truncation()
             hf.backend_tokenizer.no_padding()
 
     def with_template_kwargs(self, kwargs: Mapping[str, Any]) -> Tokenizer:
-        """Return this tokenizer with variables for its chat template, such as `enable_thinking`.
+        """Return a copy of this tokenizer with variables for its chat template.
 
         Args:
-            kwargs: Variables of the template. The result is cached for identical variables.
+            kwargs: Variables, such as `enable_thinking`. Equal variables return the same copy.
         """
         if not kwargs:
             return self
@@ -115,7 +118,7 @@ class Tokenizer:
                     or self.chat_template,
                     **{"add_generation_prompt": True} | self.template_kwargs | options,
                 )
-        # A template is a program in the checkpoint, which may raise any of these errors.
+        # A template is a program, which may raise any of these errors.
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
                 RecursionError) as error:  # fmt: skip
             raise ChatTemplateError(
@@ -124,18 +127,19 @@ class Tokenizer:
             ) from error
 
     def frame(self, *messages: tuple[str, str | None]) -> list[str]:
-        """Return the texts that the chat template puts around contents that are filled in later.
+        """Render messages with missing contents. Returns the texts around the missing contents.
 
         Args:
-            messages: Role and content of each message. None marks content that is filled in later.
+            messages: Role and content of each message. None marks a missing content, which the
+                caller inserts later.
 
         Returns:
             The texts before, between and after the missing contents, up to the start of the
-            assistant's next message. The first text excludes the tokenizer's start tokens.
+            assistant's next message. The first text excludes `start_ids`.
 
         Raises:
-            ChatTemplateError: The model has no chat template, it rejects the messages, or it does
-                not render their contents.
+            ChatTemplateError: The model has no chat template, or the template rejects the messages
+                or omits their contents.
         """
         placeholders = [f"•{i}•" for i in range(len(messages))]
         rendered = [
@@ -148,8 +152,9 @@ class Tokenizer:
                 part, separator, rest = rest.partition(placeholder)
                 if not separator:
                     raise ChatTemplateError(
-                        f"The chat template of {self.name} does not render the contents of a "
-                        f"conversation with the roles {[role for role, _ in messages]}"
+                        f"The chat template of {self.name} omits the content of a message (roles "
+                        f"{[role for role, _ in messages]}). Set `chat_template=` to a template "
+                        "that renders every message."
                     )
                 parts.append(part)
         parts.append(rest)
@@ -161,7 +166,7 @@ class Tokenizer:
 
         Args:
             text: The text.
-            begins: Whether the text begins a document. Otherwise it continues one.
+            begins: Whether the text begins a sequence. Otherwise the text continues a sequence.
         """
         if begins:
             return self._encode(text)
@@ -174,13 +179,13 @@ class Tokenizer:
     def _encode(self, text: str) -> list[int]:
         if not is_valid_text(text):
             raise MessageError(
-                "the text contains half of a surrogate pair, which no UTF-8 text may contain. "
-                "Remove it, for example with text.encode('utf-8', 'replace').decode()"
+                "The text contains half of a surrogate pair, so it cannot be encoded as UTF-8. "
+                "Replace it, for example with text.encode('utf-8', 'replace').decode()."
             )
         if ControlTokens.has_placeholder(text):
             return self.control_tokens.encode(text)
         with self._lock:
-            if self.hf.is_fast:  # transformers encodes a batch of one, which takes 5 times as long
+            if self.hf.is_fast:  # 5 times as fast as `self.hf.encode`
                 ids: list[int] = self.hf.backend_tokenizer.encode(
                     text, add_special_tokens=False
                 ).ids
@@ -193,19 +198,18 @@ class Tokenizer:
         return {text: self._encode(text) for text in (_ANCHOR, _ANCHOR_BEFORE_NEWLINE)}
 
     def choices(self, text: str, options: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Encode a text and its possible continuations of one token each.
-
-        A space between the two belongs to the text or to the options, depending on the tokenizer.
+        """Encode a text and several options, each of which continues the text by one token.
 
         Args:
-            text: A text that continues another one.
+            text: A text that continues a sequence. Depending on the tokenizer, a space before the
+                options is part of the last token of `text` or of the options.
             options: Possible continuations of `text`.
 
         Returns:
-            The token ids of `text` and the token id of each option.
+            The token ids of `text`, and the token id of each option.
 
         Raises:
-            CheckpointError: An option is not a single token, or two options are the same token.
+            CheckpointError: An option is not a single token, or two options have the same token.
         """
         combined = [self.encode(text + option) for option in options]
         prefix = combined[0][:-1]
@@ -223,7 +227,7 @@ class Tokenizer:
         return prefix, ends
 
     def raw_token(self, token: int) -> str:
-        """Return a token as it is written in the vocabulary."""
+        """Return the string of a token id in the vocabulary, such as `Ġthe`."""
         return str(self.hf.convert_ids_to_tokens(token))
 
     def added_token_id(self, text: str) -> int | None:
@@ -235,7 +239,7 @@ class Tokenizer:
         return {str(token): index for index, token in self.hf.added_tokens_decoder.items()}
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids. Special tokens are left out, except those in `visible_ids`."""
+        """Decode token ids. Special tokens are omitted, except those in `visible_ids`."""
         if self.visible_ids.isdisjoint(ids):
             return self._decode(ids)
         text, start = "", 0
@@ -246,7 +250,7 @@ class Tokenizer:
         return text + self._decode(ids[start:])
 
     def _decode(self, ids: Sequence[int]) -> str:
-        if self.hf.is_fast:  # transformers checks the type of each id, which takes 5 times as long
+        if self.hf.is_fast:  # 5 times as fast as `self.hf.decode`
             text: str = self.hf.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
             return text
         return self.hf.decode(  # type: ignore[return-value]
@@ -260,17 +264,17 @@ class Tokenizer:
 
     @property
     def control_tokens(self) -> ControlTokens:
-        """The tokens that structure a conversation: special tokens, and those in chat templates.
+        """The special tokens, and the added tokens that occur in chat templates or `MARKERS`.
 
         Raises:
-            CheckpointError: The tokenizer is not a fast one.
+            CheckpointError: The checkpoint has no fast tokenizer.
         """
         found = self._shared.get("control_tokens")
         if found is None:
             if not self.hf.is_fast:
                 raise CheckpointError(
-                    f"The tokenizer of {self.name} has no fast version, so special tokens in the "
-                    'text cannot be escaped. Set special_tokens_in_text to "allow" or "refuse".'
+                    f"{self.name} has no fast tokenizer, so special tokens in the text cannot be "
+                    'escaped. Set special_tokens_in_text to "allow" or "refuse".'
                 )
             templates = "\n".join(filter(None, (self.chat_template, self._tool_template)))
             names = frozenset(
@@ -283,15 +287,15 @@ class Tokenizer:
         return found
 
     def same_control_tokens(self, text: str, ids: Sequence[int]) -> bool:
-        """True if a text, encoded again, has the same special and added tokens as these ids."""
+        """Return whether encoding `text` gives the same special and added tokens as `ids`."""
         added = self.hf.added_tokens_decoder
         return [i for i in self._encode(text) if i in added] == [i for i in ids if i in added]
 
     @cached_property
     def visible_ids(self) -> frozenset[int]:
-        """Ids of special tokens that `decode` includes, since they mark tool calls or thinking.
+        """Ids of special tokens that `decode` includes.
 
-        These are `MARKERS` and the tokens in the checkpoint's response template.
+        They mark tool calls or thinking: the tokens in `MARKERS` and in `response_template`.
         """
         template = json.dumps(self.response_template or {}).replace("\\", "")
         return frozenset(
@@ -302,42 +306,41 @@ class Tokenizer:
 
     @cached_property
     def response_template(self) -> dict[str, Any] | None:
-        """The checkpoint's description of its response format, or None."""
+        """The tokenizer's `response_template`, which describes the response format, or None."""
         return getattr(self.hf, "response_template", None)
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """Decode the text that `ids` add to the text of `before`.
+        """Decode `ids` as the continuation of `before`. Returns the text after that of `before`.
 
-        `before` and `ids` are decoded together, since some tokenizers drop a space at the start of
-        a text, and a character may span several tokens.
+        Some tokenizers drop a space at the start of a text, and a character may span several
+        tokens. So `before` and `ids` are decoded together.
         """
         if not before:
             return self.decode(ids)
         return self.decode([*before, *ids])[len(self.decode(before)) :]
 
     def token_text(self, token: int) -> str:
-        """Decode one token as part of a longer text."""
+        """Decode one token as the continuation of a text."""
         return self.decode_after(self._anchors[_ANCHOR_BEFORE_NEWLINE], [token])
 
     def token_bytes(self, token: int) -> list[int]:
-        """UTF-8 bytes of one token as part of a longer text.
+        """Return the UTF-8 bytes of one token as the continuation of a text.
 
-        A token may hold part of a character: its text is then U+FFFD, and only its bytes tell
-        which part.
+        If a token is only a part of a character, its text is U+FFFD, but its bytes are exact.
         """
         text = self.token_text(token)
         if "\ufffd" not in text:
             return list(text.encode())
         raw = self.raw_token(token)
-        if byte := _BYTE_TOKEN.fullmatch(raw):  # as SentencePiece writes it
+        if byte := _BYTE_TOKEN.fullmatch(raw):  # SentencePiece format
             return [int(byte[1], 16)]
-        if all(character in _BYTE_OF for character in raw):  # as byte-level BPE writes it
+        if all(character in _BYTE_OF for character in raw):  # byte-level BPE format
             return [_BYTE_OF[character] for character in raw]
         return list(text.encode())
 
     @cached_property
     def start_ids(self) -> list[int]:
-        """Ids of the special tokens that the tokenizer adds before a text, such as BOS."""
+        """Ids of the special tokens that the tokenizer inserts before a text, such as BOS."""
         bare = self._encode("a")
         with self._lock:
             full: list[int] = self.hf.encode("a", add_special_tokens=True)
@@ -351,14 +354,18 @@ class Tokenizer:
         return self.hf.get_vocab()
 
     def shares_vocabulary(self, other: Tokenizer) -> bool:
-        """Whether both tokenizers map the same token ids to the same tokens."""
+        """Return whether both tokenizers map the same token ids to the same tokens."""
         return self is other or self._vocabulary == other._vocabulary
 
 
 def _templates(
     hf: PreTrainedTokenizerBase, name: str, replacement: str | None
 ) -> tuple[str | None, str | None]:
-    """Return the default chat template, and the template for conversations with tools or None."""
+    """Return the default chat template and the template for conversations with tools.
+
+    Each is None if the checkpoint does not have it. If `replacement` is given, it is the only
+    template.
+    """
     if replacement is not None:
         return replacement, None
     own: Any = hf.chat_template
@@ -367,14 +374,14 @@ def _templates(
     default = own.get("default")
     if default is None:
         raise ChatTemplateError(
-            f"{name} has the chat templates {', '.join(map(repr, own))}, and none is named "
-            "'default'. Set `chat_template=` to the one to use."
+            f"{name} has the chat templates {', '.join(map(repr, own))}, but none is named "
+            "'default'. Set `chat_template=` to the text of one of them."
         )
     return default, own.get("tool_use")
 
 
 def load_tokenizer(spec: ModelSpec) -> Tokenizer:
-    """Load the tokenizer of a checkpoint. It is cached and shared by all models of the checkpoint.
+    """Load and cache the tokenizer of a checkpoint. Equal checkpoints share one tokenizer.
 
     Raises:
         CheckpointError: The checkpoint has no tokenizer, or it cannot be loaded.
@@ -397,8 +404,8 @@ def _load(spec: ModelSpec) -> Tokenizer:
         declared = None
         if not gguf:
             declared = get_tokenizer_config(path, revision=spec.revision).get("tokenizer_class")
-        # AutoTokenizer chooses a class by architecture for some models (Qwen2), which may encode
-        # text differently from the checkpoint's own tokenizer.json.
+        # For some architectures, such as Qwen2, AutoTokenizer chooses a class that may encode text
+        # differently from the checkpoint's tokenizer.json.
         tokenizer_class: Any = (
             PreTrainedTokenizerFast if declared in GENERIC_CLASSES else AutoTokenizer
         )

@@ -108,6 +108,8 @@ class _PairBenchmark:
             target_prompt=target.prompt,
             router_prompt=router_prompt,
             steps=len(pairs) / len(questions),
+            target_scores=any(pair.target_scores for pair in pairs),
+            target_verifies=any(pair.target_verifies for pair in pairs),
         )
         self.tell("Measuring the device")
         context = len(prompt["target"]) + round(forecast.steps * forecast.target_step / 2)
@@ -245,13 +247,19 @@ def _loop(answer: Answer, f: Forecast) -> float:
     drafted = counts["draft_tokens"] + counts["discarded_tokens"]
     seconds: float = f.draft_prompt + f.router_prompt + drafted * f.draft_token
     seconds += len(steps) * (f.router + f.graph)
+    if escalated or f.target_scores:
+        seconds += f.target_prompt
     if escalated:
         last = max(i for i, s in enumerate(steps) if s["writer"] == "target")
         accepted_steps = sum(s["tokens"] for s in steps[:last] if s["writer"] == "draft")
-        read = accepted_steps + counts["discarded_tokens"]
+        read, forwards = accepted_steps + counts["discarded_tokens"], len(escalated)
+        if f.target_verifies:
+            read = forwards = 0
+        elif f.target_scores:
+            read = counts["discarded_tokens"]
         decoded = counts["target_tokens"] - counts["accepted_draft_tokens"] - verification_tokens
         target_step = counts["target_tokens"] / len(escalated)
         draft_catch_up = max(0.0, f.draft_read.of(target_step) - f.draft_token)
-        seconds += f.target_prompt + len(escalated) * (f.target_read.base + draft_catch_up)
+        seconds += forwards * f.target_read.base + len(escalated) * draft_catch_up
         seconds += read * f.target_read.slope + decoded * f.target_token
     return seconds

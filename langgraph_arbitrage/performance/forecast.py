@@ -51,6 +51,9 @@ class Forecast:
     - The target decodes `decoded` tokens one by one to complete its step.
     - The draft computes the target's step, which takes the additional time `draft_catch_up`.
 
+    If the policy makes the target read every step, that time is part of `router`. An escalation
+    then only computes the draft's step to verify it, or nothing if scoring has verified it.
+
     A step of the target alone takes target_step × target_token + graph.
     """
 
@@ -80,6 +83,10 @@ class Forecast:
     """Seconds in which the router prefills a question."""
     steps: float = 1.0
     """Mean number of steps per answer."""
+    target_scores: bool = False
+    """True if the target reads every step to score it."""
+    target_verifies: bool = False
+    """True if the forward that scores a step also verifies it."""
 
     @property
     def drafted(self) -> float:
@@ -109,11 +116,13 @@ class Forecast:
         # The draft's forward over the target's step also yields the first token of the next draft
         # step, whose time is already part of `drafted`.
         draft_catch_up = self.draft_read.of(self.target_step) - self.draft_token
-        return (
-            self.target_read.of(self.draft_step / rate)
-            + decoded * self.target_token
-            + max(0.0, draft_catch_up)
-        )
+        if self.target_verifies:
+            read = 0.0
+        elif self.target_scores:
+            read = self.target_read.of(self.draft_step)
+        else:
+            read = self.target_read.of(self.draft_step / rate)
+        return read + decoded * self.target_token + max(0.0, draft_catch_up)
 
     def step(self, rate: float, *, verified: bool = True) -> float:
         """Compute the mean seconds per step of the loop. For the arguments, see `escalation`."""
@@ -122,7 +131,9 @@ class Forecast:
 
     def question(self, rate: float, *, verified: bool = True) -> float:
         """Compute the mean seconds that the loop takes per question."""
-        prompts = self.draft_prompt + self.router_prompt + (self.target_prompt if rate else 0.0)
+        prompts = self.draft_prompt + self.router_prompt
+        if rate or self.target_scores:
+            prompts += self.target_prompt
         return prompts + self.steps * self.step(rate, verified=verified)
 
     @property

@@ -28,6 +28,10 @@ class StepPair:
     """Decision of the policy."""
     router_seconds: float
     """Seconds that the decision took."""
+    target_scores: bool
+    """True if the target has read the draft's step for the decision."""
+    target_verifies: bool
+    """True if the target has also verified the draft's step for the decision."""
 
     @property
     def decoded_tokens(self) -> int:
@@ -62,6 +66,8 @@ async def generate_step_pairs(run: Run, questions: Sequence[str], max_steps: int
                     target["accepted_draft_tokens"],
                     decision["escalate"],
                     decision["seconds"],
+                    decision["computed_tokens"].get("target", 0) > 0,
+                    decision.get("verified") is not None,
                 )
             )
             writer, step = ("target", target) if decision["escalate"] else ("draft", draft)

@@ -1,1 +1,1 @@
-"""Models on OpenAI-compatible servers."""
+"""Runs models on OpenAI-compatible servers."""

@@ -1,4 +1,4 @@
-"""Addresses of models on servers: `openai:http://host:port/v1#model`."""
+"""Parses addresses of models on servers: `openai:http://host:port/v1#model`."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ PROMPT_FORMATS = ("auto", "ids", "text")
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """A model on a server, with the options of the connection."""
+    """The address of a model on a server, and the connection options."""
 
     url: str
-    """Base URL of the server, up to and including /v1."""
+    """Base URL of the server, up to and including `/v1`."""
     model: str
-    """Model name that the server expects in a request."""
+    """Value of the field `model` in requests."""
     tokenizer: str
-    """Local folder or hub id of the model's tokenizer, which renders prompts locally. Default: the
-    model name."""
+    """Local folder or hub id of the model's tokenizer. The tokenizer runs locally. Default:
+    `model`."""
     prompt: Literal["auto", "ids", "text"] = "auto"
-    """Prompt format. `ids` sends token ids, which are exact. `text` works with every server. `auto`
-    probes the server once and uses `ids` if possible."""
+    """Prompt format. "ids" sends the exact token ids. "text" sends text, which every server
+    accepts. "auto" sends one test request, and uses "ids" if the server accepts them."""
     timeout: float = 60.0
-    """Maximum number of seconds between two packets of a response. After that the request fails and
-    is retried."""
+    """Maximum number of seconds between two packets of a response. A request that exceeds it is
+    retried."""
     retries: int = 4
-    """Number of retries after a transient failure. The delay between them grows from 0.5 seconds
+    """Maximum number of consecutive retries of a request. The delay before a retry grows from 0.5
     to 8 seconds."""
     key: str = DEFAULT_KEY_VARIABLE
-    """Environment variable that holds the server's API key."""
+    """Name of the environment variable that contains the server's API key."""
 
     def __str__(self) -> str:
         return f"{self.url} (model {self.model})"
@@ -48,7 +48,7 @@ def parse_address(path: str) -> ServerAddress | None:
     """Parse a model path as a server address.
 
     Returns:
-        The address, or None if `path` is a local folder or a hub id.
+        The address. None if `path` is a local folder or a hub id.
 
     Example:
         >>> parse_address("Qwen/Qwen2.5-7B-Instruct") is None
@@ -68,7 +68,7 @@ def _parse(path: str) -> ServerAddress:
     parts = urlsplit(path.removeprefix(REMOTE))
     if parts.scheme not in ("http", "https") or not parts.hostname or not parts.fragment:
         raise SettingsError(
-            f"{path!r} is not a valid server address. The format is {ADDRESS_FORMAT}"
+            f"{path!r} is not a valid server address. Use the format {ADDRESS_FORMAT}."
         )
     options: dict[str, Any] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):

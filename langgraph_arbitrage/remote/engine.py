@@ -1,6 +1,6 @@
-"""An engine for a model on an OpenAI-compatible server, with the interface of a local engine.
+"""The engine of a model on an OpenAI-compatible server, with the interface of a local engine.
 
-The model's tokenizer runs locally and renders the prompts. Only the weights are on the server.
+The model's tokenizer runs locally. The server needs only to complete token ids or text.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ __all__ = ["RemoteEngine"]
 
 
 class RemoteEngine(Engine):
-    """Generates steps with a server's completions endpoint. Grammars are not supported.
+    """Generates steps with a server's completions endpoint.
 
-    Draft tokens are not verified in one forward, since servers have no endpoint for it. The output
-    is the same as without draft tokens; it only takes longer than on a local target. Of the scores,
-    only those of draft tokens are supported (`verify_only`), on servers that return
-    `prompt_logprobs`.
+    The engine differs from a local engine in three ways. It does not support grammars. It ignores
+    the draft tokens of a request, because servers cannot verify them. Its only scores are those of
+    draft tokens (`verify_only`), on servers that return `prompt_logprobs`.
 
     Args:
-        spec: The model. Its `path` is the server address.
+        spec: The model. `spec.path` is the server address.
         address: The parsed address.
 
     Raises:
-        CheckpointError: The model's tokenizer cannot be loaded (at its first use).
+        CheckpointError: The tokenizer cannot be loaded. Raised when the tokenizer is first used.
         MissingExtraError: The openai client is not installed.
         SettingsError: The model is a scorer.
     """
@@ -44,13 +43,14 @@ class RemoteEngine(Engine):
     def __init__(self, spec: ModelSpec, address: ServerAddress) -> None:
         if spec.kind != "causal-lm":
             raise SettingsError(
-                f"A scorer cannot run on a server ({address}): servers generate text but return no "
-                "scores. Use a scorer with a local checkpoint."
+                f"A scorer cannot run on a server ({address}), because the completions endpoint "
+                "returns no scores. Use a scorer with a local checkpoint."
             )
         import_openai()
         self.spec = spec
         self.address = address
-        # The config may be missing beside the tokenizer. Then only the server enforces the limits.
+        # The tokenizer's folder may have no config.json. Then only the server enforces the context
+        # length and the vocabulary size.
         self.context = self.vocab_size = None
         self._local_config: PreTrainedConfig | None = None
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -72,15 +72,15 @@ class RemoteEngine(Engine):
 
     @property
     def generation_defaults(self) -> GenerationDefaults:
-        """Nothing: the server applies the generation config of its own checkpoint."""
+        """Empty defaults, because the server applies its checkpoint's generation config."""
         return GenerationDefaults()
 
     def grammar_marks(self) -> dict[str, int]:
-        """Return no tokens: a server does not constrain tool calls by a grammar."""
+        """Return an empty dict, because a server does not support grammars."""
         return {}
 
     def check_grammar(self, lark: str) -> None:
-        """Raise `GrammarError`: a grammar needs the model's logits, which servers do not return."""
+        """Raise `GrammarError`, because servers do not return the logits that a grammar needs."""
         raise GrammarError(
             f"{self.address} cannot generate under a grammar: structured output and forced tool "
             "calls need a local model. Use a local checkpoint, or let the model decide whether to "
@@ -90,7 +90,7 @@ class RemoteEngine(Engine):
     def _check(self, request: GenerateRequest | ScoreRequest) -> None:
         if isinstance(request, ScoreRequest):
             raise SettingsError(
-                f"{self.address} cannot score a step. Use a policy that does not score with the "
-                "target, such as LearnedRouter or DraftConfidence, not Judge."
+                f"{self.address} cannot score a step. Use a policy that needs no scores from this "
+                "model, such as LearnedRouter or DraftConfidence instead of Judge."
             )
         super()._check(request)

@@ -1,4 +1,4 @@
-"""Requests to a completions endpoint and its responses, with the differences between servers."""
+"""Builds requests to a completions endpoint and parses responses of different servers."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ NEUTRAL_SAMPLING: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "repeat_penalty": 1.0,
 }
-"""Sampling fields that must be sent explicitly to be switched off. vLLM and SGLang default to the
-model's generation config, and llama.cpp to values of its own (it calls the penalty
-`repeat_penalty`). Some of these defaults apply even at temperature 0."""
-MAX_STOP_STRINGS = 4  # OpenAI and TGI reject more. `RemoteStep` finds all stop strings itself.
+"""Sampling fields with values that have no effect. Requests contain them, because servers use other
+defaults, some of them even at temperature 0. vLLM and SGLang use the model's generation config.
+llama.cpp uses fixed values, and calls the repetition penalty `repeat_penalty`."""
+MAX_STOP_STRINGS = 4  # OpenAI and TGI reject more. `RemoteStep` detects all stop strings locally.
 FAILURE_REASONS = ("abort", "error", "cancelled", "timeout", "content_filter")
 """Finish reasons of an incomplete answer."""
 
 
 class TransientError(Exception):
-    """A request failed, and a retry may succeed. Internal: callers get an `EngineError`."""
+    """A request failed, but a retry may succeed. `Backoff` converts it to an `EngineError`."""
 
 
 class RejectedError(Exception):
-    """The server rejected a request, and a retry would be rejected too. Internal.
+    """The server rejected a request, and would reject a retry too.
 
     Attributes:
-        status: HTTP status code.
-        error: The error for the caller.
+        status: HTTP status code of the response.
+        error: The public exception to raise, such as an `EngineError`.
     """
 
     def __init__(self, address: ServerAddress, status: int, message: str) -> None:
@@ -62,7 +62,7 @@ class RejectedError(Exception):
 
     @property
     def is_format_error(self) -> bool:
-        """True if the server may accept the request in another format."""
+        """Whether the server may accept the request in another format."""
         return self.status in (400, 422)
 
 
@@ -72,28 +72,28 @@ class Chunk:
 
     text: str
     token_ids: Sequence[int] | None
-    """Token ids of the text. None if the server does not report them."""
+    """Token ids of the text. None if the server does not return them."""
     logprobs: Sequence[float] | None
-    """Log-probability of each token. None if the server does not report them."""
+    """Log-probability of each token in nats. None if the server does not return them."""
     finish_reason: str | None
     """Why the completion ended. None before the last chunk."""
     cached_tokens: int | None
-    """Number of prompt tokens in the server's cache. None if the server does not report it."""
+    """Number of prompt tokens in the server's cache. None if the server does not return it."""
 
 
 def completion_options(
     request: GenerateRequest, vocab_size: int, *, token_ids: bool, extra_fields: bool
 ) -> dict[str, Any]:
-    """Build the fields of a completion request other than model, prompt and length.
+    """Build the fields of a completion request other than `model`, `prompt` and `max_tokens`.
 
     Args:
         request: Provides the sampling parameters and stop strings.
-        vocab_size: Size of the vocabulary, sent as `top_k` to disable it.
+        vocab_size: Size of the vocabulary. It is sent as `top_k` if the request keeps all tokens.
         token_ids: Whether the server accepts and returns token ids.
         extra_fields: Whether the server accepts fields that are not in the OpenAI API.
 
     Raises:
-        SettingsError: The server cannot honour a sampling setting.
+        SettingsError: The server does not support a sampling setting of the request.
     """
     sampling = request.sampling
     _check_sampling(sampling, extra_fields=extra_fields)
@@ -104,9 +104,9 @@ def completion_options(
     if sampling.temperature:
         options["seed"] = sampling.seed % 2**31
         if sampling.top_p < 1 or extra_fields:
-            options["top_p"] = sampling.top_p  # TGI rejects 1, its default
+            options["top_p"] = sampling.top_p  # omit the default 1, which TGI rejects
         if extra_fields:
-            # Servers disagree on the value that disables top_k, but all accept the vocabulary size.
+            # Servers use different values to disable top_k, but all accept the vocabulary size.
             extra["top_k"] = sampling.top_k or vocab_size
             extra["min_p"] = sampling.min_p
     if extra_fields and sampling.rules.repetition_penalty != 1:
@@ -118,7 +118,7 @@ def completion_options(
 
 
 def _check_sampling(sampling: SamplingParams, *, extra_fields: bool) -> None:
-    """Refuse settings that would change the answer and that the server does not know."""
+    """Raise `SettingsError` for settings that would change the answer but cannot be sent."""
     rules = replace(NO_RULES, repetition_penalty=sampling.rules.repetition_penalty)
     local = [
         f"{name}={value!r}"
@@ -127,8 +127,8 @@ def _check_sampling(sampling: SamplingParams, *, extra_fields: bool) -> None:
     ]
     if local:
         raise SettingsError(
-            f"a model on a server cannot honour {', '.join(local)}, which the target's "
-            'generation config sets. Set generation_config="ignore", or run the model locally'
+            f"A model on a server does not support {', '.join(local)}, which the target's "
+            'generation config sets. Set generation_config="ignore", or run the model locally.'
         )
     fields = {
         "top_k": sampling.temperature > 0 and sampling.top_k,
@@ -138,16 +138,16 @@ def _check_sampling(sampling: SamplingParams, *, extra_fields: bool) -> None:
     unknown = [f"{name}={value}" for name, value in fields.items() if value]
     if unknown and not extra_fields:
         raise SettingsError(
-            f"the server accepts only fields of the OpenAI API, so it cannot honour "
-            f"{', '.join(unknown)}. Remove the setting, or use a server such as vLLM"
+            f"The server accepts only fields of the OpenAI API, so it does not support "
+            f"{', '.join(unknown)}. Remove the setting, or use a server such as vLLM."
         )
 
 
 def parse_chunk(part: Any) -> Chunk:
-    """Convert a stream part of the openai client.
+    """Convert one part of a stream of the openai client to a `Chunk`.
 
     Raises:
-        TransientError: The part reports an error.
+        TransientError: The part contains an error.
     """
     choices = getattr(part, "choices", None)
     if not choices:
@@ -160,7 +160,7 @@ def parse_chunk(part: Any) -> Chunk:
     return Chunk(
         text=getattr(choice, "text", None) or "",
         token_ids=getattr(choice, "token_ids", None),
-        # llama.cpp sends the chat format, which has no `token_logprobs`.
+        # llama.cpp returns log-probabilities in the chat format, which has no `token_logprobs`.
         logprobs=getattr(logprobs, "token_logprobs", None),
         finish_reason=getattr(choice, "finish_reason", None),
         cached_tokens=getattr(details, "cached_tokens", None),
@@ -169,22 +169,29 @@ def parse_chunk(part: Any) -> Chunk:
 
 @dataclass(frozen=True)
 class PromptScores:
-    """Scores of the last tokens of a prompt."""
+    """Scores of the trailing tokens of a prompt."""
 
     logprobs: list[float]
     """Log-probability of each token in nats."""
     ranks: list[int]
-    """Number of tokens more probable than each token."""
+    """Rank of each token: the number of tokens that are more probable. 0 is the most probable
+    token."""
     prompt_tokens: int
+    """Number of tokens of the prompt."""
     cached_tokens: int
-    """Number of prompt tokens in the server's cache; 0 if the server does not report it."""
+    """Number of prompt tokens in the server's cache. 0 if the server does not return it."""
 
 
 def parse_prompt_scores(completion: Any, ids: Sequence[int], start: int) -> PromptScores | None:
-    """Read the scores of `ids[start:]` from a completion with `prompt_logprobs`.
+    """Read the scores of `ids[start:]` from the `prompt_logprobs` of a completion.
+
+    Args:
+        completion: The response of the openai client.
+        ids: Token ids of the prompt.
+        start: Index of the first scored token.
 
     Returns:
-        The scores; None if the completion does not contain them.
+        The scores. None if the completion does not contain them.
     """
     rows = getattr(completion.choices[0], "prompt_logprobs", None)
     if not isinstance(rows, list) or len(rows) != len(ids):
@@ -206,7 +213,7 @@ def parse_prompt_scores(completion: Any, ids: Sequence[int], start: int) -> Prom
 
 
 def error_text(error: Any) -> str:
-    """The server's error message in one line, at most 500 characters."""
+    """Return the server's error message as one line of at most 500 characters."""
     body = getattr(error, "body", None)
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body
@@ -214,7 +221,10 @@ def error_text(error: Any) -> str:
 
 
 def _error_type(status: int, message: str) -> type[EngineError | ContextLengthError]:
-    """Recognize a prompt that is too long by its message: servers share no error code for it."""
+    """Return the exception type for an error response.
+
+    Servers have no common error code for a prompt that is too long, so the message is searched.
+    """
     too_long = (
         "context" in message
         or "too long" in message

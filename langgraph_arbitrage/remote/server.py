@@ -1,4 +1,4 @@
-"""The client of one server: detects what the server accepts, then streams completions."""
+"""The client of one server: detects the supported request format and streams completions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RETRIED_STATUSES = (408, 409, 425, 429)  # retried like 5xx
 
 
 class RemoteServer:
-    """The client of one server. It belongs to one event loop.
+    """The client of one server. All its methods must run on the same event loop.
 
     Args:
         address: The server, the model and the connection options.
@@ -58,7 +58,7 @@ class RemoteServer:
             base_url=address.url,
             api_key=os.environ.get(address.key) or "none",
             timeout=Timeout(address.timeout, connect=min(10.0, address.timeout)),
-            max_retries=0,  # `RemoteStep` retries, since it must continue an interrupted stream
+            max_retries=0,  # `RemoteStep` retries, because it can continue an interrupted stream
         )
         self._probe_lock = asyncio.Lock()
         self._accepts_token_ids: bool | None = None  # None before the probe
@@ -77,16 +77,16 @@ class RemoteServer:
 
     @property
     def accepts_token_ids(self) -> bool:
-        """Whether prompts and completions are exchanged as token ids."""
+        """Whether the server accepts and returns token ids. False before the probe."""
         return bool(self._accepts_token_ids)
 
     # --- probe ----------------------------------------------------------------------------
 
     async def probe(self) -> None:
-        """Detect what the server accepts, and compare its tokenizer with the local one. Runs once.
+        """Detect the request format of the server, and check its tokenizer. Later calls do nothing.
 
         Raises:
-            CheckpointError: The server uses another tokenizer.
+            CheckpointError: The server's tokenizer differs from the local tokenizer.
             EngineError: The server does not respond, or has no completions endpoint.
         """
         if self._accepts_token_ids is None:
@@ -97,6 +97,7 @@ class RemoteServer:
                     self._accepts_token_ids = accepts_token_ids
 
     async def _detect_token_ids(self) -> bool:
+        """Return whether the server accepts and returns token ids."""
         if self.address.prompt == "text":
             return False
         ids = self._tokenizer.encode(PROBE, begins=True)
@@ -110,7 +111,10 @@ class RemoteServer:
         return True
 
     async def _check_tokenizer(self) -> None:
-        """Compare token counts of the probe text, and detect whether extra fields are accepted."""
+        """Compare both tokenizers' token counts of the probe text.
+
+        Also detect whether the server accepts fields that are not in the OpenAI API.
+        """
         try:
             completion = await self._request_token(prompt=PROBE, extra_body=NEUTRAL_SAMPLING)
             self._accepts_extra_fields = True
@@ -124,9 +128,9 @@ class RemoteServer:
         count, start = len(self._tokenizer.encode(PROBE, begins=True)), self._tokenizer.start_ids
         if usage.prompt_tokens not in (count, count + 1, count + len(start)):
             raise CheckpointError(
-                f"{self.address} does not use the tokenizer {self.address.tokenizer}: it counts "
-                f"{usage.prompt_tokens} tokens in a text that has {count} with that tokenizer. "
-                "Set the tokenizer of the served model: openai:URL?tokenizer=NAME#MODEL"
+                f"{self.address} does not use the tokenizer {self.address.tokenizer}: the server "
+                f"encodes a test text as {usage.prompt_tokens} tokens, and that tokenizer as "
+                f"{count}. Set the served model's tokenizer: openai:URL?tokenizer=NAME#MODEL"
             )
 
     async def _send_plain_probe(self) -> Any:
@@ -136,7 +140,7 @@ class RemoteServer:
             raise rejected.error from None
 
     async def _request_token(self, **options: Any) -> Any:
-        """Request a greedy completion of one token, with retries."""
+        """Return a greedy completion of one token. Transient failures are retried."""
         backoff = Backoff(self.address)
         while True:
             try:
@@ -150,7 +154,7 @@ class RemoteServer:
             if not getattr(completion, "choices", None):
                 raise EngineError(
                     f"{self.address} did not return a completion. Check that the URL is the base "
-                    "URL of an OpenAI-compatible server, such as http://host:port/v1"
+                    "URL of an OpenAI-compatible server, such as http://host:port/v1."
                 )
             return completion
 
@@ -159,7 +163,7 @@ class RemoteServer:
     async def stream(
         self, ids: Sequence[int], max_tokens: int, request: GenerateRequest
     ) -> AsyncIterator[Chunk]:
-        """Stream a completion.
+        """Yield the chunks of a streamed completion.
 
         Args:
             ids: Token ids of the prompt and the answer so far.
@@ -167,11 +171,11 @@ class RemoteServer:
             request: Provides the sampling parameters and stop strings.
 
         Raises:
-            ContextLengthError: The server reports that the prompt is too long.
+            ContextLengthError: The prompt is longer than the context length on the server.
             EngineError: The server rejects the request.
             MessageError: The server accepts only text, and the prompt has escaped special tokens.
-            SettingsError: The server cannot honour a sampling setting.
-            TransientError: The stream was interrupted, or the server asks for a retry.
+            SettingsError: The server does not support a sampling setting.
+            TransientError: The stream was interrupted, or the server returned a transient error.
         """
         prompt = list(ids) if self.accepts_token_ids else self._prompt_text(ids)
         options = completion_options(
@@ -189,8 +193,8 @@ class RemoteServer:
                     stream=True,
                     **options,
                 )
-                # The client closes the response but not the generators that read it. Garbage
-                # collection could close those on any thread while they run.
+                # The client closes the response but not the generator that reads it. Garbage
+                # collection could close the generator on another thread while it runs.
                 reader: Any = getattr(parts, "_iterator", parts)
                 async with parts, aclosing(reader):
                     async for part in reader:
@@ -199,10 +203,10 @@ class RemoteServer:
             raise rejected.error from None
 
     async def score(self, ids: Sequence[int], start: int) -> PromptScores:
-        """Score the tokens `ids[start:]` of a prompt by the `prompt_logprobs` of vLLM.
+        """Score the tokens `ids[start:]` of a prompt with the request field `prompt_logprobs`.
 
-        vLLM computes the whole prompt for it. A server of this package computes only the tokens
-        that are not cached.
+        vLLM then computes the whole prompt. The server of this package computes only uncached
+        tokens.
 
         Raises:
             EngineError: All retries failed, or the server rejects the request.
@@ -223,23 +227,23 @@ class RemoteServer:
                 f"{self.address} does not return log-probabilities of prompt tokens "
                 "(`prompt_logprobs` for token ids), which the policy needs to score the draft's "
                 "step. Use DraftConfidence, a LearnedRouter, a local target, or a server such as "
-                "vLLM"
+                "vLLM."
             )
         return scores
 
     def _prompt_text(self, ids: Sequence[int]) -> str:
-        """The prompt as text, without the start tokens that the server's tokenizer adds."""
+        """Return the prompt as text, without the start tokens that the server's tokenizer adds."""
         start = self._tokenizer.start_ids
         if start and list(ids[: len(start)]) == start:
             ids = ids[len(start) :]
         text = str(self._tokenizer.hf.decode(list(ids), skip_special_tokens=False))
-        # The server would read a special token that stands escaped in the text as a real one.
+        # The server would encode the name of an escaped special token as the token itself.
         name = self._tokenizer.control_tokens.find(text)
         if name and not self._tokenizer.same_control_tokens(text, ids):
             raise MessageError(
                 f"{self.address} accepts prompts as text only, so the special token {name!r} in "
                 "the conversation cannot be sent as ordinary text. Set special_tokens_in_text to "
-                '"allow" or "refuse", or use a server that accepts token ids, such as vLLM'
+                '"allow" or "refuse", or use a server that accepts token ids, such as vLLM.'
             )
         return text
 
@@ -261,7 +265,7 @@ class RemoteServer:
             if error.status_code >= 500 or error.status_code in RETRIED_STATUSES:
                 raise TransientError(f"status {error.status_code}: {error_text(error)}") from None
             raise RejectedError(self.address, error.status_code, error_text(error)) from None
-        except openai.APIError as error:  # reported within a stream
+        except openai.APIError as error:  # an error inside a stream
             raise TransientError(error_text(error)) from None
         except (httpx.HTTPError, ConnectionError, ValueError) as error:
             raise TransientError(f"{type(error).__name__}: {error}") from None
@@ -275,14 +279,14 @@ class Backoff:
         self._failures = 0
 
     def reset(self) -> None:
-        """Start counting again, after progress."""
+        """Reset the number of failures to 0, after the server has returned tokens."""
         self._failures = 0
 
     async def wait(self, error: TransientError) -> None:
-        """Wait before the next retry. The delay doubles with each failure.
+        """Wait before the next retry. The delay doubles with each failure, up to 8 seconds.
 
         Raises:
-            EngineError: No retries are left.
+            EngineError: The number of consecutive failures exceeds `address.retries`.
         """
         self._failures += 1
         if self._failures > self._address.retries:

@@ -1,4 +1,4 @@
-"""The thread of one remote model: runs its requests concurrently on an event loop."""
+"""The worker of one remote model: a thread that runs requests concurrently on an event loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CANCEL_CHECK_INTERVAL = 0.02  # seconds between two checks for cancelled request
 
 
 class RemoteWorker:
-    """Runs requests on its own thread, with the interface of a local `Worker`.
+    """Runs the requests of one remote model on its own thread. Has the interface of `Worker`.
 
     Args:
         spec: The model.
@@ -59,7 +59,7 @@ class RemoteWorker:
         self.end_ids = end_ids
         self.context = context
         self.pid = os.getpid()
-        """Id of the process that owns the thread."""
+        """Id of the process in which the thread runs."""
         self.backend_name: str | None = None
         self._address = address
         self._lock = ForkLock()
@@ -70,7 +70,7 @@ class RemoteWorker:
         self._thread: threading.Thread | None = None
 
     def put(self, handle: RequestHandle[Any], *, continues: bool = True) -> None:
-        """Queue a request. Starts the thread if necessary.
+        """Queue a request, and start the thread if it is not running.
 
         Args:
             handle: The request.
@@ -82,7 +82,9 @@ class RemoteWorker:
         """
         with self._lock:
             if self._closed:
-                raise EngineClosedError(f"{self.spec.name} was closed")
+                raise EngineClosedError(
+                    f"{self.spec.name} was closed. Create a new chat model or graph."
+                )
             if not continues:
                 self._check_queue()
             self._open += 1
@@ -147,7 +149,7 @@ class RemoteWorker:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        # Unfinished streams can only be closed on this loop, so collect them while it runs.
+        # Unfinished streams can only be closed while this event loop runs, so collect them now.
         gc.collect()
         await asyncio.sleep(0)
 
@@ -170,7 +172,7 @@ class RemoteWorker:
             handle.fail(closed)
         except ArbitrageError as error:
             handle.fail(error)
-        except Exception as error:  # an unreported failure would leave the caller waiting
+        except Exception as error:  # without a result or error, the caller would wait forever
             logger.exception("%s failed", self._address)
             failure = EngineError(f"{self._address} failed: {type(error).__name__}: {error}")
             failure.__cause__ = error
@@ -178,10 +180,10 @@ class RemoteWorker:
 
 
 def import_openai() -> ModuleType:
-    """Import the openai client.
+    """Import and return the openai client.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: The openai client is not installed.
     """
     try:
         import openai

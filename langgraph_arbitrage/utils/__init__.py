@@ -1,1 +1,1 @@
-"""Helpers without dependencies on other parts of the package."""
+"""Helper functions that import no other part of the package."""

@@ -1,4 +1,4 @@
-"""Escape sequences in command-line texts."""
+"""Replaces escape sequences in command-line arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ESCAPE = re.compile(r"\\(?:[nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 
 
 def unescape(text: str) -> str:
-    r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\xHH` and `\uHHHH` by their characters.
+    r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\xHH` and `\uHHHH` with their characters.
 
     Example:
         >>> unescape(r"\n\n") == chr(10) * 2, unescape("à la")

@@ -1,7 +1,7 @@
-"""A lock that is free in forked child processes.
+"""A lock that is unlocked in forked child processes.
 
-A child has only the thread that forked. A plain lock held by another thread at the fork would stay
-locked in the child forever.
+A forked child has only the thread that called fork. A plain lock that another thread held at that
+moment would stay locked in the child forever.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _registry_lock = threading.Lock()
 
 
 class ForkLock:
-    """A re-entrant lock that every forked child process finds free."""
+    """A re-entrant lock that is unlocked in every forked child process."""
 
     def __init__(self) -> None:
         self.reset()
@@ -26,11 +26,11 @@ class ForkLock:
             _locks.add(self)
 
     def reset(self) -> None:
-        """Make the lock free, even if a thread holds it."""
+        """Unlock the lock, even if another thread holds it."""
         self._lock = threading.RLock()
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Acquire the lock; False if it is not blocking and another thread holds the lock."""
+        """Acquire the lock. With `blocking=False`, return False if another thread holds it."""
         return self._lock.acquire(blocking)
 
     def release(self) -> None:
@@ -56,7 +56,8 @@ def _reset_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Held during the fork, so that the child does not inherit a set that is being modified.
+    # Hold the registry lock during the fork. Otherwise the child could inherit `_locks` while
+    # another thread is modifying it.
     os.register_at_fork(
         before=_registry_lock.acquire,
         after_in_parent=_registry_lock.release,

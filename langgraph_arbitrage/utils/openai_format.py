@@ -1,4 +1,4 @@
-"""Converts answers to the format of OpenAI's API: chat completions, complete and in chunks."""
+"""Converts answers to OpenAI chat completions and streamed chat completion chunks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ STATISTICS = (
     *("escalation_rate", "draft_tokens", "target_tokens", "accepted_draft_tokens"),
     *("discarded_tokens", "finish_reason"),
 )
-"""Statistics of an answer that the field `arbitrage` contains, besides the step counts."""
+"""Statistics in the field `arbitrage` of a completion, in addition to the step counts."""
 
 
 def chat_completion(message: AIMessage, model: str) -> dict[str, Any]:
-    """Build the `chat.completion` of an answer. Its field `arbitrage` holds the statistics.
+    """Build the `chat.completion` object of an answer.
+
+    The non-standard field `arbitrage` contains statistics of the answer.
 
     Args:
         message: The answer.
-        model: Name of the model in the response.
+        model: Value of the field `model`.
     """
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -49,13 +51,13 @@ class ChunkBuilder:
     """Builds the `chat.completion.chunk` objects of one streamed answer.
 
     Args:
-        model: Name of the model in the chunks.
-        usage: Whether the stream ends with a chunk that holds the usage.
+        model: Value of the field `model`.
+        usage: Whether the stream ends with a chunk that contains the token usage.
     """
 
     def __init__(self, model: str, *, usage: bool) -> None:
         self._usage = usage
-        self._tool_calls = 0  # sent so far
+        self._tool_calls = 0  # number of tool calls in the chunks so far
         self._header = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk",
@@ -64,11 +66,11 @@ class ChunkBuilder:
         }
 
     def first(self) -> dict[str, Any]:
-        """Build the first chunk, which holds the role."""
+        """Build the first chunk, which contains the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def chunks(self, part: AIMessageChunk) -> Iterator[dict[str, Any]]:
-        """Build the chunks of a part of the answer."""
+        """Build the chunks for `part`, a message chunk of the answer."""
         if reasoning := part.additional_kwargs.get("reasoning_content"):
             yield self._chunk({"reasoning_content": reasoning})
         if part.content:
@@ -97,7 +99,7 @@ class ChunkBuilder:
 
 
 def usage_of(message: AIMessage) -> dict[str, Any]:
-    """The token usage of an answer, counted by the target's tokenizer."""
+    """Return the token usage of an answer, counted with the target's tokenizer."""
     usage = message.usage_metadata or {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
     prompt = usage.get("input_token_details", {})
     completion = usage.get("output_token_details", {})
@@ -133,7 +135,7 @@ def _tool_call(call_id: str | None, name: str | None, arguments: str | None) -> 
 
 
 def _nameless_calls(message: AIMessage) -> str:
-    """Text of invalid tool calls without a name, which are sent to the client as content."""
+    """Return the text of invalid tool calls without a name. Clients receive it as content."""
     return "".join(c["args"] or "" for c in message.invalid_tool_calls if not c["name"])
 
 
@@ -143,7 +145,7 @@ def _finish_reason(message: AIMessage) -> str:
 
 
 def _text_reason(metadata: Mapping[str, Any]) -> str:
-    """Finish reason of an answer without tool calls."""
+    """Return the finish reason of an answer without tool calls."""
     return "stop" if metadata["finish_reason"] == "stop" else "length"
 
 

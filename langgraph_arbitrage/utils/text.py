@@ -1,4 +1,4 @@
-"""Checks of texts."""
+"""Checks that text can be encoded as UTF-8."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ __all__ = ["is_valid_text"]
 
 
 def is_valid_text(text: str) -> bool:
-    """False if a text contains half of a surrogate pair, as truncated JSON escapes do.
+    """Return whether `text` can be encoded as UTF-8.
+
+    Half of a surrogate pair, such as a truncated JSON escape, cannot be encoded.
 
     Example:
         >>> is_valid_text("Ann"), is_valid_text(chr(0xD83D))

@@ -100,7 +100,7 @@ def test_weights_that_do_not_match_the_config_are_reported(folder: Path) -> None
         ({"device": "cuda:7"}, "'cuda:7' is not on this machine.*CUDA devices: .*device='cpu'"),
         ({"device": "cuda"}, "'cuda' is not on this machine"),
         ({"device": "meta"}, "'meta' is not on this machine"),
-        ({"device": "teapot"}, "'teapot' is not a device: use auto, cpu, cuda"),
+        ({"device": "teapot"}, "'teapot' is not a device. Use 'auto', 'cpu', 'cuda'"),
         ({"model_kwargs": {"device_map": {"": "cuda:9"}}}, "'cuda:9' is not on this machine"),
         ({"model_kwargs": {"device_map": {"model": "cpu", "lm_head": 9}}}, "'cuda:9' is not on"),
         ({"model_kwargs": {"device_map": "teapot"}}, "'teapot' is not a device"),

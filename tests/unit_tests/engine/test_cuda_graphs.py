@@ -225,7 +225,7 @@ EAGER: dict[str, tuple[str, dict[str, Any], str]] = {
     "experts selected on the host": (
         make("qwen3_moe", endless=True),
         {"model_kwargs": {"experts_implementation": "eager"}},
-        r"waits for a value on the device \(nonzero\)",
+        r"waits for a value from the device \(operation nonzero\)",
     ),
 }
 

@@ -190,9 +190,9 @@ def test_common_prefix_counts_leading_tokens() -> None:
 def test_an_empty_pool_of_memory_is_not_committed_before_it_is_written() -> None:
     """A long slot costs address space until its positions are used."""
     cache = KVCache(1, max_slots=64, context=None)
-    assert cache.room(torch.zeros(1, 2, 1, 4)).is_contiguous()
+    assert cache.new_tensor(torch.zeros(1, 2, 1, 4)).is_contiguous()
     zeroed = KVCache(1, max_slots=64, context=None, zeroed=True)
-    assert not zeroed.room(torch.ones(1, 2, 1, 4)).any()
+    assert not zeroed.new_tensor(torch.ones(1, 2, 1, 4)).any()
 
 
 @pytest.mark.parametrize("window", [None, 5])

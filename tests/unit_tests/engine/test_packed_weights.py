@@ -36,8 +36,8 @@ IDS = torch.tensor([random_ids(9)])
 @pytest.fixture
 def always_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pack tiny layers too, although they are not faster."""
-    monkeypatch.setattr(cpu, "PACK_FROM", 0)
-    monkeypatch.setattr(cpu, "LAYER_FROM", 0)
+    monkeypatch.setattr(cpu, "MIN_PACKED_PARAMETERS", 0)
+    monkeypatch.setattr(cpu, "MIN_PACKED_WEIGHTS", 0)
     monkeypatch.setattr(cpu, "MAX_RATIO", float("inf"))
 
 
@@ -178,7 +178,7 @@ def test_a_model_whose_own_code_reads_weights_keeps_them(
     weights = {name: p.clone() for name, p in model.named_parameters()}
     with caplog.at_level(logging.INFO):
         assert not pack(model, SPEC)
-    assert "keeps its weights as loaded" in caplog.text
+    assert "are not packed" in caplog.text
     assert not is_packed(model)
     assert torch.allclose(model(IDS).logits, before, atol=1e-3, rtol=1e-4)
     for name, parameter in model.named_parameters():
@@ -282,9 +282,9 @@ def test_nothing_is_packed_if_it_is_not_faster_or_not_supported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert not pack(loaded(), SPEC)  # a small model
-    monkeypatch.setattr(cpu, "PACK_FROM", 0)
+    monkeypatch.setattr(cpu, "MIN_PACKED_PARAMETERS", 0)
     assert not pack(loaded(), SPEC)  # small layers
-    monkeypatch.setattr(cpu, "LAYER_FROM", 0)
+    monkeypatch.setattr(cpu, "MIN_PACKED_WEIGHTS", 0)
     monkeypatch.setattr(cpu, "MAX_RATIO", 0.0)
     assert not pack(loaded(), SPEC)
     monkeypatch.setattr(cpu, "MAX_RATIO", float("inf"))

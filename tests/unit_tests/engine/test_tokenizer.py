@@ -108,7 +108,7 @@ def test_a_frame_contains_the_texts_around_missing_contents(tokens: Tokenizer) -
     assert frame == ["<user>", "<end>\n<assistant>+<end>\n<user>", "<end>\n<assistant>"]
     without_contents = Tokenizer(tokenizer(), "tiny", None)
     without_contents.chat_template = "{{ messages[0]['role'] }}"
-    with pytest.raises(ChatTemplateError, match="tiny does not render the contents"):
+    with pytest.raises(ChatTemplateError, match="tiny omits the content of a message"):
         without_contents.frame(("user", None))
 
 

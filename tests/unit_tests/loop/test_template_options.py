@@ -84,7 +84,7 @@ def test_conversations_with_tools_use_the_template_for_tools(checkpoint: Checkpo
 
 def test_named_templates_without_a_default_are_refused_by_name(checkpoint: Checkpoint) -> None:
     path = checkpoint([{"name": "rag", "template": CHAT_TEMPLATE}])
-    with pytest.raises(ChatTemplateError, match=r"'rag', and none is named 'default'"):
+    with pytest.raises(ChatTemplateError, match=r"'rag', but none is named 'default'"):
         alone(path).invoke("Hi")
 
 

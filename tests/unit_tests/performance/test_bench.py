@@ -88,6 +88,16 @@ def test_a_router_is_measured_too(arbitrage: Run) -> None:
     assert record["measured_steps"] >= 2
 
 
+@pytest.mark.parametrize(("policy", "verifies"), [("likelihood", True), ("judge", False)])
+def test_the_targets_reading_is_part_of_each_decision(
+    policy: str, verifies: bool, arbitrage: Run
+) -> None:
+    argv = ("--policy", policy, "--threshold", "0", "--check", "0", "--questions", "1")
+    forecast = bench(arbitrage, "--draft", SHALLOW, "--target", DEEP, *argv)["forecast"]
+    assert (forecast["target_scores"], forecast["target_verifies"]) == (True, verifies)
+    assert forecast["router"] > 0
+
+
 def test_results_are_printed_as_tables_and_one_sentence(arbitrage: Run) -> None:
     argv = ("--draft", SHALLOW, "--target", DEEP, "--check", "1", "How many?")
     status, out, err = arbitrage("bench", *SHORT, *argv)

@@ -59,6 +59,15 @@ def test_a_step_costs_its_parts() -> None:
     assert COSTS.question_alone == pytest.approx(30 + 6 * (20 * 8 + 2))
 
 
+def test_a_step_that_the_target_has_scored_is_not_read_twice() -> None:
+    judged = replace(COSTS, target_scores=True)
+    verified = replace(judged, target_verifies=True)
+    decode, catch_up = 5 * 8, 1 + 0.1 * 20 - 1
+    assert judged.escalation(0.5) == pytest.approx(8 + 0.5 * 20 + decode + catch_up)
+    assert verified.escalation(0.5) == pytest.approx(decode + catch_up)
+    assert verified.question(0) == pytest.approx(5 + 4 + 30 + 6 * (20 + 4 + 2))
+
+
 def test_more_escalations_and_fewer_accepted_tokens_cost_more() -> None:
     speeds = [COSTS.speed_up(rate) for rate in RATES]
     assert speeds == sorted(speeds, reverse=True)

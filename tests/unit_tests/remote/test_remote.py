@@ -412,7 +412,7 @@ def test_the_queue_has_a_limit(server: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("openai:http://host:1/v1", "The format is openai:http://host:port/v1#model"),
+        ("openai:http://host:1/v1", "Use the format openai:http://host:port/v1#model"),
         ("openai:ftp://host/v1#m", "is not a valid server address"),
         ("openai:#m", "is not a valid server address"),
         ("openai:http://host/v1?timeout=0#m", "timeout=0 in"),

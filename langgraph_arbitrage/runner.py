@@ -66,7 +66,7 @@ class Runner:
     Runners with equal model settings share the loaded models.
 
     Args:
-        settings: The models, the policy and the settings of runs.
+        settings: The models, the policy and all other settings.
         checkpointer: A LangGraph checkpointer that stores each answer in a thread. None: answers
             are not stored.
     """

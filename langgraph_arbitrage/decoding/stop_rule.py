@@ -26,8 +26,8 @@ class StopRule:
         stop: Texts that end the answer. They take precedence over separators.
         spans: Pairs of an opening and a closing text. A separator between the two does not end the
             step. The closing text ends the step.
-        min_tokens: Minimum length of a step that ends with a separator. Earlier separators are
-            ignored.
+        min_tokens: Minimum number of tokens of a step that ends with a separator. Earlier
+            separators are ignored.
     """
 
     def __init__(

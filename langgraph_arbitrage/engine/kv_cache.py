@@ -207,9 +207,9 @@ class KVCache(Cache):
         self._evicted.clear()
 
     def _longest_prefix(self, ids: Sequence[int]) -> tuple[Slot | None, int]:
-        """Return the slot with the longest prefix of `ids`, preferably a free slot, and its length.
+        """Return the slot with the longest prefix of `ids`, and the length of that prefix.
 
-        (None, 0) if no slot contains a prefix.
+        Of several such slots, a free one is returned. (None, 0) if no slot contains a prefix.
         """
         best, most = None, 0
         for slot in sorted(self.slots, key=_free_and_recent, reverse=True):
@@ -271,7 +271,7 @@ class KVCache(Cache):
         return self.token_bytes > 0
 
     def new_tensor(self, like: Tensor) -> Tensor:
-        """Create a tensor [S, L, H, D] with the dtype and device of the states `like` [1, H, T, D]."""
+        """Create a tensor [S, L, H, D] with dtype and device of the states `like` [1, H, T, D]."""
         shape = self.capacity, self.length, like.shape[1], like.shape[3]
         if like.device.type == "cpu":
             return _lazy_zeros(shape, like.dtype)
@@ -327,7 +327,8 @@ class KVCache(Cache):
     def _fits(self, needed: int) -> bool:
         """Return whether `needed` bytes are free.
 
-        On a CPU, the memory that busy slots will need for their first positions is not free.
+        On a CPU, the first `FIRST_LENGTH` positions of each busy slot count as used, even if they
+        are not written yet.
         """
         if self._device is None:
             return True
@@ -337,7 +338,7 @@ class KVCache(Cache):
         return HEADROOM * needed <= memory.free_bytes(self._device)
 
     def _lower_max_slots(self, slots: int) -> None:
-        """Set `max_slots` to the number of busy slots, at least 1. The first time, log a warning."""
+        """Set `max_slots` to `slots`, but at least 1. The first time, log a warning."""
         if 0 < slots < self.max_slots and not self._warned:
             self._warned = True
             logger.warning(

@@ -21,8 +21,8 @@ from langgraph_arbitrage.engine.transfer import on_device
 
 __all__ = ["PlainRunner", "SingleSlot"]
 
-# Maximum number of tokens that are computed one by one after a cached prefix. For more tokens, it is
-# faster to compute the whole prompt at once.
+# Maximum number of tokens that are computed one by one after a cached prefix. For more tokens,
+# computing the whole prompt at once is faster.
 MAX_CONTINUED = 32
 
 

@@ -43,7 +43,7 @@ class Worker:
     """Serves the requests of one model on its own thread, which loads the model first.
 
     The first request starts the thread. If the thread fails, all pending requests fail with an
-    `EngineError`, and the next request starts a new thread.
+    `ArbitrageError`, and the next request starts a new thread.
 
     Args:
         spec: The model.

@@ -77,7 +77,7 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
         hint = (
             ""
             if local.exists()
-            else " It is not a local folder. As a hub id, it does not exist or the hub is offline."
+            else " It is neither a local folder nor a hub id, or the hub cannot be reached."
         )
         raise CheckpointError(
             f"{spec.path} cannot be loaded as a model.{hint} Cause: {error}"

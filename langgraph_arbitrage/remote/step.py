@@ -88,7 +88,7 @@ class RemoteStep:
         if not generated and finish != "end":
             raise EngineError(
                 f"{server.address} generated no tokens (finish reason: {finish!r}). Check the "
-                "server's log and its context length."
+                "log and the context length of the server."
             )
         if not self._has_logprobs:
             sequence.logprobs = []

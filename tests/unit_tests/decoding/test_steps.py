@@ -1,4 +1,4 @@
-"""Where the steps of texts end that models really write: lists, code, LaTeX displays, headings."""
+"""The ends of steps in typical texts of models: lists, code, LaTeX displays, headings."""
 
 import pytest
 
@@ -34,7 +34,7 @@ CLOSED = [
 @pytest.mark.parametrize(("text", "mark"), OPEN)
 def test_a_block_is_open_until_its_closing_mark(text: str, mark: str) -> None:
     assert open_block(text) == mark
-    # The mark alone tells a later step which block it begins in.
+    # The opening mark alone is enough to detect that the next step begins inside the block.
     assert open_block(mark + "more\n\n") == mark
 
 

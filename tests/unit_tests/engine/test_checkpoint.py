@@ -40,7 +40,7 @@ def error_of(path: Path | str, **settings: str) -> str:
 def test_a_path_that_does_not_exist_is_rejected() -> None:
     message = error_of("no/such-model")
     assert "no/such-model" in message
-    assert "not a local folder, and it is not on the hub or the hub cannot be reached" in message
+    assert "neither a local folder nor a hub id, or the hub cannot be reached" in message
 
 
 def test_a_folder_without_config_is_rejected(tmp_path: Path) -> None:

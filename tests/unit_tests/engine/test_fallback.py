@@ -100,7 +100,7 @@ def test_the_plain_runner_can_be_selected(fresh: Make) -> None:
 def test_the_check_at_load_covers_sliding_windows(
     fresh: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A runner that ignores the window is only wrong for longer texts."""
+    """A runner that ignores the window is wrong only for texts longer than the window."""
     attend = PackedLayout.attend
 
     def without_window(self: PackedLayout, *args: Any, **options: Any) -> torch.Tensor:

@@ -137,7 +137,7 @@ def test_a_model_whose_logits_to_keep_must_be_an_int_runs_in_batches(
 def test_the_output_head_gets_contiguous_hidden_states_in_half_precision(
     fresh: Callable[..., Engine], schedulers: list[Scheduler]
 ) -> None:
-    """For hidden states that are a slice of a tensor, torch's product copies all weights."""
+    """If the hidden states are a slice of a tensor, torch copies all weights for the product."""
     engine = fresh(make("llama"), dtype="bfloat16", engine="eager")
     first = engine.submit(GenerateRequest(prompt(QUESTIONS[0]), 5)).result()
     seen = []

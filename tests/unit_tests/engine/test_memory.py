@@ -28,15 +28,15 @@ def prompts(n: int) -> list[list[int]]:
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make allocations fail beyond a number of slots or positions, as torch does on a CPU."""
-    room = KVCache.room
+    new_tensor = KVCache.new_tensor
 
     def refuse(slots: int = 1 << 30, length: int = 1 << 30, while_: Any = lambda: True) -> None:
         def failing(self: KVCache, like: Any) -> Any:
             if (self.capacity > slots or self.length > length) and while_():
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-            return room(self, like)
+            return new_tensor(self, like)
 
-        monkeypatch.setattr(KVCache, "room", failing)
+        monkeypatch.setattr(KVCache, "new_tensor", failing)
 
     return refuse
 
@@ -63,7 +63,7 @@ def test_without_memory_for_a_slot_fewer_sequences_run_and_a_warning_suggests_se
     assert max(busy_slots) == 8
     assert cache.max_slots == 64  # reset once all are free
     (warning,) = [r.getMessage() for r in caplog.records if "max_slots" in r.getMessage()]
-    assert "8 sequences concurrently" in warning
+    assert "8 sequences run concurrently" in warning
     assert "max_slots=8" in warning
 
 

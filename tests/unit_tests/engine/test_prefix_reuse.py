@@ -116,8 +116,8 @@ def test_scores_and_steps_share_the_cache(llama: Engine, fed: Counter[int]) -> N
     step = llama.submit(GenerateRequest(ids, max_tokens=6)).result()
     fed.clear()
     score = llama.submit(ScoreRequest([*ids, *step.ids], start=80)).result()
-    # The logits at a token score the next one: the last prompt token is computed again, and the
-    # last token of the step is not computed.
+    # The logits at a token score the next token. So the last prompt token is computed again, but
+    # the last token of the step is not computed.
     assert fed[LAYERS] == score.computed_tokens == 6
     assert score.logprobs == pytest.approx(step.logprobs, abs=1e-4)
 

@@ -88,7 +88,7 @@ def test_samples_follow_the_models_softmax(llama: Engine, sampling: dict[str, fl
 
 
 def test_a_sampled_token_consumes_one_random_number() -> None:
-    """So the numbers of a row do not depend on other rows."""
+    """So other rows do not affect the random numbers of a row."""
     generator, reference = random.Random(1), random.Random(1)
     sample(
         torch.randn(2, 9),
@@ -100,7 +100,7 @@ def test_a_sampled_token_consumes_one_random_number() -> None:
 
 
 def test_logprobs_are_those_of_the_unmodified_distribution(llama: Engine) -> None:
-    """That is temperature 1 without top-k and top-p, whatever the sampling parameters."""
+    """They do not depend on temperature, top-k and top-p."""
     output = llama.submit(
         GenerateRequest(PROMPT, 10, sampling=SamplingParams(temperature=2.0, top_k=5, seed=1))
     ).result()

@@ -117,7 +117,7 @@ def test_a_classifier_only_computes_new_tokens(head: str, fresh: Make, fed: Coun
 def test_a_start_outside_the_tokens_is_rejected(engine: Make) -> None:
     model = engine(make("llama", endless=True))
     for start in (0, 6, -1):
-        with pytest.raises(SettingsError, match=rf"start={start} must be between .* \(5\)"):
+        with pytest.raises(SettingsError, match=rf"start={start} is not between .* \(5\)"):
             model.submit(ScoreRequest([1, 2, 3, 4, 5], start))
 
 

@@ -1,4 +1,4 @@
-"""Fixtures: a server of the tiny models, and a front that observes and changes its requests."""
+"""Fixtures: a server of the tiny models, and a proxy that records and changes its requests."""
 
 from __future__ import annotations
 

@@ -350,7 +350,7 @@ def test_the_targets_likelihood_equals_that_of_a_local_target(front: Front, serv
 def test_computed_tokens_include_those_that_the_server_computes_again(
     front: Front, server: Served
 ) -> None:
-    """vLLM computes the whole prompt for `prompt_logprobs`; this server, only what is new."""
+    """For `prompt_logprobs`, this package's server computes uncached tokens only, vLLM all."""
     accepting = LIKELIHOOD | {"router": TargetLikelihood(1e9)}
 
     def whole_prompt(body: dict[str, Any]) -> None:

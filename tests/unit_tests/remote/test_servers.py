@@ -1,4 +1,4 @@
-"""Answers do not depend on the server software. Its behaviour is imitated from its sources."""
+"""Answers do not depend on the server software. A proxy imitates each server's behaviour."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from langgraph_arbitrage.errors import DataError
+from langgraph_arbitrage.models.identifiers import public_name
 
 __all__ = ["FILE", "TrainingRecord", "write_card"]
 
@@ -95,11 +96,8 @@ def write_card(folder: Path, record: TrainingRecord) -> None:
         "next step is right."
     )
     models = "" if (record.draft or "").startswith("embedded:") else _pair_arguments(record)
-    scorer = (
-        f'router="{folder.name}", threshold="rate:0.3"'
-        if router
-        else f'router=RSD("{folder.name}")'
-    )
+    name = public_name(str(folder))
+    scorer = f'router="{name}", threshold="rate:0.3"' if router else f'router=RSD("{name}")'
     names = "ChatArbitrage" if router else "RSD, ChatArbitrage"
     use = f"from langgraph_arbitrage import {names}\n\nllm = ChatArbitrage({models}{scorer})"
     data = (

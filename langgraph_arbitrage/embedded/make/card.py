@@ -42,7 +42,7 @@ shared server CPU) |
 Measured with transformers and greedy decoding, in fp32 from these fp16 weights, on held-out
 problems (`embedded.problems({problems}, seed={seed})`). An answer is right if `\\boxed{{}}` holds
 the right number. A problem is hard if it needs the remainder of a division by a two-digit number,
-which no embedded model learns.
+which no embedded model has learned.
 
 | problems | n | right |
 |---|---|---|
@@ -62,7 +62,8 @@ equals the reference exactly; a tool call is right if its names and arguments do
 - Optimizer: Muon for matrices, AdamW for all other weights. The learning rate is {lr}, with a
   linear decay to 3 % over the last {decay:.0%} of the steps. Only the assistant's tokens contribute
   to the loss.
-- Copying: the first {copying} steps only train copying of random tokens (`make/copying.py`).
+- Copying: in the first {copying} steps the model only learns to copy random tokens
+  (`make/copying.py`).
 {note}
 All text is generated (`langgraph_arbitrage/embedded/problems.py`, `make/chats.py`). Most batches
 hold word problems of 2 to 9 steps, {hard:.0%} of them hard. One batch in {chat_every} holds short
@@ -72,10 +73,10 @@ operands, is held out of training. The training text contains nothing from publi
 ## Limitations
 
 The model solves problems of the four stories in its training text, with numbers up to 999. It fails
-on other wordings, on larger numbers and on more than nine steps, and it knows no facts. Chat, tool
-use and JSON answers are copying into fixed formats: the model calls a tool that the request names,
-with values from the request, at the rates in the table. Its confidence is meaningful only on this
-kind of text.
+on other wordings, on larger numbers and on more than nine steps, and it knows no facts. In chats,
+tool calls and JSON answers it copies words and values of the request into fixed formats, with the
+accuracy in the table. It can call only a tool that the request names. Its token probabilities are
+meaningful only on this kind of text.
 
 ## Reproduction
 

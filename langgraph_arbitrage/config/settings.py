@@ -65,7 +65,7 @@ class ModelSettings(CheckedSettings):
     target_revision: str | None = None
     """Branch, tag or commit of the target on the hub."""
     chat_template: Annotated[str | None, Flag("models", "FILE", _read_file)] = None
-    """Jinja chat template for models that have none of their own."""
+    """Jinja chat template that replaces the templates of both models."""
     trust_remote_code: bool = False
     """Run code that comes with a checkpoint. Enable it only for checkpoints that you have read."""
     max_slots: int = 64

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from tokenizers import Tokenizer as BackendTokenizer
 
+from langgraph_arbitrage.errors import CheckpointError
 from langgraph_arbitrage.utils.fork_lock import ForkLock
 
 __all__ = ["ControlTokens"]
@@ -26,15 +27,19 @@ _PLACEHOLDER = re.compile(f"{_NONCE}x([0-9a-f]*)x")
 
 
 class ControlTokens:
-    """Escapes the names of a fast tokenizer's control tokens and encodes escaped text.
+    """Escapes the names of a tokenizer's control tokens and encodes escaped text.
 
     Args:
-        backend: The tokenizer.
+        backend: The fast tokenizer. None: names can be found but not escaped.
         names: Names of the control tokens, such as `<|im_end|>`.
+        model: Name of the model, for error messages.
     """
 
-    def __init__(self, backend: BackendTokenizer, names: frozenset[str]) -> None:
+    def __init__(
+        self, backend: BackendTokenizer | None, names: frozenset[str], model: str = "The model"
+    ) -> None:
         self._backend = backend
+        self._model = model
         # Longer names come first: like the tokenizer, the pattern must match the longest name.
         self._names = sorted(names, key=lambda name: (-len(name), name))
         self._pattern = re.compile("|".join(map(re.escape, self._names)) or r"(?!)")
@@ -46,7 +51,16 @@ class ControlTokens:
         return found.group() if found else None
 
     def escape(self, text: str) -> str:
-        """Replace each name of a control token with a placeholder."""
+        """Replace each name of a control token with a placeholder.
+
+        Raises:
+            CheckpointError: The text contains a name, and the model has no fast tokenizer.
+        """
+        if self._backend is None and (name := self.find(text)):
+            raise CheckpointError(
+                f"{self._model} has no fast tokenizer, so the special token {name!r} in the text "
+                'cannot be escaped. Set special_tokens_in_text to "allow" or "refuse".'
+            )
         return self._pattern.sub(lambda found: _placeholder(found.group()), text)
 
     @staticmethod
@@ -77,6 +91,7 @@ class ControlTokens:
     @cached_property
     def _renamed_backend(self) -> BackendTokenizer:
         """A copy of the tokenizer whose control tokens have random names."""
+        assert self._backend is not None  # noqa: S101 - `escape` makes no placeholder without it
         tokenizer = json.loads(self._backend.to_str())
         for token in tokenizer["added_tokens"]:
             token["content"] = self._renamed.get(token["content"], token["content"])
@@ -94,6 +109,7 @@ class ControlTokens:
     @cached_property
     def _original_ids(self) -> dict[int, int]:
         """Maps ids of the renamed tokenizer to original ids. Contains only ids that differ."""
+        assert self._backend is not None  # noqa: S101 - as in `_renamed_backend`
         old = self._backend.get_vocab()
         new = self._renamed_backend.get_vocab()
         pairs = ((new[renamed], old[name]) for name, renamed in self._renamed.items())

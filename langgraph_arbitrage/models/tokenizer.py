@@ -264,25 +264,17 @@ class Tokenizer:
 
     @property
     def control_tokens(self) -> ControlTokens:
-        """The special tokens, and the added tokens that occur in chat templates or `MARKERS`.
-
-        Raises:
-            CheckpointError: The checkpoint has no fast tokenizer.
-        """
+        """The special tokens, and the added tokens that occur in chat templates or `MARKERS`."""
         found = self._shared.get("control_tokens")
         if found is None:
-            if not self.hf.is_fast:
-                raise CheckpointError(
-                    f"{self.name} has no fast tokenizer, so special tokens in the text cannot be "
-                    'escaped. Set special_tokens_in_text to "allow" or "refuse".'
-                )
             templates = "\n".join(filter(None, (self.chat_template, self._tool_template)))
             names = frozenset(
                 str(token)
                 for token in self.hf.added_tokens_decoder.values()
                 if token.special or str(token) in templates or str(token) in MARKERS
             )
-            found = ControlTokens(self.hf.backend_tokenizer, names)
+            backend = self.hf.backend_tokenizer if self.hf.is_fast else None
+            found = ControlTokens(backend, names, self.name)
             self._shared["control_tokens"] = found
         return found
 

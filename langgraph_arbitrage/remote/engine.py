@@ -72,7 +72,7 @@ class RemoteEngine(Engine):
 
     @property
     def generation_defaults(self) -> GenerationDefaults:
-        """Empty defaults, because the server applies its checkpoint's generation config."""
+        """No defaults: sampling on a server follows the settings alone."""
         return GenerationDefaults()
 
     def grammar_marks(self) -> dict[str, int]:

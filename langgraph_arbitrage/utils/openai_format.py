@@ -154,10 +154,7 @@ def _logprobs(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     if logprobs is None:
         return None
     return {
-        "content": [
-            {**token, "bytes": list(token["token"].encode()), "top_logprobs": []}
-            for token in logprobs["content"]
-        ],
+        "content": [{**token, "top_logprobs": []} for token in logprobs["content"]],
         "refusal": None,
     }
 

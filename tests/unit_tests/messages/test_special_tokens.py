@@ -20,7 +20,8 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from langgraph_arbitrage import AlwaysTarget, ChatArbitrage
-from langgraph_arbitrage.errors import MessageError, SettingsError
+from langgraph_arbitrage.errors import CheckpointError, MessageError, SettingsError
+from langgraph_arbitrage.models.special_tokens import ControlTokens
 from langgraph_arbitrage.models.tokenizer import Tokenizer as ModelTokenizer
 from langgraph_arbitrage.prompts.chat_template import template_of
 from langgraph_arbitrage.prompts.messages import template_messages
@@ -289,3 +290,11 @@ def test_the_setting_holds_for_the_chat_model_and_for_one_call() -> None:
     assert allowed["input_tokens"] < escaped["input_tokens"]
     assert llm.get_num_tokens_from_messages([HumanMessage(question)]) == escaped["input_tokens"]
     llm.close()
+
+
+def test_without_a_fast_tokenizer_special_tokens_are_found_but_not_escaped() -> None:
+    tokens = ControlTokens(None, frozenset(["<|end|>"]), "slow-model")
+    assert tokens.find("a <|end|> b") == "<|end|>"
+    assert tokens.escape("no special token") == "no special token"
+    with pytest.raises(CheckpointError, match=r"slow-model has no fast.*<\|end\|>.*\"refuse\""):
+        tokens.escape("a <|end|> b")

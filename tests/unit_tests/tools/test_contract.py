@@ -18,6 +18,7 @@ from langchain_core.messages import (
 from langchain_core.runnables import ConfigurableField
 
 from langgraph_arbitrage import AlwaysTarget, ChatArbitrage, DraftConfidence
+from langgraph_arbitrage.utils.openai_format import chat_completion
 from tiny import make, pair, tokenizer
 
 THINKING = (
@@ -137,6 +138,8 @@ def test_the_bytes_of_half_characters_are_reported(llm: ChatArbitrage) -> None:
     assert any("\ufffd" in token["token"] for token in content)
     joined = bytes(byte for token in content for byte in token["bytes"])
     assert joined.decode(errors="replace").strip() == answer.text.strip()
+    served = chat_completion(answer, "m")["choices"][0]["logprobs"]["content"]
+    assert [token["bytes"] for token in served] == [token["bytes"] for token in content]
 
 
 def test_log_probabilities_are_returned_on_request(llm: ChatArbitrage) -> None:

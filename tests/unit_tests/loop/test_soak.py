@@ -108,7 +108,7 @@ async def soak(llm: ChatArbitrage, seconds: float, seed: int) -> Counter[str]:
 
 @pytest.mark.parametrize(
     "seconds",
-    [pytest.param(5, id="short"), pytest.param(300, id="five-minutes", marks=pytest.mark.slow)],
+    [pytest.param(3, id="short"), pytest.param(300, id="five-minutes", marks=pytest.mark.slow)],
 )
 async def test_every_call_ends_and_survivors_answer_as_in_a_quiet_run(
     seconds: float, schedulers: list[Scheduler], monkeypatch: pytest.MonkeyPatch

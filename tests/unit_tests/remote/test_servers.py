@@ -86,9 +86,11 @@ KINDS: dict[str, tuple[Callable[[dict[str, Any]], Any], Callable[[dict[str, Any]
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SAMPLED = {"temperature": 0.3, "seed": 4}
+
+
 @pytest.mark.parametrize(
-    "sampling", [{}, {"temperature": 0.3, "seed": 4}], ids=["greedy", "sampled"]
+    ("kind", "sampling"), [*((kind, {}) for kind in KINDS), ("vLLM", SAMPLED), ("TGI", SAMPLED)]
 )
 def test_answers_do_not_depend_on_the_server_software(
     kind: str, sampling: dict[str, Any], front: Front, server: Served

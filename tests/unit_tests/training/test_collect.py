@@ -193,6 +193,7 @@ def comparable(path: Path) -> list[Any]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_collection_resumes_where_it_stopped(
     arbitrage: Callable[..., Any], options: list[str], questions: Path, prm: str, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ __all__ = ["BlockIndexer"]
 
 
 class BlockIndexer:
-    """Converts the chunks of one answer; chunks of one block share its index."""
+    """Converts the chunks of one answer. Chunks of the same content block get the same index."""
 
     def __init__(self) -> None:
         self._type = ""

@@ -131,7 +131,7 @@ def _kind(field: FieldInfo) -> dict[str, Any]:
 
 
 def _reported(parse: Any) -> Any:
-    """A parser whose errors argparse reports in full."""
+    """Wrap a value parser so that argparse prints its whole error message."""
 
     def parsed(text: str) -> Any:
         try:
@@ -143,7 +143,7 @@ def _reported(parse: Any) -> Any:
 
 
 def _help(field: FieldInfo, flag: Flag) -> str:
-    """Description and default of a field."""
+    """Return the description and the default of a field."""
     text = " ".join((field.description or "").split()) + flag.note
     default = field.default
     if flag.repeat:
